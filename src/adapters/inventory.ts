@@ -1,0 +1,151 @@
+/** The nodes of a run: from the config, an inventory file and an inventory command, with defaults filled in. */
+import { execFile, type ExecFileException } from 'node:child_process';
+import { fault, type ReconcileError } from '../core/errors.ts';
+import { array, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
+import { expand } from '../core/nodeset.ts';
+import type { NodeDefaults, NodeSpec } from '../core/settings.ts';
+import { clip, formatDuration } from '../core/text.ts';
+import type { Node } from '../core/types.ts';
+
+const COMMAND_TIMEOUT_MS = 30_000;
+const MAX_OUTPUT_BYTES = 16 * 2 ** 20;
+const MAX_NODES = 100_000;
+const POOL_LABEL = 'cocoonstack.io/pool';
+
+/** Where nodes come from. All sources are united. */
+export interface InventorySources {
+  /** The list in the config itself. */
+  nodes: NodeSpec[];
+  file: string | null;
+  command: string[] | null;
+  /** Reads and validates the node list in a file. */
+  loadFile: (file: string) => Promise<NodeSpec[]>;
+  /** Validates a node list that a program printed; `source` names it in errors. */
+  parseList: (value: unknown, source: string) => NodeSpec[];
+}
+
+/**
+ * Every node of every source, ranges expanded, in the order of the sources.
+ * @param timeoutMs deadline of the inventory command
+ * @throws ReconcileError INVENTORY_EMPTY, INVENTORY_FAILED for a command that gives no list, CONFIG_INVALID for a name
+ * given twice and for whatever the file holds
+ */
+export async function resolveInventory(
+  sources: InventorySources,
+  defaults: NodeDefaults,
+  timeoutMs = COMMAND_TIMEOUT_MS,
+): Promise<Node[]> {
+  const { file, command } = sources;
+  const lists = [{ source: 'the config (nodes)', specs: sources.nodes }];
+  if (file !== null) lists.push({ source: file, specs: await sources.loadFile(file) });
+  if (command !== null) {
+    const source = `inventory.command (${command[0]})`; // arguments may hold secrets
+    lists.push({ source, specs: sources.parseList(nodeListOf(await run(command, source, timeoutMs), source), source) });
+  }
+  const named = new Map<string, { node: Node; place: string }>();
+  for (const { source, specs } of lists) {
+    for (const [i, spec] of specs.entries()) {
+      const place = `item [${i}] of ${source}`;
+      for (const node of nodesOf(spec, place, defaults)) {
+        const first = named.get(node.name);
+        if (first !== undefined) throw namedTwice(node.name, first.place, place);
+        named.set(node.name, { node, place });
+      }
+    }
+  }
+  if (named.size === 0) throw fault('INVENTORY_EMPTY', { filtered: false });
+  return [...named.values()].map(({ node }) => node);
+}
+
+function namedTwice(name: string, first: string, second: string): ReconcileError {
+  const by = first === second ? `in ${first}` : `in ${first} and in ${second}`;
+  return fault('CONFIG_INVALID', { problem: `the node ${name} is named twice: ${by}` });
+}
+
+function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults): Node[] {
+  const names = expand(spec.name);
+  const hosts = spec.host === undefined ? names : expand(spec.host);
+  if (hosts.length !== names.length) {
+    throw fault('CONFIG_INVALID', { problem: `${place}: ${names.length} names but ${hosts.length} hosts` });
+  }
+  const user = spec.user ?? defaults.ssh.user;
+  const sudo = spec.sudo ?? defaults.cocoon.sudo;
+  return names.map((name, i) => ({
+    name,
+    host: hosts[i] as string,
+    port: spec.port ?? defaults.ssh.port,
+    user,
+    pool: spec.pool ?? 'default',
+    identityFiles: spec.identityFiles ?? defaults.ssh.identityFiles,
+    knownHostsFiles: spec.knownHostsFiles ?? defaults.ssh.knownHostsFiles,
+    connectTimeoutMs: spec.connectTimeoutMs ?? defaults.ssh.connectTimeoutMs,
+    cocoon: {
+      binary: spec.binary ?? defaults.cocoon.binary,
+      rootDir: spec.rootDir ?? defaults.cocoon.rootDir,
+      runDir: spec.runDir ?? defaults.cocoon.runDir,
+      logDir: spec.logDir ?? defaults.cocoon.logDir,
+      sudo: sudo === 'auto' ? user !== 'root' : sudo,
+    },
+  }));
+}
+
+/** What the program prints on stdout. It gets no stdin and no shell. */
+function run([program, ...args]: string[], source: string, timeoutMs: number): Promise<string> {
+  const options = { timeout: timeoutMs, killSignal: 'SIGKILL', maxBuffer: MAX_OUTPUT_BYTES } as const;
+  return new Promise((resolve, reject) => {
+    const child = execFile(program as string, args, options, (error, stdout, stderr) => {
+      if (error === null) resolve(stdout);
+      else reject(fault('INVENTORY_FAILED', { source, problem: whyFailed(error, stderr, timeoutMs) }, error));
+    });
+    child.stdin?.end();
+  });
+}
+
+function whyFailed(error: ExecFileException, stderr: string, timeoutMs: number): string {
+  const said = stderr.trim() === '' ? '' : `: ${clip(stderr.trim().slice(-400), 400)}`;
+  if (error.code === 'ENOENT') return 'there is no such program';
+  if (error.code === 'EACCES') return 'the program cannot be executed';
+  if (error.code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return 'it printed more than 16 MiB';
+  if (error.killed === true) return `it took longer than ${formatDuration(timeoutMs)} and was killed${said}`;
+  const end =
+    typeof error.code === 'number' ? `it ended with exit code ${error.code}` : (error.signal ?? error.message);
+  return `${end}${said}`;
+}
+
+/** The list as printed; the items of a Kubernetes NodeList are turned into it. */
+function nodeListOf(stdout: string, source: string): unknown {
+  try {
+    const printed = parseJson(stdout, 'its output');
+    if (Array.isArray(printed)) return printed;
+    const list = object(printed, 'its output');
+    if (list['kind'] !== 'NodeList' && list['kind'] !== 'List') {
+      throw new ShapeError('its output is neither a list of nodes nor a Kubernetes NodeList');
+    }
+    return array(list['items'], 'items', MAX_NODES).map((item, i) =>
+      specOf(object(item, `items[${i}]`), `items[${i}]`),
+    );
+  } catch (error) {
+    if (error instanceof ShapeError)
+      throw fault('INVENTORY_FAILED', { source, problem: clip(error.message, 400) }, error);
+    throw error;
+  }
+}
+
+/** A Kubernetes node → name, address (InternalIP, else Hostname) and pool. */
+function specOf(item: JsonObject, where: string): NodeSpec {
+  if ((item['kind'] ?? 'Node') !== 'Node') throw new ShapeError(`${where} is no Kubernetes node`);
+  const metadata = object(item['metadata'], `${where}.metadata`);
+  const name = text(metadata['name'], `${where}.metadata.name`);
+  const labels = object(metadata['labels'] ?? {}, `${where}.metadata.labels`);
+  const status = object(item['status'] ?? {}, `${where}.status`);
+  const addresses = array(status['addresses'] ?? [], `${where}.status.addresses`, 100).map((address, i) =>
+    object(address, `${where}.status.addresses[${i}]`),
+  );
+  const addressOf = (type: string): string | null =>
+    optionalText(addresses.find((address) => address['type'] === type)?.['address'], `${where}: ${type}`);
+  return {
+    name,
+    host: addressOf('InternalIP') ?? addressOf('Hostname') ?? name,
+    pool: optionalText(labels[POOL_LABEL], `${where}: label ${POOL_LABEL}`) ?? 'default',
+  };
+}

@@ -1,0 +1,397 @@
+/** The probe's answer → `Observed`: validated and bounded, so that a hostile or torn one is an error of its node alone. */
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { ReconcileError, fault } from '../core/errors.ts';
+import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
+import { shellQuote } from '../core/text.ts';
+import type { BlobFact, FileState, IndexEntry, Node, Observed, SnapshotFact } from '../core/types.ts';
+import type { Connection } from './ssh.ts';
+
+const MAX_ANSWER_BYTES = 64 * 2 ** 20;
+const MAX_FILE_CHARACTERS = 8 * 2 ** 20;
+const MAX_ENTRIES = 10_000;
+
+let script: string | null = null;
+
+/** The text of the probe, read once per run. */
+function probeScript(): string {
+  script ??= readFileSync(new URL('./probe.sh', import.meta.url), 'utf8');
+  return script;
+}
+
+/**
+ * Reads a node in one round trip: one command, the script on its standard input, the parameters as its words.
+ * @param timeoutMs deadline of the command
+ * @throws ReconcileError NODE_* where the node cannot be read, SSH_* where the connection fails
+ */
+export async function readNode(connection: Connection, node: Node, timeoutMs: number, signal: AbortSignal): Promise<Observed> {
+  const nonce = randomBytes(8).toString('hex');
+  const { binary, rootDir, sudo } = node.cocoon;
+  const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, binary, rootDir];
+  const result = await connection.exec(words.map(shellQuote).join(' '), {
+    stdin: probeScript(),
+    maxStdoutBytes: MAX_ANSWER_BYTES,
+    maxStderrBytes: 4096,
+    timeoutMs,
+    signal,
+  });
+  const answer = result.stdout.toString('utf8');
+  if (sudo && result.code !== 0 && !answer.includes(nonce)) {
+    throw fault('NODE_PERMISSION_DENIED', { host: node.name, user: node.user, what: result.stderr.trim() || 'sudo refused' });
+  }
+  return parseProbe(answer, nonce, node, result.stderr);
+}
+
+/**
+ * Text → facts.
+ * @param stderr what the command said beside its answer, to explain a torn one
+ * @throws ReconcileError NODE_ANSWER_INVALID, NODE_INDEX_CORRUPT, NODE_BUSY, NODE_PERMISSION_DENIED, NODE_COCOON_MISSING
+ */
+export function parseProbe(answer: string, nonce: string, node: Node, stderr = ''): Observed {
+  const host = node.name;
+  const lines = linesBetween(answer, nonce);
+  if (lines === null) {
+    const said = stderr.trim() === '' ? '' : `; it said: ${stderr.trim()}`;
+    throw fault('NODE_ANSWER_INVALID', { host, what: `the answer is torn: its end mark is missing${said}` });
+  }
+  const raw = tokenise(lines, host);
+  const [denied] = raw.denied;
+  if (raw.cocoonMissing) throw fault('NODE_COCOON_MISSING', { host, binary: node.cocoon.binary });
+  if (denied !== undefined) throw fault('NODE_PERMISSION_DENIED', { host, user: node.user, what: denied });
+  if (raw.converting) throw fault('NODE_BUSY', { host });
+  if (raw.failed !== null) throw fault('NODE_INDEX_CORRUPT', { host, what: raw.failed });
+  try {
+    return observedFrom(raw, node);
+  } catch (error) {
+    if (error instanceof ReconcileError || !(error instanceof ShapeError)) throw error;
+    throw fault('NODE_INDEX_CORRUPT', { host, what: error.message }, error);
+  }
+}
+
+/** The lines between the two marks. What shell start-up files print before the first mark is not part of the answer. */
+function linesBetween(answer: string, nonce: string): string[] | null {
+  const begin = `cocoon-probe 1 ${nonce}\n`;
+  const end = `\ncocoon-probe end ${nonce}\n`;
+  const from = answer.indexOf(begin);
+  if (from === -1 || !answer.endsWith(end)) return null;
+  return answer.slice(from + begin.length, -end.length).split('\n');
+}
+
+/** A snapshot's directory as the probe saw it. */
+interface DirectoryFact {
+  files: Record<string, number>;
+  texts: Record<string, string>;
+  backing: string | null;
+}
+
+/** The answer, sorted by kind of line but not yet understood. */
+interface RawAnswer {
+  machine: string;
+  version: string;
+  cocoonMissing: boolean;
+  converting: boolean;
+  sqlite: boolean;
+  failed: string | null;
+  denied: string[];
+  freeBytes: number | null;
+  texts: Record<string, string>;
+  listed: Record<string, number>;
+  blobs: Record<string, BlobFact>;
+  files: Record<string, FileState>;
+  directories: Record<string, DirectoryFact>;
+}
+
+function tokenise(lines: string[], host: string): RawAnswer {
+  const raw: RawAnswer = {
+    machine: '',
+    version: '',
+    cocoonMissing: false,
+    converting: false,
+    sqlite: false,
+    failed: null,
+    denied: [],
+    freeBytes: null,
+    texts: {},
+    listed: {},
+    blobs: {},
+    files: {},
+    directories: {},
+  };
+  let directory: DirectoryFact | null = null;
+  for (let i = 0; i < lines.length; i += 1) {
+    const line = lines[i] as string;
+    if (line === '') continue;
+    const space = line.indexOf(' ');
+    const key = space === -1 ? line : line.slice(0, space);
+    const rest = space === -1 ? '' : line.slice(space + 1);
+    const invalid = (): ReconcileError => fault('NODE_ANSWER_INVALID', { host, what: `line ${i + 1}: ${line.slice(0, 120)}` });
+    switch (key) {
+      case 'machine':
+        raw.machine = rest;
+        break;
+      case 'version':
+        raw.version = rest;
+        break;
+      case 'missing':
+        raw.cocoonMissing = true;
+        break;
+      case 'denied':
+        raw.denied.push(rest);
+        break;
+      case 'failed':
+        raw.failed = rest;
+        break;
+      case 'store':
+        if (rest === 'converting') raw.converting = true;
+        else raw.sqlite = true;
+        break;
+      case 'free':
+        raw.freeBytes = number(rest.trim(), invalid);
+        break;
+      case 'listed': {
+        const [kind = '', code = ''] = rest.split(' ');
+        raw.listed[kind] = number(code, invalid);
+        break;
+      }
+      case 'file': {
+        let end = i + 1;
+        while (end < lines.length && (lines[end] as string).startsWith('|')) end += 1;
+        const content = lines
+          .slice(i + 1, end)
+          .map((marked) => marked.slice(1))
+          .join('\n');
+        if (content.length > MAX_FILE_CHARACTERS) throw fault('NODE_ANSWER_INVALID', { host, what: `${rest} is larger than 8 MiB` });
+        (directory?.texts ?? raw.texts)[rest] = content;
+        i = end - 1;
+        break;
+      }
+      case 'blob': {
+        const [, type, bytes, name] = /^(.) (\d+) ([0-9a-f]{64})\.qcow2$/.exec(rest) ?? [];
+        // A name that is no digest is no blob: a file set aside, or a stranger's.
+        if (name !== undefined) raw.blobs[name] = { regular: type === 'f', sizeBytes: number(bytes as string, invalid), header: null };
+        break;
+      }
+      case 'head': {
+        const [, name, bytes] = /^([0-9a-f]{64})\.qcow2 ((?: [0-9a-f]{2}){1,20})$/.exec(rest) ?? [];
+        const blob = name === undefined ? undefined : raw.blobs[name];
+        if (blob !== undefined) blob.header = (bytes as string).replaceAll(' ', '');
+        break;
+      }
+      case 'path': {
+        const [, state, path] = /^(file|empty|absent) (\/.*)$/.exec(rest) ?? [];
+        if (path === undefined) throw invalid();
+        raw.files[path] = state as FileState;
+        break;
+      }
+      case 'snapshot':
+        directory = { files: {}, texts: {}, backing: null };
+        raw.directories[rest] = directory;
+        break;
+      case 'has': {
+        const [, bytes, name] = /^(\d+) (.+)$/.exec(rest) ?? [];
+        if (directory === null || name === undefined) throw invalid();
+        directory.files[name] = number(bytes as string, invalid);
+        break;
+      }
+      case 'backing':
+        if (directory === null || !/^( [0-9a-f]{2})+$/.test(rest)) throw invalid();
+        directory.backing = Buffer.from(rest.replaceAll(' ', ''), 'hex').toString('utf8');
+        break;
+      default:
+        throw invalid();
+    }
+  }
+  return raw;
+}
+
+function number(digits: string, invalid: () => Error): number {
+  const value = Number(digits);
+  if (!/^\d{1,16}$/.test(digits) || !Number.isSafeInteger(value)) throw invalid();
+  return value;
+}
+
+function observedFrom(raw: RawAnswer, node: Node): Observed {
+  if (raw.freeBytes === null) throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
+  const json = jsonEntries(raw);
+  const stored = raw.sqlite ? listedEntries(raw) : null;
+  const entries = stored ?? json;
+  const indexSource = raw.sqlite ? 'sqlite' : 'cloudimg' in raw.texts || 'oci' in raw.texts || 'snapshots' in raw.texts ? 'json' : 'none';
+  const notes: string[] = [];
+  if (stored !== null && json.length > 0) notes.push('a JSON index lies beside meta.db, which is the one that counts');
+  if (indexSource === 'none') notes.push('cocoon has no store there yet');
+  const snapshots = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
+  return {
+    cocoonVersion: text(raw.version, 'the version of cocoon', 100),
+    architecture: { x86_64: 'amd64', aarch64: 'arm64' }[raw.machine] ?? text(raw.machine, 'the machine', 40),
+    indexSource,
+    freeBytes: raw.freeBytes,
+    entries,
+    conflicts: stored === null ? [] : conflictsOf(stored, json),
+    blobs: raw.blobs,
+    files: raw.files,
+    snapshots: snapshots.map((record) => snapshotFact(record, raw, node)),
+    notes,
+  };
+}
+
+/** References that both live stores know, with different digests (contract B.7). */
+function conflictsOf(stored: IndexEntry[], json: IndexEntry[]): string[] {
+  return stored
+    .filter((entry) => json.some((o) => o.reference === entry.reference && o.type === entry.type && o.digest !== entry.digest))
+    .map((entry) => entry.reference);
+}
+
+/** Contract B.2 and B.3: a missing index is an empty one, null entries are skipped, the key is the reference. */
+function jsonEntries(raw: RawAnswer): IndexEntry[] {
+  const cloud = records(raw.texts['cloudimg'], 'images', 'cloudimg/db/images.json').map(
+    ([reference, record, where]): IndexEntry => ({
+      reference,
+      type: 'cloudimg',
+      digest: digest(record['content_sum'], `${where}.content_sum`),
+      layers: [],
+      kernelLayer: null,
+      initrdLayer: null,
+    }),
+  );
+  const oci = records(raw.texts['oci'], 'images', 'oci/db/images.json').map(
+    ([reference, record, where]): IndexEntry => ({
+      reference,
+      type: 'oci',
+      digest: digest(record['manifest_digest'], `${where}.manifest_digest`),
+      layers: array(record['layers'] ?? [], `${where}.layers`, 1000).map((layer, i) =>
+        digest(object(layer, `${where}.layers[${i}]`)['digest'], `${where}.layers[${i}].digest`),
+      ),
+      kernelLayer: optionalText(record['kernel_layer'], `${where}.kernel_layer`),
+      initrdLayer: optionalText(record['initrd_layer'], `${where}.initrd_layer`),
+    }),
+  );
+  return [...cloud, ...oci];
+}
+
+function records(content: string | undefined, table: string, file: string): [string, JsonObject, string][] {
+  if (content === undefined) return [];
+  const rows = object(object(parseJson(content, file), file)[table] ?? {}, `${file}: ${table}`);
+  const keys = Object.keys(rows).filter((key) => rows[key] !== null);
+  if (keys.length > MAX_ENTRIES) throw new ShapeError(`${file} has more than ${MAX_ENTRIES} entries`);
+  return keys.map((key) => {
+    const where = `${file}: ${JSON.stringify(text(key, `a key of ${file}`))}`;
+    return [key, object(rows[key], where), where];
+  });
+}
+
+/** `cocoon … list -o json` of a SQLite store; an empty store says so in words (contract A.5). */
+function listed(raw: RawAnswer, kind: 'image' | 'snapshot'): JsonObject[] {
+  const where = `cocoon ${kind} list`;
+  const output = (raw.texts[`${kind}-list`] ?? '').trim();
+  if (raw.listed[kind] !== 0) throw new ShapeError(`${where} failed: ${(raw.texts[`${kind}-errors`] ?? '').trim()}`);
+  if (/^No (images|snapshots) found\.$/.test(output)) return [];
+  return array(parseJson(output, where), where, MAX_ENTRIES).map((item, i) => object(item, `${where}[${i}]`));
+}
+
+function listedEntries(raw: RawAnswer): IndexEntry[] {
+  return listed(raw, 'image').map((item, i) => {
+    const where = `cocoon image list[${i}]`;
+    const type = item['type'];
+    if (type !== 'cloudimg' && type !== 'oci') throw new ShapeError(`${where}.type is unknown`);
+    return {
+      reference: text(item['name'], `${where}.name`),
+      type,
+      digest: digest(item['id'], `${where}.id`),
+      layers: [],
+      kernelLayer: null,
+      initrdLayer: null,
+    };
+  });
+}
+
+/** A snapshot's record and where its data is; `record` is null for a name that points nowhere. */
+interface SnapshotRecord {
+  id: string;
+  name: string;
+  record: JsonObject | null;
+  dataDir: string | null;
+}
+
+function jsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
+  const file = 'snapshot/db/snapshots.json';
+  const rows = records(raw.texts['snapshots'], 'snapshots', file).map(
+    ([id, record, where]): SnapshotRecord => ({
+      id,
+      name: optionalText(record['name'], `${where}.name`) ?? '',
+      record,
+      dataDir: optionalText(record['data_dir'], `${where}.data_dir`),
+    }),
+  );
+  const content = raw.texts['snapshots'];
+  const names = content === undefined ? {} : object(object(parseJson(content, file), file)['names'] ?? {}, `${file}: names`);
+  const known = new Set(rows.map((row) => row.id));
+  const dangling = Object.entries(names)
+    .map(([name, id]) => ({ name: text(name, `a name of ${file}`), id: text(id, `${file}: names`), record: null, dataDir: null }))
+    .filter(({ id }) => !known.has(id));
+  return [...rows, ...dangling];
+}
+
+/** On a SQLite root the CLI does not tell `data_dir`: it is `snapshot/localfile/<ID>`. */
+function listedSnapshots(raw: RawAnswer): SnapshotRecord[] {
+  return listed(raw, 'snapshot').map((record, i) => {
+    const id = text(record['id'], `cocoon snapshot list[${i}].id`);
+    const name = optionalText(record['name'], `cocoon snapshot list[${i}].name`) ?? '';
+    const dataDir = Object.keys(raw.directories).find((dir) => dir.endsWith(`/snapshot/localfile/${id}`)) ?? null;
+    return { id, name, record, dataDir };
+  });
+}
+
+function snapshotFact({ id, name, record, dataDir }: SnapshotRecord, raw: RawAnswer, node: Node): SnapshotFact {
+  const where = `snapshot ${id}`;
+  const fields = record ?? {};
+  const directory = dataDir === null ? undefined : raw.directories[dataDir];
+  const needs = needsOf(directory, `${node.cocoon.rootDir}/oci/`);
+  const type = fields['image_type'];
+  return {
+    id,
+    name,
+    hypervisor: optionalText(fields['hypervisor'], `${where}.hypervisor`, 64) ?? 'cloud-hypervisor',
+    base: optionalText(fields['image'], `${where}.image`),
+    baseDigest: fields['image_digest'] === undefined ? null : digest(fields['image_digest'], `${where}.image_digest`),
+    baseType: type === 'oci' || (type !== 'cloudimg' && directory?.files['overlay.qcow2'] === undefined) ? 'oci' : 'cloudimg',
+    blobIds: Object.keys(object(fields['image_blob_ids'] ?? {}, `${where}.image_blob_ids`)),
+    pending: fields['pending'] === true,
+    createdAt: optionalText(fields['created_at'], `${where}.created_at`, 64) ?? '',
+    recorded: record !== null,
+    dataDir,
+    files: directory?.files ?? null,
+    backing: directory?.backing ?? null,
+    ...needs,
+  };
+}
+
+/**
+ * What a clone needs beside the base blob (contract D.2 steps 13 to 15): firmware, kernel and initrd from the payload
+ * of the hypervisor's own `config.json`, layers from the sidecar. What lies under cocoon's `oci` belongs to the base.
+ */
+function needsOf(directory: DirectoryFact | undefined, ociDir: string): Pick<SnapshotFact, 'unusable' | 'bootFiles' | 'layerFiles'> {
+  try {
+    const config = member(directory, 'config.json');
+    const payload = object(config['payload'] ?? {}, 'payload');
+    const boot = ['firmware', 'kernel', 'initramfs'].flatMap((key) => optionalText(payload[key], key) ?? []);
+    const storage = array(member(directory, 'cocoon.json')['storage_configs'] ?? [], 'storage_configs', 1000);
+    const layers = storage
+      .map((item) => object(item, 'storage_configs'))
+      .filter((item) => item['role'] === 'layer')
+      .map((item) => text(item['path'], 'storage_configs.path'));
+    return {
+      unusable: null,
+      bootFiles: boot.filter((path) => !path.startsWith(ociDir)),
+      layerFiles: [...layers, ...boot.filter((path) => path.startsWith(ociDir))],
+    };
+  } catch (error) {
+    if (!(error instanceof ShapeError)) throw error;
+    return { unusable: `its configuration cannot be used: ${error.message}`, bootFiles: [], layerFiles: [] };
+  }
+}
+
+function member(directory: DirectoryFact | undefined, name: string): JsonObject {
+  const content = directory?.texts[name];
+  return content === undefined ? {} : object(parseJson(content, name), name);
+}
+

@@ -1,0 +1,41 @@
+/** What a command may touch of the outside: handed in by `main.ts`, the only file that knows `process`. */
+import type { ReconcileError } from '../core/errors.ts';
+import type { Signal } from '../core/report.ts';
+import type { LogLevel } from './args.ts';
+
+export interface Io {
+  env: Record<string, string | undefined>;
+  home: string;
+  /** Whether stdout and stderr are terminals. */
+  stdoutIsTerminal: boolean;
+  stderrIsTerminal: boolean;
+  out(text: string): void;
+  err(text: string): void;
+  /** Aborted by SIGHUP, SIGINT and SIGTERM, with a ReconcileError as the reason. */
+  interrupted: AbortSignal;
+  interruptedBy(): Signal | null;
+}
+
+/** The tool's name and version, as every report carries them. */
+export interface Tool {
+  name: string;
+  version: string;
+}
+
+/** Colours: the flag, else `NO_COLOR`, `FORCE_COLOR`, `CI` and `TERM=dumb`, else whether it is a terminal. */
+export function wantsColor(flag: boolean | undefined, { env }: Io, isTerminal: boolean): boolean {
+  if (flag !== undefined) return flag;
+  if (env['NO_COLOR']) return false;
+  if (env['FORCE_COLOR'] !== undefined && env['FORCE_COLOR'] !== '0') return true;
+  return isTerminal && !env['CI'] && env['TERM'] !== 'dumb';
+}
+
+/** The level of the log: the flag, else quiet or verbose, else warnings. */
+export function levelOf(options: { logLevel: LogLevel | undefined; quiet: boolean; verbose: boolean }): LogLevel {
+  return options.logLevel ?? (options.quiet ? 'silent' : options.verbose ? 'info' : 'warn');
+}
+
+/** `reconcile: what happened` and what to do, on stderr. */
+export function complain(io: Io, { info }: ReconcileError): void {
+  io.err(`reconcile: ${info.message}\n${info.hint === null ? '' : `  ${info.hint}\n`}`);
+}

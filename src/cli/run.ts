@@ -1,0 +1,142 @@
+/** `reconcile` and `reconcile --dry-run`. */
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { fault, ReconcileError } from '../core/errors.ts';
+import { assemble } from '../core/report.ts';
+import type { Settings } from '../core/settings.ts';
+import { count, formatDuration } from '../core/text.ts';
+import type { ErrorInfo, Node, Report } from '../core/types.ts';
+import type { RunEvents } from '../pipeline/run.ts';
+import { render } from '../reports/index.ts';
+import type { RunOptions } from './args.ts';
+import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
+import { createLog, type Log } from './log.ts';
+import { loadNodes, loadSettings, openRegistry } from './setup.ts';
+
+const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
+
+/** Does the run, prints its report, and returns the exit code. */
+export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
+  const startedAt = new Date();
+  const id = `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
+  const log = await createLog(levelOf(options), io.stderrIsTerminal, wantsColor(options.color, io, io.stderrIsTerminal));
+  const begun: Begun = { options, io, tool, log, id, startedAt };
+  const report = await attempt(begun).catch((error: unknown) => {
+    if (!(error instanceof ReconcileError)) throw error;
+    return emptyReport(begun, error.info);
+  });
+  await print(report, options, io);
+  return report.run.exitCode;
+}
+
+interface Begun {
+  options: RunOptions;
+  io: Io;
+  tool: Tool;
+  log: Log;
+  id: string;
+  startedAt: Date;
+}
+
+async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promise<Report> {
+  const configured = await loadSettings(options, io);
+  const settings = withFlags(configured.settings, options);
+  const nodes = await loadNodes(configured, options.nodes, io);
+  const { createSsh } = await import('../adapters/ssh.ts');
+  const { runPipeline } = await import('../pipeline/run.ts');
+  const registry = await openRegistry(settings);
+  const ssh = createSsh({
+    agentSocket: io.env['SSH_AUTH_SOCK'] || null,
+    defaultIdentityFiles: DEFAULT_IDENTITIES.map((name) => join(io.home, '.ssh', name)),
+    log,
+  });
+  const deadline = new AbortController();
+  const { timeoutMs } = settings.run;
+  const timer = setTimeout(() => deadline.abort(fault('RUN_DEADLINE', { timeoutMs })), timeoutMs);
+  try {
+    return await runPipeline({
+      tool,
+      id,
+      mode: options.dryRun ? 'dry-run' : 'run',
+      startedAt,
+      settings,
+      nodes,
+      filters: {
+        images: options.images,
+        snapshots: options.snapshots,
+        ignoreImages: settings.images.ignore,
+        ignoreSnapshots: settings.snapshots.ignore,
+      },
+      policy: { ...settings.rollout, clone: settings.verify.clone },
+      ssh,
+      registry,
+      events: eventsFor(log, nodes),
+      signal: AbortSignal.any([deadline.signal, io.interrupted]),
+      interruptedBy: io.interruptedBy,
+      now: () => new Date(),
+    });
+  } finally {
+    clearTimeout(timer);
+    ssh.close();
+    await registry.close();
+  }
+}
+
+/** Flags win over the file. */
+function withFlags(settings: Settings, options: RunOptions): Settings {
+  const { rollout, verify, ssh, run } = settings;
+  return {
+    ...settings,
+    ssh: { ...ssh, concurrency: options.concurrency ?? ssh.concurrency },
+    verify: { ...verify, clone: options.clone ?? verify.clone },
+    rollout: {
+      ...rollout,
+      canary: options.canary ?? rollout.canary,
+      maxPulls: options.maxPulls ?? rollout.maxPulls,
+      maxFailures: options.maxFailures ?? rollout.maxFailures,
+    },
+    run: { timeoutMs: options.timeoutMs ?? run.timeoutMs },
+  };
+}
+
+/** The run as it goes, in the log. What is wrong with a node is also in the report, so it is no warning here. */
+function eventsFor(log: Log, nodes: Node[]): RunEvents {
+  log('info', `reading ${count(nodes.length, 'node')}`, {});
+  return {
+    onNode: ({ node, status, error, durationMs }) =>
+      log('info', `${node.name}: ${status}`, { durationMs, ...(error === null ? {} : { code: error.code, error: error.message }) }),
+    onPlan: (actions) => log('info', `planned ${count(actions.length, 'action')}`, {}),
+    onStep: ({ node, reference }, { step, ok, durationMs, error }) => {
+      const how = ok === null ? 'nothing to test' : ok ? 'ok' : 'failed';
+      log('info', `${node}: ${step} ${how} after ${formatDuration(durationMs)}`, { reference, ...(error === null ? {} : { code: error.code }) });
+    },
+    onResult: ({ node, reference, outcome, reason }) => log('info', `${node}: ${outcome}`, { reference, reason }),
+  };
+}
+
+/** The report of a run that could not begin. */
+function emptyReport({ options, io, tool, id, startedAt }: Begun, error: ErrorInfo): Report {
+  return assemble({
+    tool,
+    run: { id, mode: options.dryRun ? 'dry-run' : 'run', startedAt: startedAt.toISOString(), finishedAt: new Date().toISOString() },
+    error,
+    signal: io.interruptedBy(),
+    desired: [],
+    snapshots: [],
+    observations: [],
+    verdicts: [],
+    actions: [],
+  });
+}
+
+/** The result on stdout; where there is none because the run could not be done, people find the reason on stderr. */
+async function print(report: Report, options: RunOptions, io: Io): Promise<void> {
+  const { exitCode, error } = report.run;
+  if (options.quiet && exitCode === 0) return;
+  if (options.output === 'table' && error !== null) {
+    io.err(`reconcile: ${error.message}\n${error.hint === null ? '' : `  ${error.hint}\n`}`);
+    if (report.nodes.length === 0) return;
+  }
+  const color = wantsColor(options.color, io, io.stdoutIsTerminal);
+  io.out(await render(options.output, report, { color, verbose: options.verbose, brief: options.quiet }));
+}

@@ -1,0 +1,37 @@
+/** cocoon's command lines, for the adapter that runs them and for the person who types them. */
+import { hexOf } from './reference.ts';
+import { shellQuote } from './text.ts';
+import type { CocoonSettings } from './types.ts';
+
+/**
+ * The argument vector of one cocoon command. The root directory is always passed, so that what was read and what is
+ * changed are the same; run and log directories only where the config sets them (contract A.1: a moved root does not
+ * move them).
+ */
+export function cocoonArgv(cocoon: CocoonSettings, ...args: string[]): string[] {
+  const run = cocoon.runDir === null ? [] : ['--run-dir', cocoon.runDir];
+  const log = cocoon.logDir === null ? [] : ['--log-dir', cocoon.logDir];
+  return [cocoon.binary, '--root-dir', cocoon.rootDir, ...run, ...log, ...args];
+}
+
+/** Words → a line for a person's shell on the node. */
+export function typed(cocoon: CocoonSettings, argv: string[]): string {
+  return (cocoon.sudo ? ['sudo', ...argv] : argv).map(shellQuote).join(' ');
+}
+
+/** Where a cloud image's blob lies (contract B.2). */
+export function blobPath(cocoon: CocoonSettings, digest: string): string {
+  return `${cocoon.rootDir}/cloudimg/blobs/${hexOf(digest)}.qcow2`;
+}
+
+/**
+ * What a person types to replace a bad blob once no VM runs on it: a forced pull alone keeps a non-empty file, and a
+ * file set aside must not end in `.qcow2`, or gc takes it for a blob (contract C.1).
+ */
+export function replaceCommands(cocoon: CocoonSettings, reference: string, digest: string): string[] {
+  const blob = blobPath(cocoon, digest);
+  return [
+    typed(cocoon, ['mv', blob, `${blob}.bad`]),
+    typed(cocoon, cocoonArgv(cocoon, 'image', 'pull', '--force', reference)),
+  ];
+}

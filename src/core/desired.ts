@@ -1,0 +1,106 @@
+/** Manifests → what a node records after a pull: the content digest, and only where it is certain (contract §E). */
+import { errorInfo } from './errors.ts';
+import type { ContentDigestSource, DesiredKind, ErrorInfo } from './types.ts';
+
+/** A manifest as validated by the registry adapter; unknown fields are dropped there. */
+export interface Manifest {
+  digest: string;
+  mediaType: string | null;
+  artifactType: string | null;
+  configMediaType: string | null;
+  configDigest: string | null;
+  layers: { mediaType: string; digest: string; sizeBytes: number; title: string | null }[];
+  /** The children of an index. */
+  children: { digest: string; os: string | null; architecture: string | null }[];
+}
+
+export type ArtifactKind = 'cloud-image' | 'container-image' | 'snapshot' | 'index' | 'unknown';
+
+const CLOUD_IMAGE_TYPES = new Set([
+  'application/vnd.cocoonstack.os-image.v1+json',
+  'application/vnd.cocoonstack.windows-image.v1+json',
+]);
+const CONTAINER_CONFIGS = new Set([
+  'application/vnd.oci.image.config.v1+json',
+  'application/vnd.docker.container.image.v1+json',
+]);
+const INDEX_TYPES = new Set([
+  'application/vnd.oci.image.index.v1+json',
+  'application/vnd.docker.distribution.manifest.list.v2+json',
+]);
+const DISK_LAYER = /^application\/vnd\.cocoonstack\.(windows\.)?disk\.(qcow2|raw)(\.part)?$/;
+
+/** What an artifact is, in epoch's own order of evidence (contract E.7): layer types do not count. */
+export function kindOf(manifest: Manifest): ArtifactKind {
+  if (manifest.artifactType !== null && CLOUD_IMAGE_TYPES.has(manifest.artifactType)) return 'cloud-image';
+  if (manifest.artifactType === 'application/vnd.cocoonstack.snapshot.v1+json') return 'snapshot';
+  if (manifest.configMediaType !== null && CONTAINER_CONFIGS.has(manifest.configMediaType)) return 'container-image';
+  if (manifest.mediaType !== null && INDEX_TYPES.has(manifest.mediaType)) return 'index';
+  return 'unknown';
+}
+
+/** What a manifest says about the content that a node will record. */
+export interface Content {
+  kind: DesiredKind | null;
+  contentDigest: string | null;
+  contentDigestSource: ContentDigestSource | null;
+  sizeBytes: number | null;
+  blobs: { digest: string; sizeBytes: number }[];
+  error: ErrorInfo | null;
+}
+
+/**
+ * The content of a cloud image. With one disk layer a node records that layer's digest (contract E.9). No algebra
+ * turns the digests of several parts into the digest of the joined file, so that, and every other shape, has no
+ * content digest and says why.
+ */
+export function contentOf(image: string, manifest: Manifest): Content {
+  const none = (kind: DesiredKind | null, why: string): Content => ({
+    kind,
+    contentDigest: null,
+    contentDigestSource: null,
+    sizeBytes: null,
+    blobs: [],
+    error: errorInfo('ARTIFACT_UNSUPPORTED', { image, why }),
+  });
+  const kind = kindOf(manifest);
+  if (kind === 'snapshot') return none(null, 'this is a hot snapshot and no image');
+  if (kind === 'container-image') return none('container-image', 'this is a container image: cocoon pulls it by its OCI reference and not from /dl');
+  if (kind === 'index') return none(null, 'this is an image index, which /dl refuses to serve');
+  if (kind === 'unknown') {
+    return none(null, `epoch serves an artifact of unknown kind (artifactType ${manifest.artifactType ?? 'not set'})`);
+  }
+  const blobs = manifest.layers
+    .filter((layer) => DISK_LAYER.test(layer.mediaType))
+    .map((layer) => ({ title: layer.title ?? '', digest: layer.digest, sizeBytes: layer.sizeBytes }))
+    .sort((a, b) => compareBytes(a.title, b.title))
+    .map(({ digest, sizeBytes }) => ({ digest, sizeBytes }));
+  const [only] = blobs;
+  if (only === undefined) return none('cloud-image', 'the artifact holds no disk');
+  const sizeBytes = blobs.reduce((sum, blob) => sum + blob.sizeBytes, 0);
+  if (blobs.length > 1) {
+    const why = `the image is split into ${blobs.length} parts: their digests do not tell the digest of the joined file`;
+    return { ...none('cloud-image', why), sizeBytes, blobs };
+  }
+  return { kind, contentDigest: only.digest, contentDigestSource: 'layer', sizeBytes, blobs, error: null };
+}
+
+/** Epoch joins parts in the order of their titles compared byte by byte (contract E.9): `part.10` before `part.2`. */
+function compareBytes(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+}
+
+/**
+ * How cocoon will store a download (contract C.1 step 4), told from the first bytes of the disk: qcow2 version 3
+ * without a backing file is kept as it is, anything else is converted, and a converted blob's bytes prove nothing.
+ */
+export function storedAs(head: Uint8Array): 'as-is' | 'converted' {
+  return isPlainQcow2(head) ? 'as-is' : 'converted';
+}
+
+/** True for the header of a qcow2 file of version 3 without a backing file: the only form of a base blob. */
+export function isPlainQcow2(head: Uint8Array): boolean {
+  if (head.length < 20) return false;
+  const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
+  return view.getUint32(0) === 0x514649fb && view.getUint32(4) === 3 && view.getBigUint64(8) === 0n;
+}

@@ -1,0 +1,186 @@
+/**
+ * The one error type, and the one place that owns the words: a code with typed arguments becomes a message (what
+ * happened) and a hint (what to do next). Codes are stable; the README lists them.
+ */
+import { clip, formatBytes, formatDuration, shortDigest } from './text.ts';
+import type { ErrorInfo } from './types.ts';
+
+type Words = { message: string; hint: string | null };
+
+const catalog = {
+  // the run
+  CONFIG_INVALID: (a: { problem: string; hint?: string | undefined }): Words => ({
+    message: a.problem,
+    hint: a.hint ?? null,
+  }),
+  FILTER_EMPTY: (a: { option: string; value: string; near: string[] }): Words => ({
+    message: `${a.option} ${a.value} matches nothing in the config or on any node that was read`,
+    hint: a.near.length > 0 ? `known: ${a.near.join(', ')}` : null,
+  }),
+  INVENTORY_EMPTY: (a: { filtered: boolean }): Words => ({
+    message: a.filtered ? 'no node is left after the filters' : 'the inventory holds no node',
+    hint: a.filtered ? '`reconcile nodes` shows the inventory' : 'name nodes under `nodes:` or `inventory:`',
+  }),
+  INVENTORY_FAILED: (a: { source: string; problem: string }): Words => ({
+    message: `the inventory from ${a.source} cannot be used: ${a.problem}`,
+    hint: null,
+  }),
+  RUN_DEADLINE: (a: { timeoutMs: number }): Words => ({
+    message: `the run's deadline of ${formatDuration(a.timeoutMs)} passed`,
+    hint: 'raise --timeout or run.timeout; what was left out is in the report',
+  }),
+  INTERRUPTED: (a: { signal: string }): Words => ({
+    message: `interrupted by ${a.signal}`,
+    hint: 'the report says where each node stands; run again to go on',
+  }),
+  INTERNAL: (a: { problem: string }): Words => ({
+    message: `internal error: ${clip(a.problem, 500)}`,
+    hint: 'this is a bug in reconcile: please report it with the output of --log-level debug',
+  }),
+
+  // SSH
+  SSH_UNREACHABLE: (a: { host: string; port: number; cause: string }): Words => ({
+    message: `${a.host}:${a.port} cannot be reached: ${clip(a.cause, 300)}`,
+    hint: 'is the machine up, its address right, and sshd running?',
+  }),
+  SSH_TIMEOUT: (a: { host: string; what: string; afterMs: number }): Words => ({
+    message: `${a.host}: ${a.what} took longer than ${formatDuration(a.afterMs)}`,
+    hint: 'the machine or the way to it is overloaded or hangs; raise ssh.connectTimeout if it is only slow',
+  }),
+  SSH_AUTH_FAILED: (a: { host: string; user: string; tried: string[] }): Words => ({
+    message: `${a.user}@${a.host} accepted none of the identities (${a.tried.length > 0 ? a.tried.join(', ') : 'none to offer'})`,
+    hint: 'set ssh.identityFile, or add the key to the agent (ssh-add) and its public half to authorized_keys there',
+  }),
+  SSH_IDENTITY_UNUSABLE: (a: { file: string; problem: string }): Words => ({
+    message: `identity file ${a.file} cannot be used: ${clip(a.problem, 200)}`,
+    hint: 'name a private key that this user can read and that needs no passphrase, or use the agent',
+  }),
+  SSH_HOST_KEY_MISMATCH: (a: { host: string; offered: string; file: string; line: number }): Words => ({
+    message: `the host key of ${a.host} (${a.offered}) is another than the one known from ${a.file}:${a.line}`,
+    hint: `either the machine was installed anew, or somebody is in between: find out, then remove line ${a.line} of ${a.file}`,
+  }),
+  SSH_HOST_KEY_UNKNOWN: (a: { host: string; port: number; offered: string; file: string }): Words => ({
+    message: `no host key of ${a.host} is known (it offers ${a.offered})`,
+    hint: `ssh-keyscan ${a.port === 22 ? '' : `-p ${a.port} `}${a.host} >> ${a.file}   # then compare the fingerprint`,
+  }),
+  SSH_HOST_KEY_REVOKED: (a: { host: string; file: string; line: number }): Words => ({
+    message: `the host key of ${a.host} is marked revoked in ${a.file}:${a.line}`,
+    hint: 'give the machine a new host key',
+  }),
+
+  // the node
+  NODE_PERMISSION_DENIED: (a: { host: string; what: string; user: string }): Words => ({
+    message: `${a.host}: permission denied: ${clip(a.what, 300)}`,
+    hint: `connect as root, or add to sudoers: ${a.user} ALL=(root) NOPASSWD: ALL   # the probe runs as root by \`sudo -n sh -s\``,
+  }),
+  NODE_COCOON_MISSING: (a: { host: string; binary: string }): Words => ({
+    message: `${a.host}: there is no cocoon (${a.binary})`,
+    hint: 'is this a cocoon-vm node? set cocoon.binary to an absolute path where it lies outside PATH',
+  }),
+  NODE_INDEX_CORRUPT: (a: { host: string; what: string }): Words => ({
+    message: `${a.host}: the metadata store cannot be read: ${clip(a.what, 400)}`,
+    hint: 'every cocoon command fails there until it is mended; reconcile never writes to it',
+  }),
+  NODE_BUSY: (a: { host: string }): Words => ({
+    message: `${a.host}: a conversion of the metadata store is in flight (meta-convert.manifest)`,
+    hint: 'let it finish, or run `cocoon meta convert` there to complete it',
+  }),
+  NODE_ANSWER_INVALID: (a: { host: string; what: string }): Words => ({
+    message: `${a.host}: the probe's answer cannot be trusted: ${clip(a.what, 300)}`,
+    hint: 'log in and look for output of shell start-up files, a broken disk or a stranger in between',
+  }),
+
+  // registries
+  REGISTRY_UNREACHABLE: (a: { method: string; url: string; cause: string }): Words => ({
+    message: `${a.method} ${a.url}: ${clip(a.cause, 300)}`,
+    hint: 'is epoch up, and does this host reach it?',
+  }),
+  REGISTRY_ANSWER_INVALID: (a: { method: string; url: string; what: string }): Words => ({
+    message: `${a.method} ${a.url}: ${clip(a.what, 300)}`,
+    hint: 'this is no answer of a registry: look for a proxy or a login page in between',
+  }),
+  REGISTRY_BLOB_MISSING: (a: { repository: string; digest: string; detail: string }): Words => ({
+    message: `epoch cannot serve blob ${shortDigest(a.digest)} of ${a.repository}: ${a.detail}`,
+    hint: `push the artifact again; until ${a.digest} is back, a pull would only bring a broken image`,
+  }),
+  TAG_NOT_FOUND: (a: { repository: string; tag: string; known: string[] }): Words => ({
+    message: `epoch has no tag ${a.tag} of ${a.repository}`,
+    hint:
+      a.known.length > 0
+        ? `tags there: ${a.known.slice(0, 10).join(', ')}${a.known.length > 10 ? ' …' : ''}`
+        : 'the repository has no tag at all: is its name right?',
+  }),
+  ARTIFACT_UNSUPPORTED: (a: { image: string; why: string }): Words => ({
+    message: `${a.image}: ${clip(a.why, 300)}`,
+    hint: null,
+  }),
+
+  // steps of an action
+  PULL_FAILED: (a: { host: string; reference: string; exit: string; stderr: string }): Words => ({
+    message: `${a.host}: \`cocoon image pull --force ${a.reference}\` ${a.exit}: ${clip(a.stderr, 600)}`,
+    hint: null,
+  }),
+  PULL_TIMEOUT: (a: { host: string; reference: string; afterMs: number }): Words => ({
+    message: `${a.host}: pulling ${a.reference} took longer than ${formatDuration(a.afterMs)} and was ended`,
+    hint: 'raise rollout.pullTimeout (cocoon itself gives up after 30 minutes), or see what holds cocoon up there',
+  }),
+  VERIFY_MISMATCH: (a: { host: string; reference: string; have: string | null; want: string; detail: string }): Words => ({
+    message: `${a.host}: after the pull ${a.reference} is ${shortDigest(a.have)} and not ${shortDigest(a.want)}: ${a.detail}`,
+    hint: 'epoch ends a download cleanly when a blob fails in the middle: look at its log, then run again',
+  }),
+  CLONE_FAILED: (a: { host: string; snapshot: string; why: string }): Words => ({
+    message: `${a.host}: a clone of ${a.snapshot} does not work: ${clip(a.why, 600)}`,
+    hint: null,
+  }),
+  CANARY_LEFT: (a: { host: string; name: string; why: string }): Words => ({
+    message: `${a.host}: the canary VM ${a.name} may still be there: ${clip(a.why, 300)}`,
+    hint: `there: cocoon vm rm --force ${a.name}`,
+  }),
+  NO_SPACE: (a: { host: string; needBytes: number; keepBytes: number; freeBytes: number }): Words => ({
+    message: `${a.host}: a pull needs ${formatBytes(a.needBytes)} and ${formatBytes(a.keepBytes)} must stay free, but only ${formatBytes(a.freeBytes)} are`,
+    hint: 'make room there (`cocoon gc` collects what nothing needs), or lower rollout.minFreeBytes',
+  }),
+  LOCKED: (a: { host: string; by: string }): Words => ({
+    message: `${a.host}: ${a.by}`,
+    hint: 'wait for it to end, then run again',
+  }),
+  NOTHING_TO_TEST: (a: { host: string; image: string }): Words => ({
+    message: `${a.host}: no snapshot there uses the new content of ${a.image}`,
+    hint: 'the pull is verified; that a clone works is not proven',
+  }),
+  NOT_STARTED: (a: { why: string }): Words => ({ message: a.why, hint: null }),
+};
+
+export type ErrorCode = keyof typeof catalog;
+type Args<C extends ErrorCode> = Parameters<(typeof catalog)[C]>[0];
+
+/** Every code there is, for the README's list and its test. */
+export const ERROR_CODES = Object.keys(catalog) as ErrorCode[];
+
+/** Code and arguments → the words that every report shows. */
+export function errorInfo<C extends ErrorCode>(code: C, args: Args<C>): ErrorInfo {
+  const words = (catalog[code] as (a: Args<C>) => Words)(args);
+  return { code, message: clip(words.message, 1500), hint: words.hint === null ? null : clip(words.hint, 500) };
+}
+
+/** The error that adapters throw and the pipeline turns into a row: it carries `ErrorInfo` and nothing secret. */
+export class ReconcileError extends Error {
+  readonly info: ErrorInfo;
+  constructor(info: ErrorInfo, options?: ErrorOptions) {
+    super(info.message, options);
+    this.name = 'ReconcileError';
+    this.info = info;
+  }
+}
+
+/** Builds the error to throw. */
+export function fault<C extends ErrorCode>(code: C, args: Args<C>, cause?: unknown): ReconcileError {
+  return new ReconcileError(errorInfo(code, args), cause === undefined ? undefined : { cause });
+}
+
+/** Whatever was caught → `ErrorInfo`; what is none of ours is a bug and says so. */
+export function infoOf(error: unknown): ErrorInfo {
+  if (error instanceof ReconcileError) return error.info;
+  return errorInfo('INTERNAL', { problem: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+}
+

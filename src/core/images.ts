@@ -1,0 +1,208 @@
+/** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
+import { replaceCommands } from './commands.ts';
+import { isPlainQcow2 } from './desired.ts';
+import { hexOf, meaningOf } from './reference.ts';
+import { shortDigest } from './text.ts';
+import type {
+  BlobFact,
+  DesiredImage,
+  ImageRow,
+  IndexEntry,
+  Node,
+  Observation,
+  Observed,
+  TrackedImage,
+} from './types.ts';
+
+/** How closely a blob is looked at. */
+export type BlobDepth = 'presence' | 'size';
+
+/** What is the same for all nodes. `covers` maps a reference on a node to its place in `desired`. */
+export interface Served {
+  epochUrl: string;
+  desired: DesiredImage[];
+  covers: Record<string, number>;
+  tracked: TrackedImage[];
+  depth: BlobDepth;
+}
+
+/** The verdict on every index entry of the node, and on every tracked image that its pool should have. */
+export function judgeImages(served: Served, observation: Observation): ImageRow[] {
+  const { node, observed } = observation;
+  const tracked = served.tracked.filter((image) => image.pools === null || image.pools.includes(node.pool));
+  if (observed === null) {
+    return tracked.map((image) =>
+      row(trackedBase(image, null), { verdict: 'unknown', reason: 'the node could not be read', error: observation.error }),
+    );
+  }
+  const rows = observed.entries.map((entry) => withNotes(served, judgeEntry(served, node, observed, entry)));
+  const isPresent = (image: TrackedImage): boolean => rows.some((r) => r.image === image.image && r.tag === image.tag);
+  return [...rows, ...tracked.filter((image) => !isPresent(image)).map((image) => judgeAbsent(served, image))];
+}
+
+function judgeEntry(served: Served, node: Node, observed: Observed, entry: IndexEntry): ImageRow {
+  const desired = coveredBy(served, entry.reference);
+  const base = {
+    reference: entry.reference,
+    image: desired?.image ?? null,
+    tag: desired?.tag ?? null,
+    type: entry.type,
+    have: entry.digest,
+    want: desired?.contentDigest ?? null,
+  };
+  if (desired === null) {
+    return row(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(served, observed, entry) });
+  }
+  if (observed.entries.some((other) => other !== entry && other.reference === entry.reference)) {
+    return row(base, {
+      verdict: 'unknown',
+      reason: 'the name is in both backends, so cocoon refuses it: remove one of the two by its digest',
+    });
+  }
+  if (observed.conflicts.includes(entry.reference)) {
+    return row(base, {
+      verdict: 'unknown',
+      reason: 'meta.db and the JSON index are both live and name different digests',
+    });
+  }
+  if (desired.contentDigest === null) {
+    return row(base, { verdict: 'unknown', reason: desired.error?.message ?? null, error: desired.error });
+  }
+  if (entry.digest !== desired.contentDigest) {
+    return withRefresh(node, observed, desired, row(base, { verdict: 'stale', reason: `epoch serves ${shortDigest(desired.contentDigest)} now` }));
+  }
+  const blob = blobState(observed.blobs[hexOf(entry.digest)], desired, served.depth);
+  if (blob.state === 'absent') {
+    return withRefresh(node, observed, desired, row(base, { verdict: 'blob-missing', reason: blob.why }));
+  }
+  if (blob.state === 'corrupt') {
+    return row(base, { verdict: 'blob-corrupt', reason: blob.why, commands: replaceCommands(node.cocoon, entry.reference, entry.digest) });
+  }
+  if (blob.state === 'unproven') return row(base, { verdict: 'unknown', reason: blob.why });
+  return row(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
+}
+
+/** What is to be said about the image itself, whatever the node holds of it. */
+function withNotes(served: Served, judged: ImageRow): ImageRow {
+  const notes = coveredBy(served, judged.reference)?.notes ?? [];
+  return notes.length === 0 ? judged : { ...judged, reason: [judged.reason, ...notes].filter(Boolean).join('; ') };
+}
+
+function judgeAbsent(served: Served, image: TrackedImage): ImageRow {
+  const desired = served.desired.find((d) => d.image === image.image && d.tag === image.tag);
+  const want = desired?.contentDigest ?? null;
+  const base = trackedBase(image, want);
+  if (desired === undefined || want === null) {
+    return row(base, { verdict: 'unknown', reason: desired?.error?.message ?? null, error: desired?.error ?? null });
+  }
+  if (image.presence === 'if-present') {
+    return row(base, { verdict: 'absent', reason: 'not on this node, and it need not be' });
+  }
+  const error = lostAtEpoch(desired);
+  const plan = error === null ? 'pull' : null;
+  return row(base, { verdict: 'missing', plan, error, reason: error?.message ?? 'it must be on this node' });
+}
+
+/** The place of a reference in `desired`, or null where nothing covers it. */
+export function coveredBy(served: Served, reference: string): DesiredImage | null {
+  const place = Object.hasOwn(served.covers, reference) ? served.covers[reference] : undefined;
+  return place === undefined ? null : (served.desired[place] ?? null);
+}
+
+/** A stale or blob-missing row with its plan: a forced pull, unless it cannot work; the reason then says why. */
+function withRefresh(node: Node, observed: Observed, desired: DesiredImage, stale: ImageRow): ImageRow {
+  const error = lostAtEpoch(desired);
+  if (error !== null) return { ...stale, error, reason: `${stale.reason}; ${error.message}` };
+  const want = desired.contentDigest as string;
+  const there = blobState(observed.blobs[hexOf(want)], desired, 'size');
+  if (there.state === 'corrupt' || there.state === 'unproven') {
+    const reason = `${stale.reason}; a forced pull would keep the file of that digest, which is there and unsound: ${there.why}`;
+    return { ...stale, reason, commands: replaceCommands(node.cocoon, stale.reference, want) };
+  }
+  return { ...stale, plan: 'pull' };
+}
+
+/** Why nothing can be pulled: epoch lacks a blob of the image, or could not be asked for it. */
+function lostAtEpoch(desired: DesiredImage): ImageRow['error'] {
+  return desired.missingBlob === null ? null : desired.error;
+}
+
+/** What is known of one blob file. */
+export interface BlobState {
+  state: 'sound' | 'absent' | 'corrupt' | 'unproven';
+  why: string | null;
+}
+
+/**
+ * Judges a blob against the manifest that yields it. The index's own size proves nothing (contract A.5): a forced
+ * pull keeps a bad file and then records its size. A converted blob has other bytes than the download, so only its
+ * presence and its header can be looked at.
+ */
+export function blobState(blob: BlobFact | undefined, desired: DesiredImage | null, depth: BlobDepth): BlobState {
+  if (blob === undefined) return { state: 'absent', why: 'the blob is not there' };
+  if (!blob.regular) return { state: 'absent', why: 'the blob is no regular file' };
+  if (blob.sizeBytes === 0) return { state: 'absent', why: 'the blob is empty' };
+  if (depth === 'presence') return { state: 'sound', why: null };
+  const isQcow2 = blob.header !== null && isPlainQcow2(Buffer.from(blob.header, 'hex'));
+  const sameSize = desired === null || desired.sizeBytes === null || blob.sizeBytes === desired.sizeBytes;
+  if (isQcow2 && sameSize) return { state: 'sound', why: null };
+  const why = isQcow2
+    ? `the blob has ${blob.sizeBytes} bytes and not ${desired?.sizeBytes}`
+    : 'the blob does not begin as a qcow2 base image does';
+  if (desired?.stored === 'as-is') return { state: 'corrupt', why };
+  if (desired?.stored === 'converted' && isQcow2) {
+    return { state: 'sound', why: 'cocoon converted the download: only presence and header can be verified' };
+  }
+  return { state: 'unproven', why: `${why}, and whether cocoon converted the download is not known` };
+}
+
+/**
+ * The images whose blobs look wrong somewhere, so that it matters how cocoon stores them: their first bytes are worth
+ * a request. Everything else is judged without it.
+ */
+export function needsStoredForm(served: Served, observations: Observation[]): number[] {
+  const places = new Set<number>();
+  for (const { observed } of observations) {
+    if (observed === null) continue;
+    for (const [place, desired] of served.desired.entries()) {
+      if (desired.contentDigest === null || desired.stored !== null) continue;
+      if (blobState(observed.blobs[hexOf(desired.contentDigest)], desired, served.depth).state === 'unproven') places.add(place);
+    }
+  }
+  return [...places];
+}
+
+function whyUnmanaged(served: Served, observed: Observed, entry: IndexEntry): string {
+  const meaning = meaningOf(entry.reference, served.epochUrl);
+  const why = {
+    download: 'no tracked tag covers it',
+    immutable: 'it names content by its digest, which never goes stale',
+    'foreign-url': 'the URL is not of this epoch',
+    name: entry.type === 'oci' ? 'no tracked tag covers it' : 'it was imported under a name that nothing ties to an artifact',
+  }[meaning.kind];
+  const absent = entry.type === 'cloudimg' && blobState(observed.blobs[hexOf(entry.digest)], null, 'presence').state === 'absent';
+  return absent ? `${why}; its blob is missing` : why;
+}
+
+type Base = Pick<ImageRow, 'reference' | 'image' | 'tag' | 'type' | 'have' | 'want'>;
+
+/** The row of a tracked image that has no entry on the node. */
+function trackedBase(image: TrackedImage, want: string | null): Base {
+  const { reference, image: repository, tag, registry } = image;
+  return { reference, image: repository, tag, type: registry === null ? 'cloudimg' : 'oci', have: null, want };
+}
+
+function row(base: Base, rest: Partial<ImageRow> & Pick<ImageRow, 'verdict'>): ImageRow {
+  return {
+    ...base,
+    plan: null,
+    wave: null,
+    reason: null,
+    error: null,
+    commands: [],
+    outcome: null,
+    after: null,
+    steps: [],
+    ...rest,
+  };
+}

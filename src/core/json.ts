@@ -1,0 +1,49 @@
+/** Reading untrusted JSON: each function returns a value of the asked type, or throws a `ShapeError` with its place. */
+
+/** A value that is not what it must be. Adapters turn it into the error of the node or registry that sent it. */
+export class ShapeError extends Error {}
+
+export type JsonObject = Record<string, unknown>;
+
+export function parseJson(text: string, where: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new ShapeError(`${where} is no JSON: ${(error as Error).message}`);
+  }
+}
+
+export function object(value: unknown, where: string): JsonObject {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new ShapeError(`${where} is no object`);
+  return value as JsonObject;
+}
+
+export function array(value: unknown, where: string, max: number): unknown[] {
+  if (!Array.isArray(value)) throw new ShapeError(`${where} is no list`);
+  if (value.length > max) throw new ShapeError(`${where} has more than ${max} items`);
+  return value;
+}
+
+/** A string of at most `max` characters without control characters. */
+export function text(value: unknown, where: string, max = 2048): string {
+  if (typeof value !== 'string') throw new ShapeError(`${where} is no string`);
+  // oxlint-disable-next-line no-control-regex -- refusing control characters is the point
+  if (value.length > max || /[\x00-\x1f\x7f-\x9f]/.test(value)) throw new ShapeError(`${where} is too long or holds control characters`);
+  return value;
+}
+
+/** As `text`; null where the field is not there or empty, as Go omits empty fields. */
+export function optionalText(value: unknown, where: string, max = 2048): string | null {
+  return value === undefined || value === null || value === '' ? null : text(value, where, max);
+}
+
+/** A whole number from 0 up. */
+export function size(value: unknown, where: string): number {
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw new ShapeError(`${where} is no size`);
+  return value;
+}
+
+export function digest(value: unknown, where: string): string {
+  if (typeof value !== 'string' || !/^sha256:[0-9a-f]{64}$/.test(value)) throw new ShapeError(`${where} is no sha256 digest`);
+  return value;
+}

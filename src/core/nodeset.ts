@@ -1,0 +1,113 @@
+/** Sets of node names, written as clustershell writes them: `node[1-20,30]`, `gpu-*`, `@pool`, `!x`. */
+import picomatch from 'picomatch';
+import { fault } from './errors.ts';
+
+const MAX_NAMES = 100_000;
+const BRACKET = /\[([^[\]]*)\]/;
+
+/**
+ * `a[1-3,05-06]` → `a1 a2 a3 a05 a06`. Zero padding is kept as written; several brackets multiply.
+ * @throws ReconcileError CONFIG_INVALID for a broken bracket, an empty or reversed range, or more than 100,000 names
+ */
+export function expand(text: string): string[] {
+  const match = BRACKET.exec(text);
+  if (match === null) {
+    if (/[[\]]/.test(text)) throw fault('CONFIG_INVALID', { problem: `node pattern "${text}" has an unpaired bracket` });
+    return [text];
+  }
+  const head = text.slice(0, match.index);
+  const tails = expand(text.slice(match.index + match[0].length));
+  const numbers = (match[1] as string).split(',').flatMap((part) => expandRange(part.trim(), text));
+  if (numbers.length * tails.length > MAX_NAMES) {
+    throw fault('CONFIG_INVALID', { problem: `node pattern "${text}" names more than ${MAX_NAMES} nodes` });
+  }
+  return numbers.flatMap((number) => tails.map((tail) => `${head}${number}${tail}`));
+}
+
+function expandRange(part: string, text: string): string[] {
+  const match = /^(\d+)(?:-(\d+))?$/.exec(part);
+  if (match === null) throw fault('CONFIG_INVALID', { problem: `node pattern "${text}": "${part}" is no number or range` });
+  const first = match[1] as string;
+  const last = match[2] ?? first;
+  const from = Number(first);
+  const to = Number(last);
+  if (to < from) throw fault('CONFIG_INVALID', { problem: `node pattern "${text}": the range ${part} runs backwards` });
+  if (to - from >= MAX_NAMES) {
+    throw fault('CONFIG_INVALID', { problem: `node pattern "${text}" names more than ${MAX_NAMES} nodes` });
+  }
+  const width = first.startsWith('0') ? first.length : 0;
+  return Array.from({ length: to - from + 1 }, (_, i) => String(from + i).padStart(width, '0'));
+}
+
+/** A name and the pool that `@pool` asks for. */
+export interface Member {
+  name: string;
+  pool: string;
+}
+
+/**
+ * The members that the patterns select, in the members' order. Patterns are OR; those with a leading `!` remove, last;
+ * only `!` patterns start from all.
+ * @returns the selection, and the first pattern (no exclusion) that matched no member at all
+ */
+export function select<T extends Member>(members: T[], patterns: string[]): { selected: T[]; unmatched: string | null } {
+  const wanted = patterns.filter((pattern) => !pattern.startsWith('!'));
+  const unwanted = patterns.filter((pattern) => pattern.startsWith('!')).map((pattern) => matcher(pattern.slice(1)));
+  const wantedMatchers = wanted.map(matcher);
+  const unmatched = wanted.find((_, i) => !members.some((member) => wantedMatchers[i]?.(member))) ?? null;
+  const selected = members.filter(
+    (member) =>
+      (wanted.length === 0 || wantedMatchers.some((matches) => matches(member))) &&
+      !unwanted.some((matches) => matches(member)),
+  );
+  return { selected, unmatched };
+}
+
+function matcher(pattern: string): (member: Member) => boolean {
+  if (pattern.startsWith('@')) return (member) => member.pool === pattern.slice(1);
+  const names = expand(pattern);
+  const exact = new Set(names);
+  const globs = names.filter((name) => /[*?]/.test(name)).map((name) => picomatch(name, { dot: true }));
+  return (member) => exact.has(member.name) || globs.some((matches) => matches(member.name));
+}
+
+/** Names → the shortest text that `expand` turns back into them: `node-[1-3,7] other`. Order is not kept. */
+export function fold(names: string[]): string {
+  const groups = new Map<string, { head: string; tail: string; digits: string[] }>();
+  const plainNames: string[] = [];
+  for (const name of names) {
+    const match = /^(.*?)(\d+)(\D*)$/.exec(name);
+    if (match === null) {
+      plainNames.push(name);
+      continue;
+    }
+    const [, head, digits, tail] = match as unknown as [string, string, string, string];
+    const group = groups.get(`${head}\0${tail}`) ?? { head, tail, digits: [] };
+    group.digits.push(digits);
+    groups.set(`${head}\0${tail}`, group);
+  }
+  const folded = [...groups.values()].map(({ head, tail, digits }) => {
+    const ranges = foldDigits(digits);
+    return digits.length === 1 ? `${head}${digits[0]}${tail}` : `${head}[${ranges}]${tail}`;
+  });
+  return [...folded, ...plainNames].sort().join(',');
+}
+
+/** `1 2 3 7 01 02` → `1-3,7,01-02`: numbers of unequal padding are no neighbours. */
+function foldDigits(digits: string[]): string {
+  const width = (text: string): number => (text.startsWith('0') && text.length > 1 ? text.length : 0);
+  const sorted = [...new Set(digits)].sort((a, b) => width(a) - width(b) || Number(a) - Number(b));
+  const ranges: { first: string; last: string }[] = [];
+  for (const text of sorted) {
+    const open = ranges.at(-1);
+    if (open !== undefined && isNext(open.last, text)) open.last = text;
+    else ranges.push({ first: text, last: text });
+  }
+  return ranges.map(({ first, last }) => (first === last ? first : `${first}-${last}`)).join(',');
+}
+
+/** True where counting on from `a`, padded as `a` is, gives `b`: 08 → 09 → 10 but 9 → 10 only unpadded. */
+function isNext(a: string, b: string): boolean {
+  const padded = a.startsWith('0') ? a.length : 0;
+  return String(Number(a) + 1).padStart(padded, '0') === b;
+}

@@ -1,0 +1,116 @@
+/** References and digests: the keys of a node's index, and what they mean at epoch. */
+
+const DIGEST = /^sha256:[0-9a-f]{64}$/;
+
+/** True for `sha256:<64 lower-case hex>`, the only algorithm that cocoon and epoch use. */
+export function isDigest(text: string): boolean {
+  return DIGEST.test(text);
+}
+
+/** `sha256:<hex>` → `<hex>`, the stem of the blob's file name. */
+export function hexOf(digest: string): string {
+  return digest.slice('sha256:'.length);
+}
+
+/** The path component pattern of the OCI distribution specification. */
+const REPOSITORY = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$/;
+const TAG = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
+
+export function isRepository(text: string): boolean {
+  return text.length <= 255 && REPOSITORY.test(text);
+}
+
+export function isTag(text: string): boolean {
+  return TAG.test(text);
+}
+
+/** What a person writes under `images.track`: `registry` is null for epoch. */
+export interface ImageName {
+  registry: string | null;
+  repository: string;
+  tag: string | null;
+}
+
+/**
+ * `simular/win11`, `simular/win11:v2`, `ghcr.io/a/b:24.04` → its parts, or null when it is none. A first component
+ * with a dot, a colon or `localhost` names a registry, as in every OCI client.
+ */
+export function parseImageName(text: string): ImageName | null {
+  const slash = text.indexOf('/');
+  const first = slash === -1 ? '' : text.slice(0, slash);
+  const registry = /[.:]/.test(first) || first === 'localhost' ? first : null;
+  const rest = registry === null ? text : text.slice(slash + 1);
+  const colon = rest.lastIndexOf(':');
+  const repository = colon === -1 ? rest : rest.slice(0, colon);
+  const tag = colon === -1 ? null : rest.slice(colon + 1);
+  if (!isRepository(repository) || (tag !== null && !isTag(tag))) return null;
+  if (registry !== null && !/^[A-Za-z0-9.-]+(:\d{1,5})?$/.test(registry)) return null;
+  return { registry, repository, tag };
+}
+
+/** `repo[:tag]` of a snapshot, split at the first colon as vk-cocoon does (contract F.3); null when it is none. */
+export function parseSnapshotName(text: string): { repository: string; tag: string } | null {
+  const colon = text.indexOf(':');
+  const repository = colon === -1 ? text : text.slice(0, colon);
+  const tag = colon === -1 || colon === text.length - 1 ? 'latest' : text.slice(colon + 1);
+  return isRepository(repository) && isTag(tag) ? { repository, tag } : null;
+}
+
+/** The name under which vk-cocoon keeps `repo:tag` on a node: `latest` is left out (contract F.3). */
+export function localSnapshotName(snapshot: string): string {
+  return snapshot.endsWith(':latest') ? snapshot.slice(0, -':latest'.length) : snapshot;
+}
+
+/** The reference under which a tracked epoch image is pulled: `/dl/REPO` for `latest`, else `/dl/REPO/TAG`. */
+export function epochReference(epochUrl: string, repository: string, tag: string): string {
+  return `${epochUrl}/dl/${repository}${tag === 'latest' ? '' : `/${tag}`}`;
+}
+
+/** What the key of an index entry is, seen from one epoch. */
+export type Meaning =
+  /** `<epoch>/dl/PATH`: a mutable tag; which one, only epoch can say. */
+  | { kind: 'download'; path: string }
+  /** A digest form at epoch, `/dl/…/sha256:…` or `/v2/…/blobs/sha256:…`: immutable, so it never goes stale. */
+  | { kind: 'immutable' }
+  /** Any other URL. */
+  | { kind: 'foreign-url' }
+  /** No URL: a name given by `cocoon image import`, or an OCI reference. */
+  | { kind: 'name' };
+
+/**
+ * Reads the key as HTTP would send it: scheme and host without regard to case, a default port left out, the query
+ * ignored by epoch, the path compared byte by byte (`/dl/x/` is another repository than `/dl/x`).
+ * cocoon itself takes a key as a cloud image exactly when it starts with `http://` or `https://` (contract A.7).
+ */
+export function meaningOf(reference: string, epochUrl: string): Meaning {
+  if (!/^https?:\/\//.test(reference)) return { kind: 'name' };
+  if (!URL.canParse(reference)) return { kind: 'foreign-url' };
+  const url = new URL(reference);
+  const epoch = new URL(epochUrl);
+  const base = epoch.pathname.replace(/\/$/, '');
+  if (url.origin !== epoch.origin || url.username !== '' || !url.pathname.startsWith(`${base}/`)) {
+    return { kind: 'foreign-url' };
+  }
+  const path = url.pathname.slice(base.length);
+  if (path.startsWith('/dl/')) {
+    const name = path.slice('/dl/'.length);
+    if (/(^|\/)sha256:[0-9a-f]{64}$/.test(name)) return { kind: 'immutable' };
+    return name === '' ? { kind: 'foreign-url' } : { kind: 'download', path: name };
+  }
+  return /^\/v2\/.+\/blobs\/sha256:[0-9a-f]{64}$/.test(path) ? { kind: 'immutable' } : { kind: 'foreign-url' };
+}
+
+/**
+ * The two readings of `/dl/PATH` (contract E.6): the whole path as a repository with tag `latest`, and, on newer
+ * servers only and there first, the last segment as the tag.
+ */
+export function readingsOf(path: string): {
+  whole: { repository: string; tag: string } | null;
+  split: { repository: string; tag: string } | null;
+} {
+  const whole = isRepository(path) ? { repository: path, tag: 'latest' } : null;
+  const slash = path.lastIndexOf('/');
+  const repository = path.slice(0, slash);
+  const tag = path.slice(slash + 1);
+  return { whole, split: slash > 0 && isRepository(repository) && isTag(tag) ? { repository, tag } : null };
+}

@@ -1,0 +1,170 @@
+/** The report: assembled from plain values, summarised, and turned into the exit code. */
+import {
+  IMAGE_VERDICTS,
+  SNAPSHOT_VERDICTS,
+  type Action,
+  type Desired,
+  type DesiredImage,
+  type DesiredSnapshot,
+  type ErrorInfo,
+  type ImageRow,
+  type ImageVerdict,
+  type NodeReport,
+  type NodeVerdicts,
+  type Observation,
+  type Report,
+  type RunMode,
+  type SnapshotRow,
+  type SnapshotVerdict,
+} from './types.ts';
+
+/** What a verdict counts as: against us, for an incomplete picture, or neither. */
+export type Weight = 'drift' | 'incomplete' | 'nothing';
+
+const IMAGE_WEIGHT: Record<ImageVerdict, Weight> = {
+  unmanaged: 'nothing',
+  unknown: 'incomplete',
+  missing: 'drift',
+  absent: 'nothing',
+  stale: 'drift',
+  'blob-missing': 'drift',
+  'blob-corrupt': 'drift',
+  'in-sync': 'nothing',
+};
+
+const SNAPSHOT_WEIGHT: Record<SnapshotVerdict, Weight> = {
+  unknown: 'incomplete',
+  'not-on-node': 'nothing',
+  pending: 'nothing',
+  broken: 'drift',
+  'base-corrupt': 'drift',
+  'base-drifted': 'drift',
+  'base-restorable': 'drift',
+  'base-missing': 'drift',
+  'base-lost': 'drift',
+  'base-at-risk': 'nothing',
+  clonable: 'nothing',
+};
+
+/** What a row counts as; a snapshot that is not on the node counts as its base would. */
+export function weightOf(row: ImageRow | SnapshotRow): Weight {
+  if (!('snapshot' in row)) return IMAGE_WEIGHT[row.verdict];
+  const verdict = row.verdict === 'not-on-node' ? row.baseVerdict : row.verdict;
+  return verdict === null ? 'nothing' : SNAPSHOT_WEIGHT[verdict];
+}
+
+/** Drift that nothing has healed. */
+export function isOpenDrift(row: ImageRow | SnapshotRow): boolean {
+  return weightOf(row) === 'drift' && row.outcome !== 'healed' && row.outcome !== 'superseded';
+}
+
+/** What a report is made of. Verdicts are in the order of the observations. */
+export interface Parts {
+  tool: { name: string; version: string };
+  run: { id: string; mode: RunMode; startedAt: string; finishedAt: string };
+  error: ErrorInfo | null;
+  signal: Signal | null;
+  desired: DesiredImage[];
+  snapshots: DesiredSnapshot[];
+  observations: Observation[];
+  verdicts: NodeVerdicts[];
+  actions: Action[];
+}
+
+export type Signal = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
+
+/** Parts → report. */
+export function assemble(parts: Parts): Report {
+  const nodes = parts.observations.map((observation, i) => nodeReport(observation, parts.verdicts[i]));
+  const summary = summarise(nodes, parts.actions);
+  const run = { ...parts.run, error: parts.error, shard: null };
+  return {
+    schemaVersion: 1,
+    tool: parts.tool,
+    run: { ...run, exitCode: exitCode(parts.signal, parts.error, nodes) },
+    desired: parts.desired.map(publicDesired),
+    snapshots: parts.snapshots.map(({ snapshot, base, baseDigest, error }) => ({ snapshot, base, baseDigest, error })),
+    nodes,
+    gate: null,
+    summary,
+  };
+}
+
+/** A desired image as the report and `digest` show it. */
+export function publicDesired(image: DesiredImage): Desired {
+  const { image: name, tag, platform, reference, kind, manifestDigest, contentDigest, contentDigestSource } = image;
+  const { sizeBytes, error } = image;
+  return { image: name, tag, platform, reference, kind, manifestDigest, contentDigest, contentDigestSource, sizeBytes, error };
+}
+
+function nodeReport(observation: Observation, verdicts: NodeVerdicts | undefined): NodeReport {
+  const { node, status, observed, error, durationMs } = observation;
+  return {
+    name: node.name,
+    host: node.host,
+    pool: node.pool,
+    status,
+    error,
+    cocoonVersion: observed?.cocoonVersion ?? null,
+    indexSource: observed?.indexSource ?? null,
+    freeBytes: observed?.freeBytes ?? null,
+    durationMs,
+    notes: observed?.notes ?? [],
+    images: verdicts?.images ?? [],
+    snapshots: verdicts?.snapshots ?? [],
+  };
+}
+
+function summarise(nodes: NodeReport[], actions: Action[]): Report['summary'] {
+  const status = (wanted: string): number => nodes.filter((node) => node.status === wanted).length;
+  const images = nodes.flatMap((node) => node.images);
+  const snapshots = nodes.flatMap((node) => node.snapshots);
+  const outcomes = outcomesOf(nodes);
+  const outcome = (wanted: string): number => outcomes.filter((o) => o === wanted).length;
+  return {
+    nodes: {
+      total: nodes.length,
+      observed: status('observed'),
+      unreachable: status('unreachable'),
+      unreadable: status('unreadable'),
+    },
+    images: tally(IMAGE_VERDICTS, images),
+    snapshots: tally(SNAPSHOT_VERDICTS, snapshots),
+    actions: {
+      planned: actions.length,
+      healed: outcome('healed'),
+      superseded: outcome('superseded'),
+      failed: outcome('failed'),
+      skipped: outcome('skipped'),
+    },
+  };
+}
+
+/** One outcome per action: that of the image, or of the first snapshot where no image row asked for the pull. */
+function outcomesOf(nodes: NodeReport[]): string[] {
+  return nodes.flatMap(({ images, snapshots }) => {
+    const byReference = new Map<string | null, string>();
+    for (const row of snapshots) if (row.outcome !== null) byReference.set(row.base, row.outcome);
+    for (const row of images) if (row.outcome !== null) byReference.set(row.reference, row.outcome);
+    return [...byReference.values()];
+  });
+}
+
+function tally<V extends string>(verdicts: readonly V[], rows: { verdict: V }[]): Record<V, number> {
+  const counts = Object.fromEntries(verdicts.map((verdict) => [verdict, 0])) as Record<V, number>;
+  for (const row of rows) counts[row.verdict] += 1;
+  return counts;
+}
+
+const SIGNAL_CODE: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
+
+/** The one table of exit codes: the first that holds of signal, 1, 4, 2, 3, else 0. */
+function exitCode(signal: Signal | null, error: ErrorInfo | null, nodes: NodeReport[]): number {
+  const rows = nodes.flatMap((node) => [...node.images, ...node.snapshots]);
+  if (signal !== null) return SIGNAL_CODE[signal];
+  if (error !== null) return 1;
+  if (rows.some((row) => row.outcome === 'failed')) return 4;
+  if (rows.some(isOpenDrift)) return 2;
+  if (nodes.some((node) => node.status !== 'observed') || rows.some((row) => weightOf(row) === 'incomplete')) return 3;
+  return 0;
+}

@@ -1,0 +1,72 @@
+/** What the config says, after defaults, environment and flags: plain values, durations in ms, sizes in bytes. */
+import type { CloneMode, Limit, TrackedImage, TrackedSnapshot } from './types.ts';
+
+export interface Settings {
+  epoch: {
+    /** Without a trailing slash. */
+    url: string;
+    /** The bearer token; never printed, logged or put into a report. */
+    token: string | null;
+    /** PEM text of the CA that signed epoch's certificate, where it is no public one. */
+    ca: string | null;
+    timeoutMs: number;
+    retries: number;
+  };
+  /** As written under `nodes:`; ranges are not expanded yet. */
+  nodes: NodeSpec[];
+  inventory: { file: string | null; command: string[] | null };
+  ssh: NodeDefaults['ssh'] & { concurrency: number };
+  cocoon: NodeDefaults['cocoon'];
+  images: { discover: boolean; track: TrackedImage[]; ignore: string[] };
+  snapshots: { discover: boolean; track: TrackedSnapshot[]; ignore: string[] };
+  verify: {
+    blob: 'presence' | 'size';
+    clone: CloneMode;
+    vm: { snapshot: string | null; timeoutMs: number; nodes: 'canary' | 'healed'; extraArgs: string[] };
+  };
+  rollout: {
+    canary: number;
+    maxPulls: number;
+    maxFailures: Limit;
+    pullTimeoutMs: number;
+    pullRetries: number;
+    minFreeBytes: number;
+  };
+  run: { timeoutMs: number };
+}
+
+/** What every node gets unless its own entry says otherwise. */
+export interface NodeDefaults {
+  ssh: {
+    user: string;
+    port: number;
+    identityFiles: string[];
+    knownHostsFiles: string[];
+    connectTimeoutMs: number;
+  };
+  cocoon: {
+    binary: string;
+    rootDir: string;
+    runDir: string | null;
+    logDir: string | null;
+    /** `auto`: when the SSH user is not root. */
+    sudo: 'auto' | boolean;
+  };
+}
+
+/** One item of a node list, from the config, an inventory file or an inventory command. `name` may hold a range. */
+export interface NodeSpec {
+  name: string;
+  host?: string;
+  pool?: string;
+  user?: string;
+  port?: number;
+  identityFiles?: string[];
+  knownHostsFiles?: string[];
+  connectTimeoutMs?: number;
+  binary?: string;
+  rootDir?: string;
+  runDir?: string;
+  logDir?: string;
+  sudo?: 'auto' | boolean;
+}

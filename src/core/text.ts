@@ -1,0 +1,91 @@
+/** Text for people: control characters out, digests shortened, durations and bytes parsed and printed. */
+
+/**
+ * Removes what a terminal would act on: C0 and C1 controls, ANSI sequences, bidirectional overrides.
+ * Newlines and tabs become single spaces, so that one message stays one line.
+ */
+export function plain(text: string): string {
+  return (
+    text
+      // oxlint-disable-next-line no-control-regex -- finding control characters is the point
+      .replace(/\x1b\[[0-?]*[ -/]*[@-~]/g, '')
+      .replace(/[\r\n\t]+/g, ' ')
+      // oxlint-disable-next-line no-control-regex -- finding control characters is the point
+      .replace(/[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '')
+  );
+}
+
+/** As `plain`, and at most `max` characters, the end marked by an ellipsis. */
+export function clip(text: string, max: number): string {
+  const clean = plain(text);
+  return clean.length > max ? `${clean.slice(0, max - 1)}…` : clean;
+}
+
+/** `sha256:a1b2c3d4e5f6…` → `a1b2c3d4e5f6`: as many digits as `cocoon image list` shows. */
+export function shortDigest(digest: string | null): string {
+  return digest === null ? '—' : digest.replace(/^sha256:/, '').slice(0, 12);
+}
+
+const DURATION_UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** `500ms`, `10s`, `15m`, `2h`, `1h30m` → milliseconds; null when it is no duration. */
+export function parseDuration(text: string): number | null {
+  if (!/^(\d+(\.\d+)?(ms|s|m|h|d))+$/.test(text)) return null;
+  let total = 0;
+  for (const [, value, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g)) {
+    total += Number(value) * (DURATION_UNITS[unit as string] as number);
+  }
+  return total;
+}
+
+/** Milliseconds as people say them: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`. */
+export function formatDuration(ms: number): string {
+  if (ms < 10_000) return `${(ms / 1000).toFixed(1)} s`;
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+}
+
+const SIZE_UNITS: Record<string, number> = {
+  B: 1,
+  kB: 1e3,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+  KiB: 2 ** 10,
+  MiB: 2 ** 20,
+  GiB: 2 ** 30,
+  TiB: 2 ** 40,
+};
+
+/** `5GiB`, `500MB`, `4096` → bytes; null when it is no size. */
+export function parseSize(text: string): number | null {
+  const match = /^(\d+(?:\.\d+)?)\s*([kKMGT]i?B|B)?$/.exec(text);
+  if (match === null) return null;
+  const unit = SIZE_UNITS[match[2] ?? 'B'];
+  return unit === undefined ? null : Math.round(Number(match[1]) * unit);
+}
+
+/** Bytes in decimal units with three digits, as registries and disks are sold: `5.80 GB`. */
+export function formatBytes(bytes: number): string {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
+}
+
+/** `1 node`, `2 nodes`. */
+export function count(n: number, noun: string): string {
+  return `${n} ${noun}${n === 1 ? '' : 's'}`;
+}
+
+/** One word for a POSIX shell, whatever is in it: single quotes, and left alone where none are needed. */
+export function shellQuote(word: string): string {
+  return /^[A-Za-z0-9_./:@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}

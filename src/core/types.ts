@@ -1,0 +1,344 @@
+/**
+ * The plain values that flow through a run: inventory → observed, epoch → desired, both → verdicts → plan →
+ * outcomes → report. Each survives `JSON.stringify`; what is named in the report keeps the report's field names.
+ * Sizes are bytes, durations milliseconds, times RFC 3339 UTC, digests `sha256:<64 hex>`.
+ */
+
+/** What a user, a pipeline and the report are told about something that went wrong. */
+export interface ErrorInfo {
+  code: string;
+  message: string;
+  hint: string | null;
+}
+
+/** One cocoon-vm machine after the config, its defaults and all inventory sources are joined. */
+export interface Node {
+  name: string;
+  host: string;
+  port: number;
+  user: string;
+  pool: string;
+  identityFiles: string[];
+  knownHostsFiles: string[];
+  connectTimeoutMs: number;
+  cocoon: CocoonSettings;
+}
+
+/** Where cocoon lives on a node; `runDir` and `logDir` are handed to cocoon only when set. */
+export interface CocoonSettings {
+  binary: string;
+  rootDir: string;
+  runDir: string | null;
+  logDir: string | null;
+  sudo: boolean;
+}
+
+// ---------------------------------------------------------------------------------------------- desired
+
+/** An image that the config names. `pools: null` means every pool. */
+export interface TrackedImage {
+  image: string;
+  tag: string;
+  /** The registry of an OCI image (`ghcr.io`), or null for a cloud image at epoch. */
+  registry: string | null;
+  /** The key under which a node that has no entry is reported, and that is pulled there. */
+  reference: string;
+  presence: 'required' | 'if-present';
+  pools: string[] | null;
+}
+
+/** A hot snapshot that the config names. */
+export interface TrackedSnapshot {
+  snapshot: string;
+  pools: string[] | null;
+}
+
+export type DesiredKind = 'cloud-image' | 'container-image';
+export type ContentDigestSource = 'layer' | 'manifest' | 'cache' | 'checksums' | 'node' | 'stream';
+
+/** What a registry serves now for one image and tag. Where `error` is set, digests may be null. */
+export interface Desired {
+  image: string;
+  tag: string;
+  platform: string | null;
+  reference: string;
+  kind: DesiredKind | null;
+  manifestDigest: string | null;
+  /** The digest that a node records after pulling this: never guessed, null when it cannot be known. */
+  contentDigest: string | null;
+  contentDigestSource: ContentDigestSource | null;
+  sizeBytes: number | null;
+  error: ErrorInfo | null;
+}
+
+/** `Desired` with what judging and planning need beyond the report. */
+export interface DesiredImage extends Desired {
+  /** True where the config names it; false where an entry on a node made us ask. */
+  tracked: boolean;
+  /** The disk blobs of a cloud image, in the order in which epoch joins them. */
+  blobs: { digest: string; sizeBytes: number }[];
+  /** A blob that the manifest names and epoch does not have: nothing can be pulled until it is back. */
+  missingBlob: string | null;
+  /** How cocoon stores it: as downloaded, converted (then its bytes prove nothing), or not known. */
+  stored: 'as-is' | 'converted' | null;
+  /** Sentences for people about this image: ambiguity of its URL, contradictions of the artifact. */
+  notes: string[];
+}
+
+/** What epoch says about one snapshot: the base image that its clones need. */
+export interface DesiredSnapshot {
+  snapshot: string;
+  tracked: boolean;
+  base: string | null;
+  baseDigest: string | null;
+  error: ErrorInfo | null;
+}
+
+// --------------------------------------------------------------------------------------------- observed
+
+/** One row of a node's index. */
+export interface IndexEntry {
+  reference: string;
+  type: 'cloudimg' | 'oci';
+  digest: string;
+  /** OCI entries read from the JSON store: the layers and boot layers that must be on the node; else empty or null. */
+  layers: string[];
+  kernelLayer: string | null;
+  initrdLayer: string | null;
+}
+
+/** A file in `cloudimg/blobs`. `header` is the hex of its first bytes, null when it is empty. */
+export interface BlobFact {
+  regular: boolean;
+  sizeBytes: number;
+  header: string | null;
+}
+
+/** One hot snapshot of a node: its record, and what lies in its data directory. */
+export interface SnapshotFact {
+  id: string;
+  name: string;
+  hypervisor: string;
+  /** The reference of the base image, and the digest that the record pins. */
+  base: string | null;
+  baseDigest: string | null;
+  baseType: 'cloudimg' | 'oci';
+  blobIds: string[];
+  pending: boolean;
+  createdAt: string;
+  /** False for a name whose record is gone. */
+  recorded: boolean;
+  dataDir: string | null;
+  /** Name → size of the files in the data directory; null when the directory is not there. */
+  files: Record<string, number> | null;
+  /** Why its own configuration cannot be used, or null. */
+  unusable: string | null;
+  /** The absolute path in the header of `overlay.qcow2`: what the hypervisor will open. */
+  backing: string | null;
+  /** Absolute paths of firmware, kernel and initrd that no image brings. */
+  bootFiles: string[];
+  /** Absolute paths of the layers, kernel and initrd of an OCI base. */
+  layerFiles: string[];
+}
+
+export type FileState = 'file' | 'empty' | 'absent';
+
+/** The validated facts of one node: one probe. */
+export interface Observed {
+  cocoonVersion: string;
+  architecture: string;
+  indexSource: 'json' | 'sqlite' | 'none';
+  freeBytes: number;
+  entries: IndexEntry[];
+  /** References that two live stores map to different digests (contract B.7). */
+  conflicts: string[];
+  blobs: Record<string, BlobFact>;
+  /** Every file outside `cloudimg/blobs` that an entry or a snapshot needs, by absolute path. */
+  files: Record<string, FileState>;
+  snapshots: SnapshotFact[];
+  /** Sentences for people: a stray index beside the live one, an empty node. */
+  notes: string[];
+}
+
+export type NodeStatus = 'observed' | 'unreachable' | 'unreadable';
+
+/** A node and what came of reading it. */
+export interface Observation {
+  node: Node;
+  status: NodeStatus;
+  observed: Observed | null;
+  error: ErrorInfo | null;
+  durationMs: number;
+}
+
+// --------------------------------------------------------------------------------------------- verdicts
+
+export const IMAGE_VERDICTS = [
+  'unmanaged',
+  'unknown',
+  'missing',
+  'absent',
+  'stale',
+  'blob-missing',
+  'blob-corrupt',
+  'in-sync',
+] as const;
+export type ImageVerdict = (typeof IMAGE_VERDICTS)[number];
+
+export const SNAPSHOT_VERDICTS = [
+  'unknown',
+  'not-on-node',
+  'pending',
+  'broken',
+  'base-corrupt',
+  'base-drifted',
+  'base-restorable',
+  'base-missing',
+  'base-lost',
+  'base-at-risk',
+  'clonable',
+] as const;
+export type SnapshotVerdict = (typeof SNAPSHOT_VERDICTS)[number];
+
+export type Outcome = 'healed' | 'failed' | 'skipped' | 'superseded';
+
+export interface Step {
+  step: 'pull' | 'verify' | 'clone';
+  /** Null where there was nothing to test. */
+  ok: boolean | null;
+  durationMs: number;
+  error: ErrorInfo | null;
+}
+
+/** One row of the report per node and image. */
+export interface ImageRow {
+  reference: string;
+  image: string | null;
+  tag: string | null;
+  type: 'cloudimg' | 'oci';
+  verdict: ImageVerdict;
+  have: string | null;
+  want: string | null;
+  plan: 'pull' | null;
+  wave: number | null;
+  reason: string | null;
+  error: ErrorInfo | null;
+  commands: string[];
+  outcome: Outcome | null;
+  after: string | null;
+  steps: Step[];
+}
+
+/** One row of the report per node and snapshot. */
+export interface SnapshotRow {
+  snapshot: string;
+  id: string | null;
+  verdict: SnapshotVerdict;
+  base: string | null;
+  baseDigest: string | null;
+  baseVerdict: SnapshotVerdict | null;
+  plan: 'pull' | null;
+  wave: number | null;
+  reason: string | null;
+  error: ErrorInfo | null;
+  commands: string[];
+  outcome: Outcome | null;
+  steps: Step[];
+}
+
+/** A node's verdicts. */
+export interface NodeVerdicts {
+  node: string;
+  images: ImageRow[];
+  snapshots: SnapshotRow[];
+}
+
+// ------------------------------------------------------------------------------------------------- plan
+
+/** What the operator allows a run to do. */
+export interface Policy {
+  canary: number;
+  maxPulls: number;
+  maxFailures: Limit;
+  pullTimeoutMs: number;
+  pullRetries: number;
+  minFreeBytes: number;
+  clone: CloneMode;
+}
+
+export type CloneMode = 'none' | 'files' | 'vm';
+
+/** A count, or a share of the planned actions in percent (rounded up). */
+export interface Limit {
+  value: number;
+  percent: boolean;
+}
+
+/** One pull on one node. */
+export interface Action {
+  node: string;
+  reference: string;
+  image: string;
+  tag: string;
+  /** The content digest that epoch served when the plan was made. */
+  want: string;
+  sizeBytes: number;
+  /** 0 for the canary nodes of an image, 1 for all others. */
+  wave: number;
+  /** Set where the action is in the plan but cannot begin. */
+  blocked: ErrorInfo | null;
+}
+
+/** What came of one action. */
+export interface ActionResult {
+  node: string;
+  reference: string;
+  outcome: Outcome;
+  reason: string | null;
+  error: ErrorInfo | null;
+  after: string | null;
+  steps: Step[];
+}
+
+// ----------------------------------------------------------------------------------------------- report
+
+export interface NodeReport {
+  name: string;
+  host: string;
+  pool: string;
+  status: NodeStatus;
+  error: ErrorInfo | null;
+  cocoonVersion: string | null;
+  indexSource: 'json' | 'sqlite' | 'none' | null;
+  freeBytes: number | null;
+  durationMs: number;
+  notes: string[];
+  images: ImageRow[];
+  snapshots: SnapshotRow[];
+}
+
+export type RunMode = 'run' | 'dry-run';
+
+export interface Report {
+  schemaVersion: 1;
+  tool: { name: string; version: string };
+  run: {
+    id: string;
+    mode: RunMode;
+    startedAt: string;
+    finishedAt: string;
+    exitCode: number;
+    error: ErrorInfo | null;
+    shard: null;
+  };
+  desired: Desired[];
+  snapshots: { snapshot: string; base: string | null; baseDigest: string | null; error: ErrorInfo | null }[];
+  nodes: NodeReport[];
+  gate: null;
+  summary: {
+    nodes: { total: number; observed: number; unreachable: number; unreadable: number };
+    images: Record<ImageVerdict, number>;
+    snapshots: Record<SnapshotVerdict, number>;
+    actions: { planned: number; healed: number; superseded: number; failed: number; skipped: number };
+  };
+}

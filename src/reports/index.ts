@@ -1,0 +1,23 @@
+/** The formats: each is a function of the report alone, loaded when asked for. */
+import type { Report } from '../core/types.ts';
+
+/** How people want their text; formats for machines ignore it. */
+export interface RenderOptions {
+  color: boolean;
+  verbose: boolean;
+  /** The verdict in words and nothing else. */
+  brief: boolean;
+}
+
+export const FORMATS = ['table', 'json'] as const;
+export type Format = (typeof FORMATS)[number];
+
+const renderers: Record<Format, () => Promise<(report: Report, options: RenderOptions) => string>> = {
+  table: async () => (await import('./table.ts')).renderTable,
+  json: async () => (await import('./json.ts')).renderJson,
+};
+
+/** Report → text that ends with a newline. */
+export async function render(format: Format, report: Report, options: RenderOptions): Promise<string> {
+  return (await renderers[format]())(report, options);
+}

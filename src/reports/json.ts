@@ -1,0 +1,6 @@
+/** The report as it is: `config/report.schema.json` describes it. */
+import type { Report } from '../core/types.ts';
+
+export function renderJson(report: Report): string {
+  return `${JSON.stringify(report, null, 2)}\n`;
+}
