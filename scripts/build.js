@@ -1,29 +1,40 @@
-// Bundles the program into dist/ and the test fleet into test/fleet/dist/. Packages stay external: they are installed anyway.
+// Bundles the program into dist/ and the test fleet into test/fleet/dist/. Packages stay external: they are installed
+// anyway. Each folder is built beside the old one and then takes its place, so that what runs meanwhile finds it whole.
 import { build } from 'esbuild';
-import { chmod, copyFile, readdir, rm } from 'node:fs/promises';
+import { chmod, copyFile, readdir, rename, rm } from 'node:fs/promises';
 
 const root = new URL('..', import.meta.url).pathname;
-const common = {
-  absWorkingDir: root,
-  bundle: true,
-  format: 'esm',
-  platform: 'node',
-  target: 'node20.19',
-  packages: 'external',
-  splitting: true,
-  sourcemap: true,
-  logLevel: 'warning',
-};
 
-await Promise.all([
-  rm(`${root}dist`, { recursive: true, force: true }),
-  rm(`${root}test/fleet/dist`, { recursive: true, force: true }),
-]);
-await Promise.all([
-  build({ ...common, entryPoints: ['src/cli/main.ts'], outdir: 'dist' }),
-  build({ ...common, entryPoints: ['test/fleet/cocoon.ts', 'test/fleet/fleet.ts', 'test/fleet/demo.ts'], outdir: 'test/fleet/dist' }),
-]);
-for (const file of await readdir(`${root}src/adapters`)) {
-  if (file.endsWith('.sh')) await copyFile(`${root}src/adapters/${file}`, `${root}dist/${file}`);
+async function bundle(folder, entryPoints, finish) {
+  const fresh = `${root}${folder}.new`;
+  const old = `${root}${folder}.old`;
+  await Promise.all([fresh, old].map((dir) => rm(dir, { recursive: true, force: true })));
+  await build({
+    absWorkingDir: root,
+    entryPoints,
+    outdir: fresh,
+    bundle: true,
+    splitting: true,
+    format: 'esm',
+    platform: 'node',
+    target: 'node20.19',
+    packages: 'external',
+    sourcemap: true,
+    logLevel: 'warning',
+  });
+  await finish(fresh);
+  await rename(`${root}${folder}`, old).catch(() => undefined); // there is none the first time
+  await rename(fresh, `${root}${folder}`);
+  await rm(old, { recursive: true, force: true });
 }
-await Promise.all([chmod(`${root}dist/main.js`, 0o755), chmod(`${root}test/fleet/dist/cocoon.js`, 0o755)]);
+
+await bundle('dist', ['src/cli/main.ts'], async (dir) => {
+  const scripts = (await readdir(`${root}src/adapters`)).filter((name) => name.endsWith('.sh'));
+  await Promise.all(scripts.map((name) => copyFile(`${root}src/adapters/${name}`, `${dir}/${name}`)));
+  await chmod(`${dir}/main.js`, 0o755);
+});
+await bundle(
+  'test/fleet/dist',
+  ['cocoon', 'fleet', 'demo'].map((name) => `test/fleet/${name}.ts`),
+  async (dir) => await chmod(`${dir}/cocoon.js`, 0o755),
+);

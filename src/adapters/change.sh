@@ -113,7 +113,9 @@ guarded() {
 }
 
 cocoon() {
-  as_root timeout 60 "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} "$@"
+  set -- "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} "$@"
+  if [ "$sudo" = yes ]; then set -- sudo -n "$@"; fi
+  timeout 60 "$@"
 }
 
 # Stopping first spares the wait for a guest that does not listen; a VM that is not there is removed already.

@@ -79,7 +79,8 @@ function endOf(lines: string[][], node: Node): { code: number; why: string } | n
   const host = node.name;
   for (const [word, value = '', why = ''] of lines) {
     if (word === 'locked') throw fault('LOCKED', { host, by: 'another reconcile is changing this node' });
-    if (word === 'busy') throw fault('LOCKED', { host, by: `the same image is being pulled there already (process ${value})` });
+    if (word === 'busy')
+      throw fault('LOCKED', { host, by: `the same image is being pulled there already (process ${value})` });
     if (word === 'ended') return { code: Number(value), why };
   }
   return null;
@@ -113,7 +114,14 @@ export async function cloneCanary(
   const { name, snapshot, extraArgs } = canary;
   const failed = (why: string): ErrorInfo => infoOf(fault('CLONE_FAILED', { host: node.name, snapshot, why }));
   try {
-    const { lines, stderr } = await change(connection, node, 'canary', [name, snapshot, ...extraArgs], timeoutMs, signal);
+    const { lines, stderr } = await change(
+      connection,
+      node,
+      'canary',
+      [name, snapshot, ...extraArgs],
+      timeoutMs,
+      signal,
+    );
     const ended = endOf(lines, node);
     const state = lines.find(([word]) => word === 'state')?.[1];
     const clone =
@@ -142,7 +150,14 @@ async function removeAgain(connect: () => Promise<Connection>, node: Node, name:
   try {
     const connection = await connect();
     try {
-      const { lines, stderr } = await change(connection, node, 'remove', [name], GRACE_MS, AbortSignal.timeout(2 * GRACE_MS));
+      const { lines, stderr } = await change(
+        connection,
+        node,
+        'remove',
+        [name],
+        GRACE_MS,
+        AbortSignal.timeout(2 * GRACE_MS),
+      );
       const gone = lines.some(([word, removed]) => word === 'removed' && removed === name);
       return gone ? null : leftBehind(node, name, lines.flat().join(' ') || lastLines(stderr));
     } finally {

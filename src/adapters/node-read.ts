@@ -24,7 +24,12 @@ function probeScript(): string {
  * @param timeoutMs deadline of the command
  * @throws ReconcileError NODE_* where the node cannot be read, SSH_* where the connection fails
  */
-export async function readNode(connection: Connection, node: Node, timeoutMs: number, signal: AbortSignal): Promise<Observed> {
+export async function readNode(
+  connection: Connection,
+  node: Node,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<Observed> {
   const nonce = randomBytes(8).toString('hex');
   const { binary, rootDir, sudo } = node.cocoon;
   const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, binary, rootDir];
@@ -37,7 +42,11 @@ export async function readNode(connection: Connection, node: Node, timeoutMs: nu
   });
   const answer = result.stdout.toString('utf8');
   if (sudo && result.code !== 0 && !answer.includes(nonce)) {
-    throw fault('NODE_PERMISSION_DENIED', { host: node.name, user: node.user, what: result.stderr.trim() || 'sudo refused' });
+    throw fault('NODE_PERMISSION_DENIED', {
+      host: node.name,
+      user: node.user,
+      what: result.stderr.trim() || 'sudo refused',
+    });
   }
   return parseProbe(answer, nonce, node, result.stderr);
 }
@@ -124,7 +133,8 @@ function tokenise(lines: string[], host: string): RawAnswer {
     const space = line.indexOf(' ');
     const key = space === -1 ? line : line.slice(0, space);
     const rest = space === -1 ? '' : line.slice(space + 1);
-    const invalid = (): ReconcileError => fault('NODE_ANSWER_INVALID', { host, what: `line ${i + 1}: ${line.slice(0, 120)}` });
+    const invalid = (): ReconcileError =>
+      fault('NODE_ANSWER_INVALID', { host, what: `line ${i + 1}: ${line.slice(0, 120)}` });
     switch (key) {
       case 'machine':
         raw.machine = rest;
@@ -160,7 +170,8 @@ function tokenise(lines: string[], host: string): RawAnswer {
           .slice(i + 1, end)
           .map((marked) => marked.slice(1))
           .join('\n');
-        if (content.length > MAX_FILE_CHARACTERS) throw fault('NODE_ANSWER_INVALID', { host, what: `${rest} is larger than 8 MiB` });
+        if (content.length > MAX_FILE_CHARACTERS)
+          throw fault('NODE_ANSWER_INVALID', { host, what: `${rest} is larger than 8 MiB` });
         (directory?.texts ?? raw.texts)[rest] = content;
         i = end - 1;
         break;
@@ -168,7 +179,8 @@ function tokenise(lines: string[], host: string): RawAnswer {
       case 'blob': {
         const [, type, bytes, name] = /^(.) (\d+) ([0-9a-f]{64})\.qcow2$/.exec(rest) ?? [];
         // A name that is no digest is no blob: a file set aside, or a stranger's.
-        if (name !== undefined) raw.blobs[name] = { regular: type === 'f', sizeBytes: number(bytes as string, invalid), header: null };
+        if (name !== undefined)
+          raw.blobs[name] = { regular: type === 'f', sizeBytes: number(bytes as string, invalid), header: null };
         break;
       }
       case 'head': {
@@ -211,11 +223,16 @@ function number(digits: string, invalid: () => Error): number {
 }
 
 function observedFrom(raw: RawAnswer, node: Node): Observed {
-  if (raw.freeBytes === null) throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
+  if (raw.freeBytes === null)
+    throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
   const json = jsonEntries(raw);
   const stored = raw.sqlite ? listedEntries(raw) : null;
   const entries = stored ?? json;
-  const indexSource = raw.sqlite ? 'sqlite' : 'cloudimg' in raw.texts || 'oci' in raw.texts || 'snapshots' in raw.texts ? 'json' : 'none';
+  const indexSource = raw.sqlite
+    ? 'sqlite'
+    : 'cloudimg' in raw.texts || 'oci' in raw.texts || 'snapshots' in raw.texts
+      ? 'json'
+      : 'none';
   const notes: string[] = [];
   if (stored !== null && json.length > 0) notes.push('a JSON index lies beside meta.db, which is the one that counts');
   if (indexSource === 'none') notes.push('cocoon has no store there yet');
@@ -237,7 +254,9 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
 /** References that both live stores know, with different digests (contract B.7). */
 function conflictsOf(stored: IndexEntry[], json: IndexEntry[]): string[] {
   return stored
-    .filter((entry) => json.some((o) => o.reference === entry.reference && o.type === entry.type && o.digest !== entry.digest))
+    .filter((entry) =>
+      json.some((o) => o.reference === entry.reference && o.type === entry.type && o.digest !== entry.digest),
+    )
     .map((entry) => entry.reference);
 }
 
@@ -314,19 +333,23 @@ interface SnapshotRecord {
 
 function jsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
   const file = 'snapshot/db/snapshots.json';
-  const rows = records(raw.texts['snapshots'], 'snapshots', file).map(
-    ([id, record, where]): SnapshotRecord => ({
-      id,
-      name: optionalText(record['name'], `${where}.name`) ?? '',
-      record,
-      dataDir: optionalText(record['data_dir'], `${where}.data_dir`),
-    }),
-  );
+  const rows = records(raw.texts['snapshots'], 'snapshots', file).map(([id, record, where]): SnapshotRecord => ({
+    id,
+    name: optionalText(record['name'], `${where}.name`) ?? '',
+    record,
+    dataDir: optionalText(record['data_dir'], `${where}.data_dir`),
+  }));
   const content = raw.texts['snapshots'];
-  const names = content === undefined ? {} : object(object(parseJson(content, file), file)['names'] ?? {}, `${file}: names`);
+  const names =
+    content === undefined ? {} : object(object(parseJson(content, file), file)['names'] ?? {}, `${file}: names`);
   const known = new Set(rows.map((row) => row.id));
   const dangling = Object.entries(names)
-    .map(([name, id]) => ({ name: text(name, `a name of ${file}`), id: text(id, `${file}: names`), record: null, dataDir: null }))
+    .map(([name, id]) => ({
+      name: text(name, `a name of ${file}`),
+      id: text(id, `${file}: names`),
+      record: null,
+      dataDir: null,
+    }))
     .filter(({ id }) => !known.has(id));
   return [...rows, ...dangling];
 }
@@ -353,7 +376,8 @@ function snapshotFact({ id, name, record, dataDir }: SnapshotRecord, raw: RawAns
     hypervisor: optionalText(fields['hypervisor'], `${where}.hypervisor`, 64) ?? 'cloud-hypervisor',
     base: optionalText(fields['image'], `${where}.image`),
     baseDigest: fields['image_digest'] === undefined ? null : digest(fields['image_digest'], `${where}.image_digest`),
-    baseType: type === 'oci' || (type !== 'cloudimg' && directory?.files['overlay.qcow2'] === undefined) ? 'oci' : 'cloudimg',
+    baseType:
+      type === 'oci' || (type !== 'cloudimg' && directory?.files['overlay.qcow2'] === undefined) ? 'oci' : 'cloudimg',
     blobIds: Object.keys(object(fields['image_blob_ids'] ?? {}, `${where}.image_blob_ids`)),
     pending: fields['pending'] === true,
     createdAt: optionalText(fields['created_at'], `${where}.created_at`, 64) ?? '',
@@ -369,7 +393,10 @@ function snapshotFact({ id, name, record, dataDir }: SnapshotRecord, raw: RawAns
  * What a clone needs beside the base blob (contract D.2 steps 13 to 15): firmware, kernel and initrd from the payload
  * of the hypervisor's own `config.json`, layers from the sidecar. What lies under cocoon's `oci` belongs to the base.
  */
-function needsOf(directory: DirectoryFact | undefined, ociDir: string): Pick<SnapshotFact, 'unusable' | 'bootFiles' | 'layerFiles'> {
+function needsOf(
+  directory: DirectoryFact | undefined,
+  ociDir: string,
+): Pick<SnapshotFact, 'unusable' | 'bootFiles' | 'layerFiles'> {
   try {
     const config = member(directory, 'config.json');
     const payload = object(config['payload'] ?? {}, 'payload');
@@ -394,4 +421,3 @@ function member(directory: DirectoryFact | undefined, name: string): JsonObject 
   const content = directory?.texts[name];
   return content === undefined ? {} : object(parseJson(content, name), name);
 }
-

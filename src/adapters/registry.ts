@@ -68,17 +68,23 @@ export function createRegistry(options: RegistryOptions): Registry {
   /** One request, tried again on 429, 5xx and lost connections. Statuses below 500 are the caller's to judge. */
   const request = async (method: 'GET' | 'HEAD', path: string, take: Take, signal: AbortSignal): Promise<Answer> => {
     const url = `${options.url}${path}`;
-    return await withRetries({ retries: options.retries, pauseMs: 300, maxPauseMs: 5000 }, signal, isTransient, async () => {
-      try {
-        const answer = await exchange(agent, options, method, url, take, signal);
-        if (answer.status === 429 || answer.status >= 500) throw new TransientStatus(answer, method, url);
-        return answer;
-      } catch (error) {
-        signal.throwIfAborted();
-        if (error instanceof ReconcileError || error instanceof TransientStatus) throw error;
-        throw fault('REGISTRY_UNREACHABLE', { method, url, cause: reasonOf(error, options.timeoutMs) }, error);
-      }
-    }, retryAfter).catch((error: unknown) => {
+    return await withRetries(
+      { retries: options.retries, pauseMs: 300, maxPauseMs: 5000 },
+      signal,
+      isTransient,
+      async () => {
+        try {
+          const answer = await exchange(agent, options, method, url, take, signal);
+          if (answer.status === 429 || answer.status >= 500) throw new TransientStatus(answer, method, url);
+          return answer;
+        } catch (error) {
+          signal.throwIfAborted();
+          if (error instanceof ReconcileError || error instanceof TransientStatus) throw error;
+          throw fault('REGISTRY_UNREACHABLE', { method, url, cause: reasonOf(error, options.timeoutMs) }, error);
+        }
+      },
+      retryAfter,
+    ).catch((error: unknown) => {
       if (!(error instanceof TransientStatus)) throw error;
       throw fault('REGISTRY_UNREACHABLE', { method, url, cause: error.message });
     });
@@ -103,7 +109,11 @@ export function createRegistry(options: RegistryOptions): Registry {
       return null;
     }
     const body = answer.body.length > 0 ? `: ${clip(answer.body.toString('utf8'), 120)}` : '';
-    return fault('REGISTRY_ANSWER_INVALID', { method, url: `${options.url}${path}`, what: `status ${answer.status}${body}` });
+    return fault('REGISTRY_ANSWER_INVALID', {
+      method,
+      url: `${options.url}${path}`,
+      what: `status ${answer.status}${body}`,
+    });
   };
 
   const tags: Registry['tags'] = async (repository, signal) => {
@@ -136,7 +146,8 @@ export function createRegistry(options: RegistryOptions): Registry {
     async blobSize(repository, blob, signal) {
       const path = `/v2/${repository}/blobs/${blob}`;
       const answer = await request('HEAD', path, { atMost: 0 }, signal);
-      if (answer.status === 200) return understood('HEAD', path, () => size(Number(answer.headers['content-length']), 'Content-Length'));
+      if (answer.status === 200)
+        return understood('HEAD', path, () => size(Number(answer.headers['content-length']), 'Content-Length'));
       const error = refused('HEAD', path, answer);
       if (error !== null) throw error;
       return null;
@@ -185,7 +196,9 @@ class TransientStatus extends Error {
 }
 
 function isTransient(error: unknown): boolean {
-  return error instanceof TransientStatus || (error instanceof ReconcileError && error.info.code === 'REGISTRY_UNREACHABLE');
+  return (
+    error instanceof TransientStatus || (error instanceof ReconcileError && error.info.code === 'REGISTRY_UNREACHABLE')
+  );
 }
 
 /** `Retry-After` in whole seconds, the only form that registries send. */
@@ -211,7 +224,8 @@ async function exchange(
     method,
     signal: AbortSignal.any([signal, AbortSignal.timeout(options.timeoutMs)]),
     headers: {
-      accept: 'application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, application/json, */*',
+      accept:
+        'application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, application/json, */*',
       ...(options.token === null ? {} : { authorization: `Bearer ${options.token}` }),
     },
   });
@@ -253,8 +267,10 @@ function sha256(bytes: Buffer): string {
 function parseManifest(answer: Answer, reference: string): Manifest {
   const computed = sha256(answer.body);
   const claimed = answer.headers['docker-content-digest'];
-  if (claimed !== undefined && claimed !== computed) throw new ShapeError('Docker-Content-Digest does not fit the body');
-  if (reference.startsWith('sha256:') && reference !== computed) throw new ShapeError('the body does not have the digest that was asked for');
+  if (claimed !== undefined && claimed !== computed)
+    throw new ShapeError('Docker-Content-Digest does not fit the body');
+  if (reference.startsWith('sha256:') && reference !== computed)
+    throw new ShapeError('the body does not have the digest that was asked for');
   const document = object(parseJson(answer.body.toString('utf8'), 'the manifest'), 'the manifest');
   const config = document['config'] === undefined ? null : object(document['config'], 'config');
   return {

@@ -141,7 +141,7 @@ export function createSsh(options: SshOptions): Ssh {
     },
     close() {
       closing.abort(new Error('the SSH client was closed'));
-      for (const connection of [...open]) connection.close();
+      for (const connection of open) connection.close();
     },
   };
 }
@@ -364,7 +364,7 @@ function connectionOver(link: Link, node: Node, log: SshOptions['log'], open: Se
     ended = unreachable(node, cause, error);
     hangUp(link);
     open.delete(connection);
-    for (const abandon of [...running]) abandon(ended);
+    for (const abandon of running) abandon(ended);
   };
   link.client.on('error', (error) => {
     log('debug', 'SSH connection failed', { node: node.name, cause: error.message });

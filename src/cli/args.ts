@@ -64,15 +64,37 @@ const NOT_BUILT_OPTIONS = [
 const DEFINITIONS = {
   config: { alias: 'c', type: 'string', requiresArg: true, describe: 'config file' },
   'dry-run': { alias: 'n', type: 'boolean', describe: 'observe, diff and plan; change nothing' },
-  image: { alias: 'i', type: 'string', array: true, requiresArg: true, describe: 'only these images (reference, repo[:tag], glob; ! excludes)' },
-  snapshot: { alias: 's', type: 'string', array: true, requiresArg: true, describe: 'only these snapshots and their bases' },
-  node: { alias: 'w', type: 'string', array: true, requiresArg: true, describe: 'only these nodes (name, node[1-20], gpu-*, @pool; ! excludes)' },
+  image: {
+    alias: 'i',
+    type: 'string',
+    array: true,
+    requiresArg: true,
+    describe: 'only these images (reference, repo[:tag], glob; ! excludes)',
+  },
+  snapshot: {
+    alias: 's',
+    type: 'string',
+    array: true,
+    requiresArg: true,
+    describe: 'only these snapshots and their bases',
+  },
+  node: {
+    alias: 'w',
+    type: 'string',
+    array: true,
+    requiresArg: true,
+    describe: 'only these nodes (name, node[1-20], gpu-*, @pool; ! excludes)',
+  },
   output: { alias: 'o', type: 'string', requiresArg: true, describe: 'table or json, on stdout' },
   clone: { type: 'string', requiresArg: true, describe: 'clone verification: none, files or vm' },
   concurrency: { type: 'string', requiresArg: true, describe: 'nodes connected at once' },
   'max-pulls': { type: 'string', requiresArg: true, describe: 'pulls at once over the whole fleet' },
   canary: { type: 'string', requiresArg: true, describe: 'nodes to heal and verify before any other is touched' },
-  'max-failures': { type: 'string', requiresArg: true, describe: 'start nothing new past this many failures (N or P%)' },
+  'max-failures': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'start nothing new past this many failures (N or P%)',
+  },
   timeout: { type: 'string', requiresArg: true, describe: 'deadline of the whole run (90s, 15m, 2h)' },
   verbose: { alias: 'v', type: 'boolean', describe: 'show every node and step' },
   quiet: { alias: 'q', type: 'boolean', describe: 'print nothing at all when the exit code is 0' },
@@ -97,7 +119,13 @@ export async function parseArgs(argv: string[], version: string): Promise<Comman
     .usage('Usage: reconcile [run] [--dry-run] [options]\n       reconcile digest REF…\n       reconcile nodes')
     .epilogue(EPILOGUE)
     .options(DEFINITIONS)
-    .parserConfiguration({ 'duplicate-arguments-array': true, 'greedy-arrays': false, 'strip-aliased': true, 'parse-numbers': false, 'parse-positional-numbers': false })
+    .parserConfiguration({
+      'duplicate-arguments-array': true,
+      'greedy-arrays': false,
+      'strip-aliased': true,
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+    })
     .strictOptions()
     .alias('help', 'h')
     .version(version)
@@ -118,7 +146,8 @@ type Words = Record<string, unknown> & { _: (string | number)[] };
 
 function usage(problem: string): Error {
   const unknown = /^Unknown arguments?: ([^,]+)/.exec(problem)?.[1];
-  const first = unknown === undefined ? (problem.split('\n')[0] as string) : `unknown option --${unknown}${nearest(unknown)}`;
+  const first =
+    unknown === undefined ? (problem.split('\n')[0] as string) : `unknown option --${unknown}${nearest(unknown)}`;
   return fault('CONFIG_INVALID', { problem: first, hint: 'reconcile --help lists what there is' });
 }
 
@@ -131,7 +160,8 @@ function refuseNotBuilt(argv: string[]): void {
   for (const word of argv) {
     if (word === '--') return;
     const name = /^--(?:no-)?([a-z-]+)/.exec(word)?.[1];
-    if (name !== undefined && NOT_BUILT_OPTIONS.includes(name)) throw usage(`option ${word.split('=')[0]} is not built yet`);
+    if (name !== undefined && NOT_BUILT_OPTIONS.includes(name))
+      throw usage(`option ${word.split('=')[0]} is not built yet`);
   }
 }
 
@@ -171,7 +201,8 @@ function commandOf(args: Words): Command {
 
 function commonOptions(args: Record<string, unknown>): CommonOptions {
   const output = single(args, 'output') ?? 'table';
-  if (['junit', 'ndjson', 'markdown', 'html', 'prometheus'].includes(output)) throw usage(`--output ${output} is not built yet`);
+  if (['junit', 'ndjson', 'markdown', 'html', 'prometheus'].includes(output))
+    throw usage(`--output ${output} is not built yet`);
   if (output !== 'table' && output !== 'json') throw usage(`--output "${output}" is none of table, json`);
   const logLevel = single(args, 'log-level');
   if (logLevel !== undefined && !LOG_LEVELS.some((level) => level === logLevel)) {
@@ -220,6 +251,7 @@ function limit(args: Record<string, unknown>, name: string): Limit | undefined {
   if (text === undefined) return undefined;
   const match = /^(\d{1,6})(%?)$/.exec(text);
   const value = Number(match?.[1]);
-  if (match === null || (match[2] === '%' && value > 100)) throw usage(`--${name} "${text}" is no number and no percentage`);
+  if (match === null || (match[2] === '%' && value > 100))
+    throw usage(`--${name} "${text}" is no number and no percentage`);
   return { value, percent: match[2] === '%' };
 }

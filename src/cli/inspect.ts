@@ -23,7 +23,9 @@ export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): P
   if (options.quiet) return 0;
   if (options.output === 'json') io.out(`${JSON.stringify({ schemaVersion: 1, tool, nodes }, null, 2)}\n`);
   else {
-    const rows = nodes.map(({ name, host, port, user, pool }) => [name, host, String(port), user, pool].map((cell) => clip(cell, 100)));
+    const rows = nodes.map(({ name, host, port, user, pool }) =>
+      [name, host, String(port), user, pool].map((cell) => clip(cell, 100)),
+    );
     io.out(`${plainTable(['NODE', 'HOST', 'PORT', 'USER', 'POOL'], rows)}\n`);
   }
   return 0;

@@ -9,11 +9,11 @@ export interface Io {
   /** Whether stdout and stderr are terminals. */
   stdoutIsTerminal: boolean;
   stderrIsTerminal: boolean;
-  out(text: string): void;
-  err(text: string): void;
+  out: (text: string) => void;
+  err: (text: string) => void;
   /** Aborted by SIGHUP, SIGINT and SIGTERM, with a ReconcileError as the reason. */
   interrupted: AbortSignal;
-  interruptedBy(): Signal | null;
+  interruptedBy: () => Signal | null;
 }
 
 /** The tool's name and version, as every report carries them. */

@@ -1,7 +1,11 @@
 /** Log lines on stderr: pretty on a terminal, JSON elsewhere. Synchronous, so that none is lost at the end. */
 import type { LogLevel } from './args.ts';
 
-export type Log = (level: 'debug' | 'info' | 'warn' | 'error', message: string, fields: Record<string, unknown>) => void;
+export type Log = (
+  level: 'debug' | 'info' | 'warn' | 'error',
+  message: string,
+  fields: Record<string, unknown>,
+) => void;
 
 /** The logging library is loaded only where there may be something to log. */
 export async function createLog(level: LogLevel, isTerminal: boolean, color: boolean): Promise<Log> {

@@ -19,7 +19,11 @@ const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
   const startedAt = new Date();
   const id = `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
-  const log = await createLog(levelOf(options), io.stderrIsTerminal, wantsColor(options.color, io, io.stderrIsTerminal));
+  const log = await createLog(
+    levelOf(options),
+    io.stderrIsTerminal,
+    wantsColor(options.color, io, io.stderrIsTerminal),
+  );
   const begun: Begun = { options, io, tool, log, id, startedAt };
   const report = await attempt(begun).catch((error: unknown) => {
     if (!(error instanceof ReconcileError)) throw error;
@@ -104,11 +108,17 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
   log('info', `reading ${count(nodes.length, 'node')}`, {});
   return {
     onNode: ({ node, status, error, durationMs }) =>
-      log('info', `${node.name}: ${status}`, { durationMs, ...(error === null ? {} : { code: error.code, error: error.message }) }),
+      log('info', `${node.name}: ${status}`, {
+        durationMs,
+        ...(error === null ? {} : { code: error.code, error: error.message }),
+      }),
     onPlan: (actions) => log('info', `planned ${count(actions.length, 'action')}`, {}),
     onStep: ({ node, reference }, { step, ok, durationMs, error }) => {
       const how = ok === null ? 'nothing to test' : ok ? 'ok' : 'failed';
-      log('info', `${node}: ${step} ${how} after ${formatDuration(durationMs)}`, { reference, ...(error === null ? {} : { code: error.code }) });
+      log('info', `${node}: ${step} ${how} after ${formatDuration(durationMs)}`, {
+        reference,
+        ...(error === null ? {} : { code: error.code }),
+      });
     },
     onResult: ({ node, reference, outcome, reason }) => log('info', `${node}: ${outcome}`, { reference, reason }),
   };
@@ -118,7 +128,12 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
 function emptyReport({ options, io, tool, id, startedAt }: Begun, error: ErrorInfo): Report {
   return assemble({
     tool,
-    run: { id, mode: options.dryRun ? 'dry-run' : 'run', startedAt: startedAt.toISOString(), finishedAt: new Date().toISOString() },
+    run: {
+      id,
+      mode: options.dryRun ? 'dry-run' : 'run',
+      startedAt: startedAt.toISOString(),
+      finishedAt: new Date().toISOString(),
+    },
     error,
     signal: io.interruptedBy(),
     desired: [],

@@ -37,7 +37,11 @@ export async function loadNodes({ file, settings }: Configured, patterns: string
   );
   const { selected, unmatched } = select(nodes, patterns);
   if (unmatched !== null) {
-    throw fault('FILTER_EMPTY', { option: '--node', value: unmatched, near: nodes.slice(0, 5).map(({ name }) => name) });
+    throw fault('FILTER_EMPTY', {
+      option: '--node',
+      value: unmatched,
+      near: nodes.slice(0, 5).map(({ name }) => name),
+    });
   }
   if (selected.length === 0) throw fault('INVENTORY_EMPTY', { filtered: true });
   return selected;

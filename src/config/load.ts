@@ -166,7 +166,7 @@ async function loadCa(config: Config, env: Env, at: PathResolver, problems: Prob
 
 function isCertificate(text: string): boolean {
   try {
-    return new X509Certificate(text).subject !== undefined;
+    return new X509Certificate(text).raw.length > 0;
   } catch {
     return false;
   }
@@ -424,7 +424,7 @@ function invalid(source: Source, problems: Problem[]): ReconcileError {
   const inFile = problems
     .filter((problem) => problem.path !== null)
     .map((problem) => ({ ...problem, offset: offsetOf(source.document, problem.path ?? [], problem.atKey ?? false) }))
-    .sort((a, b) => a.offset - b.offset)
+    .toSorted((a, b) => a.offset - b.offset)
     .map(({ path, message, offset }, i) => {
       const { line, col } = source.lines.linePos(offset);
       return `${i === 0 ? `${source.file}:` : ''}${line}:${col}: ${keyed(path, message)}`;
@@ -534,7 +534,7 @@ function unknownKeyWords(schema: z.ZodType, path: Path, key: string): string {
 
 /** The key that is a slip of the finger or two away; letters that only changed places are one slip. */
 function nearest(key: string, known: string[]): string | null {
-  const letters = (word: string): string => [...word.toLowerCase()].sort().join('');
+  const letters = (word: string): string => word.toLowerCase().split('').toSorted().join('');
   const slips = (word: string): number =>
     letters(word) === letters(key) ? 1 : distance(word.toLowerCase(), key.toLowerCase());
   const [best] = known.toSorted((a, b) => slips(a) - slips(b));

@@ -8,6 +8,9 @@ import { parseDuration, parseSize } from '../core/text.ts';
 /** A timer of Node.js that is set further ahead than this fires at once. */
 const MAX_DURATION_MS = 24 * 86_400_000;
 
+/** Of a node name or address, ranges included. */
+const MAX_NAME_CHARS = 4096;
+
 /** Keys of the interface that are not built: refused by name. List items are written `[]`. */
 export const NOT_BUILT: ReadonlySet<string> = new Set([
   'epoch.waitFor',
@@ -31,17 +34,18 @@ const duration = z
   .string({
     error: ({ input }) => (typeof input === 'number' ? `must be a duration with a unit, such as ${input}s` : undefined),
   })
-  .regex(/^(\d+(\.\d+)?(ms|s|m|h|d))+$/, { error: 'must be a duration such as 500ms, 10s or 1h30m' })
-  .transform((text) => parseDuration(text) as number)
-  .pipe(
-    z.number().gt(0, { error: 'must be longer than 0' }).max(MAX_DURATION_MS, { error: 'must be at most 24 days' }),
-  );
+  .regex(/^(\d+(\.\d+)?(ms|s|m|h|d))+$/, { error: 'must be a duration such as 500ms, 10s or 1h30m', abort: true })
+  .refine((text) => (parseDuration(text) ?? 0) > 0, { error: 'must be longer than 0' })
+  .refine((text) => (parseDuration(text) ?? 0) <= MAX_DURATION_MS, { error: 'must be at most 24 days' })
+  .transform((text) => parseDuration(text) as number);
 
 const SIZE_WORDS = 'must be a size such as 500MB or 5GiB';
+const sizeText = z
+  .string()
+  .regex(/^\d+(\.\d+)?\s*(kB|KB|MB|GB|TB|[KMGT]iB|B)?$/, { error: SIZE_WORDS, abort: true })
+  .refine((text) => Number.isSafeInteger(parseSize(text)), { error: 'is larger than any disk' });
 const size = z
-  .union([z.string().regex(/^\d+(\.\d+)?\s*(kB|KB|MB|GB|TB|[KMGT]iB|B)?$/, { error: SIZE_WORDS }), z.int().min(0)], {
-    error: SIZE_WORDS,
-  })
+  .union([sizeText, z.int().min(0)], { error: SIZE_WORDS })
   .transform((value) => (typeof value === 'number' ? value : (parseSize(value) as number)));
 
 const limit = z
@@ -58,7 +62,8 @@ const limit = z
 /** `values` are built; `later` are in the interface but not built, and refused by name. */
 function choice<const V extends string>(values: readonly V[], later: readonly string[] = []) {
   return z.enum(values, {
-    error: ({ input }) => (later.includes(input as string) ? `${input} is not built yet` : undefined),
+    error: ({ input }) =>
+      typeof input === 'string' && later.includes(input) ? `${input} is not built yet` : undefined,
   });
 }
 
@@ -130,6 +135,7 @@ function rangeProblem(text: string): string | null {
 
 function nodeNameProblem(text: string): string | null {
   if (text === '') return 'must not be empty';
+  if (text.length > MAX_NAME_CHARS) return `must have at most ${MAX_NAME_CHARS} characters`;
   if (/[\s\p{C}]/u.test(text)) return 'must not hold spaces or control characters';
   if (/^[-!@]/.test(text)) return `must not begin with "${text[0]}"`;
   if (/[*?]/.test(text)) return 'must be a name or a range such as node[1-20], no pattern';
@@ -140,6 +146,7 @@ function nodeNameProblem(text: string): string | null {
 
 function hostProblem(text: string): string | null {
   if (text === '') return 'must not be empty';
+  if (text.length > MAX_NAME_CHARS) return `must have at most ${MAX_NAME_CHARS} characters`;
   if (/[\s\p{C}]/u.test(text)) return 'must not hold spaces or control characters';
   if (text.startsWith('-')) return 'must not begin with "-"';
   if (text.includes('@')) return 'must not hold a user: use the key user';

@@ -65,7 +65,8 @@ export function contentOf(image: string, manifest: Manifest): Content {
   });
   const kind = kindOf(manifest);
   if (kind === 'snapshot') return none(null, 'this is a hot snapshot and no image');
-  if (kind === 'container-image') return none('container-image', 'this is a container image: cocoon pulls it by its OCI reference and not from /dl');
+  if (kind === 'container-image')
+    return none('container-image', 'this is a container image: cocoon pulls it by its OCI reference and not from /dl');
   if (kind === 'index') return none(null, 'this is an image index, which /dl refuses to serve');
   if (kind === 'unknown') {
     return none(null, `epoch serves an artifact of unknown kind (artifactType ${manifest.artifactType ?? 'not set'})`);

@@ -124,7 +124,13 @@ const catalog = {
     message: `${a.host}: pulling ${a.reference} took longer than ${formatDuration(a.afterMs)} and was ended`,
     hint: 'raise rollout.pullTimeout (cocoon itself gives up after 30 minutes), or see what holds cocoon up there',
   }),
-  VERIFY_MISMATCH: (a: { host: string; reference: string; have: string | null; want: string; detail: string }): Words => ({
+  VERIFY_MISMATCH: (a: {
+    host: string;
+    reference: string;
+    have: string | null;
+    want: string;
+    detail: string;
+  }): Words => ({
     message: `${a.host}: after the pull ${a.reference} is ${shortDigest(a.have)} and not ${shortDigest(a.want)}: ${a.detail}`,
     hint: 'epoch ends a download cleanly when a blob fails in the middle: look at its log, then run again',
   }),
@@ -183,4 +189,3 @@ export function infoOf(error: unknown): ErrorInfo {
   if (error instanceof ReconcileError) return error.info;
   return errorInfo('INTERNAL', { problem: error instanceof Error ? (error.stack ?? error.message) : String(error) });
 }
-

@@ -32,7 +32,11 @@ export function judgeImages(served: Served, observation: Observation): ImageRow[
   const tracked = served.tracked.filter((image) => image.pools === null || image.pools.includes(node.pool));
   if (observed === null) {
     return tracked.map((image) =>
-      row(trackedBase(image, null), { verdict: 'unknown', reason: 'the node could not be read', error: observation.error }),
+      row(trackedBase(image, null), {
+        verdict: 'unknown',
+        reason: 'the node could not be read',
+        error: observation.error,
+      }),
     );
   }
   const rows = observed.entries.map((entry) => withNotes(served, judgeEntry(served, node, observed, entry)));
@@ -69,14 +73,23 @@ function judgeEntry(served: Served, node: Node, observed: Observed, entry: Index
     return row(base, { verdict: 'unknown', reason: desired.error?.message ?? null, error: desired.error });
   }
   if (entry.digest !== desired.contentDigest) {
-    return withRefresh(node, observed, desired, row(base, { verdict: 'stale', reason: `epoch serves ${shortDigest(desired.contentDigest)} now` }));
+    return withRefresh(
+      node,
+      observed,
+      desired,
+      row(base, { verdict: 'stale', reason: `epoch serves ${shortDigest(desired.contentDigest)} now` }),
+    );
   }
   const blob = blobState(observed.blobs[hexOf(entry.digest)], desired, served.depth);
   if (blob.state === 'absent') {
     return withRefresh(node, observed, desired, row(base, { verdict: 'blob-missing', reason: blob.why }));
   }
   if (blob.state === 'corrupt') {
-    return row(base, { verdict: 'blob-corrupt', reason: blob.why, commands: replaceCommands(node.cocoon, entry.reference, entry.digest) });
+    return row(base, {
+      verdict: 'blob-corrupt',
+      reason: blob.why,
+      commands: replaceCommands(node.cocoon, entry.reference, entry.digest),
+    });
   }
   if (blob.state === 'unproven') return row(base, { verdict: 'unknown', reason: blob.why });
   return row(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
@@ -166,7 +179,8 @@ export function needsStoredForm(served: Served, observations: Observation[]): nu
     if (observed === null) continue;
     for (const [place, desired] of served.desired.entries()) {
       if (desired.contentDigest === null || desired.stored !== null) continue;
-      if (blobState(observed.blobs[hexOf(desired.contentDigest)], desired, served.depth).state === 'unproven') places.add(place);
+      if (blobState(observed.blobs[hexOf(desired.contentDigest)], desired, served.depth).state === 'unproven')
+        places.add(place);
     }
   }
   return [...places];
@@ -178,9 +192,13 @@ function whyUnmanaged(served: Served, observed: Observed, entry: IndexEntry): st
     download: 'no tracked tag covers it',
     immutable: 'it names content by its digest, which never goes stale',
     'foreign-url': 'the URL is not of this epoch',
-    name: entry.type === 'oci' ? 'no tracked tag covers it' : 'it was imported under a name that nothing ties to an artifact',
+    name:
+      entry.type === 'oci'
+        ? 'no tracked tag covers it'
+        : 'it was imported under a name that nothing ties to an artifact',
   }[meaning.kind];
-  const absent = entry.type === 'cloudimg' && blobState(observed.blobs[hexOf(entry.digest)], null, 'presence').state === 'absent';
+  const absent =
+    entry.type === 'cloudimg' && blobState(observed.blobs[hexOf(entry.digest)], null, 'presence').state === 'absent';
   return absent ? `${why}; its blob is missing` : why;
 }
 

@@ -14,7 +14,8 @@ export function parseJson(text: string, where: string): unknown {
 }
 
 export function object(value: unknown, where: string): JsonObject {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new ShapeError(`${where} is no object`);
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new ShapeError(`${where} is no object`);
   return value as JsonObject;
 }
 
@@ -28,7 +29,8 @@ export function array(value: unknown, where: string, max: number): unknown[] {
 export function text(value: unknown, where: string, max = 2048): string {
   if (typeof value !== 'string') throw new ShapeError(`${where} is no string`);
   // oxlint-disable-next-line no-control-regex -- refusing control characters is the point
-  if (value.length > max || /[\x00-\x1f\x7f-\x9f]/.test(value)) throw new ShapeError(`${where} is too long or holds control characters`);
+  if (value.length > max || /[\x00-\x1f\x7f-\x9f]/.test(value))
+    throw new ShapeError(`${where} is too long or holds control characters`);
   return value;
 }
 
@@ -39,11 +41,13 @@ export function optionalText(value: unknown, where: string, max = 2048): string 
 
 /** A whole number from 0 up. */
 export function size(value: unknown, where: string): number {
-  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw new ShapeError(`${where} is no size`);
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0)
+    throw new ShapeError(`${where} is no size`);
   return value;
 }
 
 export function digest(value: unknown, where: string): string {
-  if (typeof value !== 'string' || !/^sha256:[0-9a-f]{64}$/.test(value)) throw new ShapeError(`${where} is no sha256 digest`);
+  if (typeof value !== 'string' || !/^sha256:[0-9a-f]{64}$/.test(value))
+    throw new ShapeError(`${where} is no sha256 digest`);
   return value;
 }

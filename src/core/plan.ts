@@ -45,12 +45,14 @@ export function planActions(
 function imageOf(desired: DesiredImage[], covers: Record<string, number>, reference: string): DesiredImage {
   const place = covers[reference];
   const image = place === undefined ? undefined : desired[place];
-  if (image === undefined || image.contentDigest === null) throw new Error(`no content digest to pull for ${reference}`);
+  if (image === undefined || image.contentDigest === null)
+    throw new Error(`no content digest to pull for ${reference}`);
   return image;
 }
 
 function roomOn(observation: Observation | undefined): { host: string; free: number } {
-  if (observation === undefined || observation.observed === null) throw new Error('an action on a node that was not read');
+  if (observation === undefined || observation.observed === null)
+    throw new Error('an action on a node that was not read');
   return { host: observation.node.name, free: observation.observed.freeBytes };
 }
 

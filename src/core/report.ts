@@ -94,7 +94,18 @@ export function assemble(parts: Parts): Report {
 export function publicDesired(image: DesiredImage): Desired {
   const { image: name, tag, platform, reference, kind, manifestDigest, contentDigest, contentDigestSource } = image;
   const { sizeBytes, error } = image;
-  return { image: name, tag, platform, reference, kind, manifestDigest, contentDigest, contentDigestSource, sizeBytes, error };
+  return {
+    image: name,
+    tag,
+    platform,
+    reference,
+    kind,
+    manifestDigest,
+    contentDigest,
+    contentDigestSource,
+    sizeBytes,
+    error,
+  };
 }
 
 function nodeReport(observation: Observation, verdicts: NodeVerdicts | undefined): NodeReport {

@@ -82,7 +82,8 @@ function snapshotNames({ snapshot }: { snapshot: string }): string[] {
 /** The names of the image behind a base reference, as far as a row tells them. */
 function basesByReference({ verdicts, desired }: Selection): (base: string | null) => string[] {
   const names = new Map<string, string[]>();
-  for (const row of [...desired, ...verdicts.flatMap(({ images }) => images)]) names.set(row.reference, imageNames(row));
+  for (const row of [...desired, ...verdicts.flatMap(({ images }) => images)])
+    names.set(row.reference, imageNames(row));
   return (base) => (base === null ? [] : (names.get(base) ?? [base]));
 }
 

@@ -65,14 +65,18 @@ function judgeLocal(served: Served, node: Node, observed: Observed, fact: Snapsh
   if (hex === null) {
     return observed.files[backing] === 'file'
       ? say('clonable', `its base lies outside this node's root directory, at ${backing}`)
-      : say('broken', `its overlay opens ${backing}, which is under another root directory: pulling images does not help`);
+      : say(
+          'broken',
+          `its overlay opens ${backing}, which is under another root directory: pulling images does not help`,
+        );
   }
   const digest = `sha256:${hex}`;
   const desired = fact.base === null ? null : coveredBy(served, fact.base);
   const serving = desired?.contentDigest === digest ? desired : yielding(served, digest);
   const blob = blobState(observed.blobs[hex], serving, served.depth);
   const pinned = { baseDigest: digest };
-  if (blob.state === 'absent') return say(...baseGone(desired, digest, blob), { ...pinned, ...planFor(desired, digest) });
+  if (blob.state === 'absent')
+    return say(...baseGone(desired, digest, blob), { ...pinned, ...planFor(desired, digest) });
   if (blob.state === 'corrupt') return say('base-corrupt', blob.why, pinned);
   if (blob.state === 'unproven') return say('unknown', `its base: ${blob.why}`, pinned);
   return say('clonable', movedOn(desired, digest), pinned);
@@ -109,7 +113,10 @@ type Say = (verdict: SnapshotVerdict, reason: string | null, rest?: Partial<Snap
 function judgeOciBase(observed: Observed, fact: SnapshotFact, say: Say): SnapshotRow {
   const gone = fact.layerFiles.filter((path) => observed.files[path] !== 'file');
   if (gone.length === 0) return say('clonable', null);
-  return say('base-missing', `${gone.length} of ${fact.layerFiles.length} layers of its base are not there: ${gone[0]}`);
+  return say(
+    'base-missing',
+    `${gone.length} of ${fact.layerFiles.length} layers of its base are not there: ${gone[0]}`,
+  );
 }
 
 /**
@@ -125,7 +132,8 @@ function faultOf(observed: Observed, fact: SnapshotFact): string | null {
   const lacking = needed.find((name) => !((files[name] ?? 0) > 0));
   if (lacking !== undefined) return `its file ${lacking} is missing`;
   if (fact.hypervisor !== 'firecracker') {
-    if (!Object.keys(files).some((name) => name.startsWith('memory-range'))) return 'its memory is missing (memory-ranges)';
+    if (!Object.keys(files).some((name) => name.startsWith('memory-range')))
+      return 'its memory is missing (memory-ranges)';
     if (files['cocoon.json'] === undefined && needsSidecar(observed.cocoonVersion)) {
       return 'it was made before cocoon v0.3.8 and has no cocoon.json: bake it again';
     }
@@ -165,13 +173,24 @@ function judgeRemote(served: Served, hot: ServedSnapshots, observed: Observed, s
   const wanted = hot.snapshots.find((s) => s.snapshot === snapshot);
   const { base = null, baseDigest = null } = wanted ?? {};
   const say = (baseVerdict: SnapshotVerdict | null, reason: string, rest: Partial<SnapshotRow> = {}): SnapshotRow =>
-    row(snapshot, { verdict: 'not-on-node', base, baseDigest, baseVerdict, reason: `not fetched yet; ${reason}`, ...rest });
+    row(snapshot, {
+      verdict: 'not-on-node',
+      base,
+      baseDigest,
+      baseVerdict,
+      reason: `not fetched yet; ${reason}`,
+      ...rest,
+    });
   if (base === null || baseDigest === null) {
     const error = wanted?.error ?? null;
     return say('unknown', error?.message ?? 'what it needs is not known', { error });
   }
   const desired = coveredBy(served, base);
-  const blob = blobState(observed.blobs[baseDigest.slice('sha256:'.length)], yielding(served, baseDigest), served.depth);
+  const blob = blobState(
+    observed.blobs[baseDigest.slice('sha256:'.length)],
+    yielding(served, baseDigest),
+    served.depth,
+  );
   if (blob.state === 'sound') return say('clonable', 'its base is there');
   if (blob.state === 'corrupt') return say('base-corrupt', blob.why ?? '');
   if (blob.state === 'unproven') return say('unknown', blob.why ?? '');

@@ -12,16 +12,7 @@ import { failureBudget } from '../core/plan.ts';
 import { hexOf, localSnapshotName } from '../core/reference.ts';
 import { judgeSnapshots, type ServedSnapshots } from '../core/snapshots.ts';
 import { shortDigest } from '../core/text.ts';
-import type {
-  Action,
-  ActionResult,
-  ErrorInfo,
-  Node,
-  Observed,
-  Policy,
-  SnapshotRow,
-  Step,
-} from '../core/types.ts';
+import type { Action, ActionResult, ErrorInfo, Node, Observed, Policy, SnapshotRow, Step } from '../core/types.ts';
 import { READ_TIMEOUT_MS } from './observe.ts';
 import type { Resolver } from './resolve.ts';
 
@@ -35,10 +26,10 @@ export interface ApplyContext {
   vm: { snapshot: string | null; timeoutMs: number; nodes: 'canary' | 'healed'; extraArgs: string[] };
   runId: string;
   /** A resolver that has not asked epoch anything yet: what it says is what epoch serves at this moment. */
-  resolver(): Resolver;
+  resolver: () => Resolver;
   signal: AbortSignal;
-  onStep(action: Action, step: Step): void;
-  onResult(result: ActionResult): void;
+  onStep: (action: Action, step: Step) => void;
+  onResult: (result: ActionResult) => void;
 }
 
 /** How a run is going: what decides whether the next action may start. */
@@ -73,7 +64,10 @@ export async function applyPlan(actions: Action[], context: ApplyContext): Promi
         const run = before.then(async () => {
           await queue.add(async () => {
             const why = whyNotNow(action, progress, budget, signal);
-            const result = why === null ? await applyAction(action, byName.get(action.node) as Node, context, progress) : skipped(action, why);
+            const result =
+              why === null
+                ? await applyAction(action, byName.get(action.node) as Node, context, progress)
+                : skipped(action, why);
             if (result.outcome === 'failed') progress.failures += 1;
             results.set(action, result);
             context.onResult(result);
@@ -103,9 +97,16 @@ function whyNotNow(action: Action, progress: Progress, budget: number, signal: A
 function stopUnhealed(wave: Action[], results: Map<Action, ActionResult>, progress: Progress): void {
   for (const action of wave) {
     const result = results.get(action);
-    if (result === undefined || result.outcome === 'healed' || result.outcome === 'superseded' || action.blocked !== null) continue;
+    if (
+      result === undefined ||
+      result.outcome === 'healed' ||
+      result.outcome === 'superseded' ||
+      action.blocked !== null
+    )
+      continue;
     const key = imageKey(action);
-    if (!progress.stopped.has(key)) progress.stopped.set(key, `its canary ${action.node} was not healed: ${result.outcome}`);
+    if (!progress.stopped.has(key))
+      progress.stopped.set(key, `its canary ${action.node} was not healed: ${result.outcome}`);
   }
 }
 
@@ -119,7 +120,11 @@ function skipped(action: Action, error: ErrorInfo): ActionResult {
 }
 
 /** Runs one step and keeps a record of it. `problemOf` finds an error in what the work returned without throwing. */
-type RunStep = <T>(name: Step['step'], work: () => Promise<T>, problemOf?: (value: T) => ErrorInfo | null) => Promise<T>;
+type RunStep = <T>(
+  name: Step['step'],
+  work: () => Promise<T>,
+  problemOf?: (value: T) => ErrorInfo | null,
+) => Promise<T>;
 
 function stepRecorder(action: Action, context: ApplyContext, steps: Step[]): RunStep {
   return async (step, work, problemOf = () => null) => {
@@ -143,7 +148,12 @@ function stepRecorder(action: Action, context: ApplyContext, steps: Step[]): Run
 }
 
 /** Look once more, pull, verify, clone; never throws. */
-async function applyAction(action: Action, node: Node, context: ApplyContext, progress: Progress): Promise<ActionResult> {
+async function applyAction(
+  action: Action,
+  node: Node,
+  context: ApplyContext,
+  progress: Progress,
+): Promise<ActionResult> {
   const steps: Step[] = [];
   const step = stepRecorder(action, context, steps);
   const base = { node: action.node, reference: action.reference, steps };
@@ -158,7 +168,11 @@ async function applyAction(action: Action, node: Node, context: ApplyContext, pr
     after = healed.have;
     if (healed.problem !== null) throw new ReconcileError(healed.problem);
     if (context.policy.clone !== 'none') {
-      await step('clone', async () => await verifyClones(action, node, opened, context, healed), (problem) => problem);
+      await step(
+        'clone',
+        async () => await verifyClones(action, node, opened, context, healed),
+        (problem) => problem,
+      );
     }
     const superseded = healed.now !== action.want;
     const reason = superseded
@@ -208,7 +222,11 @@ async function refresh(
       retries -= 1;
       continue;
     }
-    const found = await step('verify', async () => await verify(action, node, connection, context), (v) => v.problem);
+    const found = await step(
+      'verify',
+      async () => await verify(action, node, connection, context),
+      (v) => v.problem,
+    );
     if (found.problem === null) return found;
     const isOvertaken = found.now !== action.want && found.have === action.want;
     if (isOvertaken && !moved) {
@@ -242,7 +260,8 @@ async function verify(action: Action, node: Node, connection: Connection, contex
     readNode(connection, node, READ_TIMEOUT_MS, context.signal),
   ]);
   const now = desired.contentDigest;
-  if (now === null) throw new ReconcileError(desired.error ?? errorInfo('INTERNAL', { problem: 'no digest and no error' }));
+  if (now === null)
+    throw new ReconcileError(desired.error ?? errorInfo('INTERNAL', { problem: 'no digest and no error' }));
   const have = observed.entries.find((e) => e.reference === action.reference && e.type === 'cloudimg')?.digest ?? null;
   const mismatch = (detail: string): Verified => ({
     have,

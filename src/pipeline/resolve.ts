@@ -45,14 +45,22 @@ export function createResolver(registry: Registry, epochUrl: string, signal: Abo
         reference: epochReference(epochUrl, repository, tag),
         manifestDigest: manifest?.digest ?? null,
         ...content,
-        ...(content.error === null ? await missingBlob(registry, repository, content.blobs, signal) : { missingBlob: null }),
+        ...(content.error === null
+          ? await missingBlob(registry, repository, content.blobs, signal)
+          : { missingBlob: null }),
         tracked: false,
         stored: null,
         notes: [],
       };
     });
 
-  const servesTagPath = async ({ repository, tag }: { repository: string; tag: string }): Promise<boolean | ErrorInfo> => {
+  const servesTagPath = async ({
+    repository,
+    tag,
+  }: {
+    repository: string;
+    tag: string;
+  }): Promise<boolean | ErrorInfo> => {
     try {
       return await registry.servesTagPath(repository, tag, signal);
     } catch (error) {
@@ -69,7 +77,8 @@ export function createResolver(registry: Registry, epochUrl: string, signal: Abo
       const asName = whole === null ? null : (await manifestOf(whole.repository, whole.tag)).manifest;
       const probe = whole !== null && asName !== null ? whole : split;
       const newer = await servesTagPath(probe);
-      if (typeof newer === 'object') return { ...(await image(split.repository, split.tag)), contentDigest: null, error: newer };
+      if (typeof newer === 'object')
+        return { ...(await image(split.repository, split.tag)), contentDigest: null, error: newer };
       if (newer) {
         const found = await image(split.repository, split.tag);
         if (asName === null || whole === null) return found;
@@ -85,12 +94,18 @@ export function createResolver(registry: Registry, epochUrl: string, signal: Abo
     const none = { snapshot: name, tracked: false, base: null, baseDigest: null };
     const parsed = parseSnapshotName(name);
     if (parsed === null) {
-      return { ...none, error: errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why: 'this is no repo[:tag] at epoch' }) };
+      return {
+        ...none,
+        error: errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why: 'this is no repo[:tag] at epoch' }),
+      };
     }
     const { repository, tag } = parsed;
     try {
       const manifest = await snapshotManifest(registry, repository, tag, signal);
-      return { ...none, ...readSnapshotConfig(await registry.blobJson(repository, manifest.configDigest as string, signal), name) };
+      return {
+        ...none,
+        ...readSnapshotConfig(await registry.blobJson(repository, manifest.configDigest as string, signal), name),
+      };
     } catch (error) {
       return { ...none, error: whyOf(error, signal) };
     }
@@ -146,20 +161,29 @@ async function missingBlob(
     if (found !== null && typeof found === 'object') return { missingBlob: blob.digest, error: found };
     if (found !== blob.sizeBytes) {
       const detail = found === null ? 'it is not there' : `it has ${found} bytes and not ${blob.sizeBytes}`;
-      return { missingBlob: blob.digest, error: errorInfo('REGISTRY_BLOB_MISSING', { repository, digest: blob.digest, detail }) };
+      return {
+        missingBlob: blob.digest,
+        error: errorInfo('REGISTRY_BLOB_MISSING', { repository, digest: blob.digest, detail }),
+      };
     }
   }
   return { missingBlob: null };
 }
 
 /** A snapshot tag may be an image index: then linux/amd64, else the first child that is no attestation (F.4). */
-async function snapshotManifest(registry: Registry, repository: string, tag: string, signal: AbortSignal): Promise<Manifest> {
+async function snapshotManifest(
+  registry: Registry,
+  repository: string,
+  tag: string,
+  signal: AbortSignal,
+): Promise<Manifest> {
   const name = `${repository}:${tag}`;
   let manifest = await registry.manifest(repository, tag, signal);
   if (kindOf(manifest) === 'index') {
     const children = manifest.children.filter((child) => child.architecture !== 'unknown');
     const child = children.find((c) => c.os === 'linux' && c.architecture === 'amd64') ?? children[0];
-    if (child === undefined) throw fault('ARTIFACT_UNSUPPORTED', { image: name, why: 'its image index has no usable child' });
+    if (child === undefined)
+      throw fault('ARTIFACT_UNSUPPORTED', { image: name, why: 'its image index has no usable child' });
     manifest = await registry.manifest(repository, child.digest, signal);
   }
   if (kindOf(manifest) !== 'snapshot' || manifest.configDigest === null) {
@@ -179,7 +203,11 @@ function readSnapshotConfig(document: unknown, name: string): Pick<DesiredSnapsh
     return { base: optionalText(config['image'], 'image'), baseDigest, error: null };
   } catch (error) {
     if (!(error instanceof ShapeError)) throw error;
-    return { base: null, baseDigest: null, error: errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why: error.message }) };
+    return {
+      base: null,
+      baseDigest: null,
+      error: errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why: error.message }),
+    };
   }
 }
 
@@ -204,7 +232,9 @@ export async function resolveAll(
 ): Promise<Resolved> {
   const [images, snapshots] = await Promise.all([
     Promise.all(tracked.images.map(async (image) => await resolveTracked(resolver, image))),
-    Promise.all(tracked.snapshots.map(async ({ snapshot }) => ({ ...(await resolver.snapshot(snapshot)), tracked: true }))),
+    Promise.all(
+      tracked.snapshots.map(async ({ snapshot }) => ({ ...(await resolver.snapshot(snapshot)), tracked: true })),
+    ),
   ]);
   const desired = [...images];
   const covers: Record<string, number> = Object.create(null) as Record<string, number>;
@@ -240,7 +270,10 @@ async function resolveTracked(resolver: Resolver, image: TrackedImage): Promise<
     contentDigest: null,
     contentDigestSource: null,
     sizeBytes: null,
-    error: errorInfo('ARTIFACT_UNSUPPORTED', { image: reference, why: 'OCI images of other registries are not resolved yet' }),
+    error: errorInfo('ARTIFACT_UNSUPPORTED', {
+      image: reference,
+      why: 'OCI images of other registries are not resolved yet',
+    }),
     tracked: true,
     blobs: [],
     missingBlob: null,

@@ -8,16 +8,26 @@ import { assemble, type Parts, type Signal } from '../core/report.ts';
 import { selectRows, type Filters } from '../core/select.ts';
 import type { Settings } from '../core/settings.ts';
 import { judgeSnapshots, type ServedSnapshots } from '../core/snapshots.ts';
-import type { Action, ActionResult, ErrorInfo, Node, Observation, Policy, Report, RunMode, Step } from '../core/types.ts';
+import type {
+  Action,
+  ActionResult,
+  ErrorInfo,
+  Node,
+  Observation,
+  Policy,
+  Report,
+  RunMode,
+  Step,
+} from '../core/types.ts';
 import { observeAll } from './observe.ts';
 import { createResolver, resolveAll, type Resolved, type Resolver } from './resolve.ts';
 
 /** What the outside is told while a run goes on. */
 export interface RunEvents {
-  onNode(observation: Observation): void;
-  onPlan(actions: Action[]): void;
-  onStep(action: Action, step: Step): void;
-  onResult(result: ActionResult): void;
+  onNode: (observation: Observation) => void;
+  onPlan: (actions: Action[]) => void;
+  onStep: (action: Action, step: Step) => void;
+  onResult: (result: ActionResult) => void;
 }
 
 export interface RunRequest {
@@ -35,8 +45,8 @@ export interface RunRequest {
   /** Aborted, with a ReconcileError as its reason, by the run's deadline and by signals. */
   signal: AbortSignal;
   /** The signal of the operating system that ended the run, if one did. */
-  interruptedBy(): Signal | null;
-  now(): Date;
+  interruptedBy: () => Signal | null;
+  now: () => Date;
 }
 
 /**
@@ -65,7 +75,10 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
     images: judgeImages(served, observation),
     snapshots: judgeSnapshots(served, hot, observation),
   }));
-  const selected = selectRows({ verdicts: judged, desired: served.desired, snapshots: resolved.snapshots }, request.filters);
+  const selected = selectRows(
+    { verdicts: judged, desired: served.desired, snapshots: resolved.snapshots },
+    request.filters,
+  );
 
   const actions =
     error === null ? planActions(selected.verdicts, observations, served.desired, served.covers, request.policy) : [];
@@ -89,10 +102,16 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   return assemble(parts);
 }
 
-async function resolveFor({ settings }: RunRequest, resolver: Resolver, observations: Observation[]): Promise<Resolved> {
+async function resolveFor(
+  { settings }: RunRequest,
+  resolver: Resolver,
+  observations: Observation[],
+): Promise<Resolved> {
   const references = observations.flatMap(({ observed }) => [
     ...(observed?.entries ?? []).filter((entry) => entry.type === 'cloudimg').map((entry) => entry.reference),
-    ...(observed?.snapshots ?? []).flatMap(({ base, baseType }) => (base !== null && baseType === 'cloudimg' ? [base] : [])),
+    ...(observed?.snapshots ?? []).flatMap(({ base, baseType }) =>
+      base !== null && baseType === 'cloudimg' ? [base] : [],
+    ),
   ]);
   const tracked = { images: settings.images.track, snapshots: settings.snapshots.track };
   return await resolveAll(resolver, tracked, references, settings.images.discover);
@@ -112,7 +131,12 @@ async function noAnswer({ registry, signal }: RunRequest, resolved: Resolved): P
 }
 
 /** What epoch serves, with the stored form of the images whose blobs look wrong somewhere. */
-async function servedBy(request: RunRequest, resolver: Resolver, resolved: Resolved, observations: Observation[]): Promise<Served> {
+async function servedBy(
+  request: RunRequest,
+  resolver: Resolver,
+  resolved: Resolved,
+  observations: Observation[],
+): Promise<Served> {
   const { settings } = request;
   const served: Served = {
     epochUrl: settings.epoch.url,
@@ -128,7 +152,13 @@ async function servedBy(request: RunRequest, resolver: Resolver, resolved: Resol
   return { ...served, desired };
 }
 
-async function apply(request: RunRequest, served: Served, hot: ServedSnapshots, actions: Action[]): Promise<ActionResult[]> {
+async function apply(
+  request: RunRequest,
+  served: Served,
+  hot: ServedSnapshots,
+  actions: Action[],
+): Promise<ActionResult[]> {
+  // oxlint-disable-next-line no-restricted-imports -- this is the one place, past the decision to change anything
   const { applyPlan } = await import('./apply.ts');
   const { settings, registry, signal, events, nodes, policy, ssh } = request;
   return await applyPlan(actions, {

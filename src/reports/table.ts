@@ -118,7 +118,9 @@ function lines(subject: string, reason: string, hint: string | null, commands: s
 /** Nodes of equal standing on one line. */
 function standing(nodes: NodeReport[], paint: Paint): string {
   const fine = nodes.filter(
-    (node) => node.status === 'observed' && ![...node.images, ...node.snapshots].some((row) => isProblem(row) || weightOf(row) === 'incomplete'),
+    (node) =>
+      node.status === 'observed' &&
+      ![...node.images, ...node.snapshots].some((row) => isProblem(row) || weightOf(row) === 'incomplete'),
   );
   return fine.length === 0 ? '' : `${fold(fine.map((node) => node.name))}  ${paint('green', 'in-sync')}`;
 }
@@ -127,9 +129,15 @@ function standing(nodes: NodeReport[], paint: Paint): string {
 function everything(nodes: NodeReport[], paint: Paint): string {
   return nodes
     .map((node) => {
-      const about = [node.status, node.cocoonVersion, node.indexSource, formatDuration(node.durationMs)].filter(Boolean).join(', ');
+      const about = [node.status, node.cocoonVersion, node.indexSource, formatDuration(node.durationMs)]
+        .filter(Boolean)
+        .join(', ');
       const rows = [...node.images, ...node.snapshots].map((row) => `  ${describe(row, paint)}${stepsOf(row)}`);
-      return [`${paint('bold', clip(node.name, 100))} (${clip(about, 200)})`, ...node.notes.map((note) => `  ${note}`), ...rows].join('\n');
+      return [
+        `${paint('bold', clip(node.name, 100))} (${clip(about, 200)})`,
+        ...node.notes.map((note) => `  ${note}`),
+        ...rows,
+      ].join('\n');
     })
     .join('\n');
 }

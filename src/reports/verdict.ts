@@ -8,7 +8,8 @@ import type { ImageRow, NodeReport, Report, SnapshotRow } from '../core/types.ts
 export function verdictLine(report: Report): string {
   const { run, nodes, summary } = report;
   const dry = run.mode === 'dry-run' ? ' Nothing was changed (dry run).' : '';
-  if (run.error !== null) return `ERROR ${run.error.code}: ${run.error.message}${hint(run.error.hint)} Nothing was changed.`;
+  if (run.error !== null)
+    return `ERROR ${run.error.code}: ${run.error.message}${hint(run.error.hint)} Nothing was changed.`;
   const parts = [
     sentence(failed(nodes)),
     sentence(open(nodes)),
@@ -77,11 +78,15 @@ function unknown(nodes: NodeReport[]): string | null {
 
 function notRead({ nodes, summary }: Report): string | null {
   const names = nodes.filter((node) => node.status !== 'observed').map((node) => node.name);
-  return names.length === 0 ? null : `${names.length} of ${count(summary.nodes.total, 'node')} could not be read: ${fold(names)}`;
+  return names.length === 0
+    ? null
+    : `${names.length} of ${count(summary.nodes.total, 'node')} could not be read: ${fold(names)}`;
 }
 
 function healed({ nodes, summary }: Report): string | null {
-  const names = nodes.filter((node) => rowsOf(node).some((row) => row.outcome === 'healed' || row.outcome === 'superseded'));
+  const names = nodes.filter((node) =>
+    rowsOf(node).some((row) => row.outcome === 'healed' || row.outcome === 'superseded'),
+  );
   if (names.length === 0) return null;
   const { healed: done, superseded } = summary.actions;
   return `healed and verified ${count(done + superseded, 'image')} on ${fold(names.map((node) => node.name))}`;
