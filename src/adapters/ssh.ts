@@ -346,7 +346,7 @@ function quietly(write: () => void): void {
   }
 }
 
-/** Says goodbye, waits for no answer: a frozen peer must not keep this process alive. */
+/** Says goodbye, waits for no answer: ssh2 only half-closes, and a frozen peer would keep this process alive. */
 function hangUp({ client, socket }: Link): void {
   if (socket.connecting) return void socket.destroy();
   quietly(() => client.end());
@@ -370,7 +370,6 @@ function connectionOver(link: Link, node: Node, log: SshOptions['log'], open: Se
     log('debug', 'SSH connection failed', { node: node.name, cause: error.message });
     const silent = (error as ssh2.ClientErrorExtensions).level === 'client-timeout';
     end(`connection lost (${silent ? 'no sign of life' : (CAUSES[errorCode(error)] ?? error.message)})`, error);
-    link.socket.destroy(); // ssh2 only half-closes after an error, and a dead peer never answers that
   });
   // at `end` ssh2 has already taken its protocol down: a heartbeat after it would throw
   link.client.on('end', () => end('connection lost'));

@@ -4,7 +4,7 @@
 // are skipped where the program under test cannot run them.
 import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, readFileSync, readdirSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -155,9 +155,8 @@ describe('the command line', () => {
 
   it('log lines carry colours unless NO_COLOR is set', async () => {
     const { stderr } = await node.cocoon(['gc'], { env: { NO_COLOR: '' } });
-    expect(stderr).toMatch(
-      /^\x1b\[90m.+\x1b\[0m \x1b\[32mINF\x1b\[0m \x1b\[1mGC completed\x1b\[0m \x1b\[36mfunc=\x1b\[0mcmd\.gc\n$/,
-    );
+    const text = JSON.stringify(stderr).replaceAll(String.raw`\u001b`, '^');
+    expect(text).toMatch(/^"\^\[90m.+\^\[0m \^\[32mINF\^\[0m \^\[1mGC completed\^\[0m \^\[36mfunc=\^\[0mcmd\.gc\\n"$/);
   });
 });
 
@@ -193,6 +192,29 @@ describe('an empty node', () => {
     [['vm', 'list', '-o', 'json'], 'No VMs found.\n'],
   ])('%j says so in words, also as JSON', async (args, stdout) => {
     expect(await node.cocoon(args)).toMatchObject({ code: 0, stdout, stderr: '' });
+  });
+});
+
+describe('a user without rights', () => {
+  // A root user is refused nothing, so one path stands in: a file where a directory should be.
+  it('a directory that cannot be made is named with the one where it failed', async () => {
+    node.write('oci', '');
+    const { code, stdout, stderr } = await node.cocoon(['image', 'list']);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toBe(
+      `Error: init oci backend: ensure dirs: create directory ${node.at('oci/db')}: mkdir ${node.at('oci')}: not a directory\n`,
+    );
+  });
+
+  it('an index that cannot be read is an error, not an empty node', async () => {
+    await node.cocoon(['image', 'list']);
+    mkdirSync(node.at('oci/db/images.json'));
+    const path = node.at('oci/db/images.json');
+    expect(await node.cocoon(['image', 'list', '-o', 'json'])).toMatchObject({
+      code: 1,
+      stdout: '',
+      stderr: `Error: list oci: read ${path}: read ${path}: is a directory\n`,
+    });
   });
 });
 

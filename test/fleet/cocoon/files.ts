@@ -8,15 +8,22 @@ import { goSystemError } from './text.ts';
 /** Creates directories with mode 0750 (contract A.1). */
 export function ensureDirs(...dirs: string[]): void {
   for (const dir of dirs) {
+    const first = firstMissing(dir);
     try {
       mkdirSync(dir, { recursive: true, mode: 0o750 });
     } catch (error) {
-      const failed = (error as NodeJS.ErrnoException).path ?? dir;
-      throw new Error(`ensure dirs: create directory ${dir}: ${goSystemError('mkdir', failed, error)}`, {
-        cause: error,
-      });
+      const cause = goSystemError('mkdir', first, error);
+      throw new Error(`ensure dirs: create directory ${dir}: ${cause}`, { cause: error });
     }
   }
+}
+
+/** The part of a path where creating it begins, or is barred by a file: what Go names when it fails. */
+function firstMissing(dir: string): string {
+  const parent = dirname(dir);
+  const stat = statSync(parent, { throwIfNoEntry: false });
+  if (stat) return stat.isDirectory() ? dir : parent;
+  return parent === dir ? dir : firstMissing(parent);
 }
 
 /** A regular file that is not empty: all that cocoon ever asks of a blob (contract C.1). */
@@ -43,7 +50,8 @@ export function readFile(path: string): Buffer {
   try {
     return readFileSync(path);
   } catch (error) {
-    throw new Error(goSystemError('open', path, error), { cause: error });
+    const operation = (error as NodeJS.ErrnoException).code === 'EISDIR' ? 'read' : 'open';
+    throw new Error(goSystemError(operation, path, error), { cause: error });
   }
 }
 
