@@ -235,7 +235,12 @@ async function startNode(
       ? await startSshd({ ...spec.sshd, dir: join(dir, 'sshd'), authorizedKeys, mark: dir })
       : await startSshServer({ authorizedKeys, mark: dir, ...(spec.onExec ? { onExec: spec.onExec } : {}) });
   const node = nodeOf(spec.name, at, binary, server);
-  await node.setEnv({ ...(spec.store === 'sqlite' ? { COCOON_DOUBLE_GENERATION: 'N' } : {}), ...spec.env });
+  const hypervisor = process.env['COCOON_CH_BINARY']; // of a true cocoon
+  await node.setEnv({
+    ...(hypervisor === undefined ? {} : { COCOON_CH_BINARY: hypervisor }),
+    ...(spec.store === 'sqlite' ? { COCOON_DOUBLE_GENERATION: 'N' } : {}),
+    ...spec.env,
+  });
   return { node, server, spec };
 }
 
