@@ -11,7 +11,7 @@ import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import ssh2 from 'ssh2';
 import type { ClientChannel, ServerHostKeyAlgorithm } from 'ssh2';
-import { errorInfo, fault, ReconcileError } from '../core/errors.ts';
+import { fault, type ReconcileError } from '../core/errors.ts';
 import { shellQuote } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
 import { createIdentities } from './identity.ts';
@@ -194,7 +194,7 @@ function openOnce(node: Node, context: Context): Promise<Connection> {
     const fail = (error: unknown): void =>
       settle(() => {
         hangUp({ client, socket });
-        reject(error as Error);
+        reject(error);
       });
     const onStop = (): void => fail(stop.reason);
     const onLost = (error: NodeJS.ErrnoException | null): void => {
@@ -286,16 +286,14 @@ function judgeHostKey(node: Node, trust: KnownHosts, key: Buffer): ReconcileErro
     case 'revoked':
       return fault('SSH_HOST_KEY_REVOKED', { host, file: verdict.file, line: verdict.line });
     case 'unknown': {
-      const info = errorInfo('SSH_HOST_KEY_UNKNOWN', {
+      const { authority } = verdict;
+      return fault('SSH_HOST_KEY_UNKNOWN', {
         host: node.host,
         port: node.port,
         offered: fingerprint(key),
         file: shellQuote(node.knownHostsFiles[0] ?? 'known_hosts'),
+        authority: authority === null ? null : `${authority.file}:${authority.line}`,
       });
-      if (verdict.authority === null) return new ReconcileError(info);
-      const { file, line } = verdict.authority;
-      const note = `host certificates are not supported, so the @cert-authority of ${file}:${line} does not count`;
-      return new ReconcileError({ ...info, hint: `${note}; add the key itself: ${info.hint}` });
     }
   }
 }
@@ -320,8 +318,8 @@ const DROPPED_CODES: ReadonlySet<string> = new Set(['ECONNREFUSED', 'ECONNRESET'
 
 /** The code of a system error; of several addresses that failed (an AggregateError) that of the first. */
 function errorCode(error: Error): string {
-  const first = error instanceof AggregateError ? (error.errors[0] as Error | undefined) : error;
-  return String((first as NodeJS.ErrnoException | undefined)?.code ?? '');
+  const first = (error instanceof AggregateError ? error.errors[0] : error) as NodeJS.ErrnoException | undefined;
+  return first?.code ?? '';
 }
 
 function causeOf(error: Error | null, stage: Attempt['stage']): string {
@@ -392,7 +390,7 @@ function connectionOver(link: Link, node: Node, log: SshOptions['log'], open: Se
           stop();
           finish();
         };
-        const fail = (error: unknown): void => settle(() => reject(error as Error));
+        const fail = (error: unknown): void => settle(() => reject(error));
         const onAbort = (): void => fail(options.signal.reason);
         const deadline = setTimeout(() => {
           const what = options.what ?? 'a command';

@@ -1,4 +1,4 @@
-/** cocoon's command lines, for the adapter that runs them and for the person who types them. */
+/** Command lines for a person to type on a node, where reconcile itself may not or cannot act. */
 import { hexOf } from './reference.ts';
 import { shellQuote } from './text.ts';
 import type { CocoonSettings } from './types.ts';
@@ -8,19 +8,19 @@ import type { CocoonSettings } from './types.ts';
  * changed are the same; run and log directories only where the config sets them (contract A.1: a moved root does not
  * move them).
  */
-export function cocoonArgv(cocoon: CocoonSettings, ...args: string[]): string[] {
+function cocoonArgv(cocoon: CocoonSettings, ...args: string[]): string[] {
   const run = cocoon.runDir === null ? [] : ['--run-dir', cocoon.runDir];
   const log = cocoon.logDir === null ? [] : ['--log-dir', cocoon.logDir];
   return [cocoon.binary, '--root-dir', cocoon.rootDir, ...run, ...log, ...args];
 }
 
 /** Words → a line for a person's shell on the node. */
-export function typed(cocoon: CocoonSettings, argv: string[]): string {
+function typed(cocoon: CocoonSettings, argv: string[]): string {
   return (cocoon.sudo ? ['sudo', ...argv] : argv).map(shellQuote).join(' ');
 }
 
 /** Where a cloud image's blob lies (contract B.2). */
-export function blobPath(cocoon: CocoonSettings, digest: string): string {
+function blobPath(cocoon: CocoonSettings, digest: string): string {
   return `${cocoon.rootDir}/cloudimg/blobs/${hexOf(digest)}.qcow2`;
 }
 

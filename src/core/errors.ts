@@ -59,10 +59,23 @@ const catalog = {
     message: `the host key of ${a.host} (${a.offered}) is another than the one known from ${a.file}:${a.line}`,
     hint: `either the machine was installed anew, or somebody is in between: find out, then remove line ${a.line} of ${a.file}`,
   }),
-  SSH_HOST_KEY_UNKNOWN: (a: { host: string; port: number; offered: string; file: string }): Words => ({
-    message: `no host key of ${a.host} is known (it offers ${a.offered})`,
-    hint: `ssh-keyscan ${a.port === 22 ? '' : `-p ${a.port} `}${a.host} >> ${a.file}   # then compare the fingerprint`,
-  }),
+  SSH_HOST_KEY_UNKNOWN: (a: {
+    host: string;
+    port: number;
+    offered: string;
+    file: string;
+    /** Where known_hosts names a certificate authority for the host, as file:line. */
+    authority: string | null;
+  }): Words => {
+    const scan = `ssh-keyscan ${a.port === 22 ? '' : `-p ${a.port} `}${a.host} >> ${a.file}   # then compare the fingerprint`;
+    return {
+      message: `no host key of ${a.host} is known (it offers ${a.offered})`,
+      hint:
+        a.authority === null
+          ? scan
+          : `host certificates are not supported, so the @cert-authority of ${a.authority} does not count; add the key itself: ${scan}`,
+    };
+  },
   SSH_HOST_KEY_REVOKED: (a: { host: string; file: string; line: number }): Words => ({
     message: `the host key of ${a.host} is marked revoked in ${a.file}:${a.line}`,
     hint: 'give the machine a new host key',

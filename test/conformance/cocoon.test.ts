@@ -417,6 +417,36 @@ describe('pulling a cloud image', () => {
   });
 });
 
+describe('pulls beside each other, and cut off', () => {
+  it('two pulls of one URL at once both succeed and leave one blob', async () => {
+    const { bytes, hex, digest } = sampleImage(1);
+    server.serve('/dl/win', bytes);
+    const pull = () => node.cocoon(['image', 'pull', '--force', server.url('/dl/win')]);
+    const results = await Promise.all([pull(), pull()]);
+    expect(results.map(({ code }) => code)).toEqual([0, 0]);
+    expect(node.list('cloudimg/blobs')).toEqual([`${hex}.qcow2`]);
+    expect(index('cloudimg')).toMatchObject({ [server.url('/dl/win')]: { content_sum: digest } });
+  });
+
+  it('a pull whose stdout is closed dies of its next progress text, leaving its temporary file', async () => {
+    const { bytes } = sampleImage(1, 2 ** 21);
+    let go = () => {};
+    server.on('/dl/win', (response) => {
+      response.writeHead(200).write(bytes.subarray(0, 1000));
+      go = () => void response.write(bytes.subarray(1000));
+    });
+    const { code, signal } = await node.cocoon(['image', 'pull', server.url('/dl/win')], {
+      running: (child) => {
+        child.stdout?.destroy();
+        void until(() => server.requests.length > 0).then(() => go());
+      },
+    });
+    expect([signal, code]).toEqual(trueBinary ? ['SIGPIPE', null] : [null, 141]);
+    expect(node.list('cloudimg/temp')).toEqual([expect.stringMatching(/^pull-\d+\.img$/)]);
+    expect(node.exists('cloudimg/db/images.json')).toBe(false);
+  });
+});
+
 describe('what a pull refuses', () => {
   const body =
     (bytes: Buffer | string, headers = {}) =>
@@ -1629,5 +1659,49 @@ describe('a newer generation', onlyDouble, () => {
     await node.importSnapshot('hot');
     expect(await cocoon('gc', '--snapshot')).toMatchObject({ code: 0 });
     expect((await cocoon('snapshot', 'list')).stdout).toBe('No snapshots found.\n');
+  });
+});
+
+describe('what tests can ask of the double', onlyDouble, () => {
+  it('another version', async () => {
+    const { stdout } = await node.cocoon(['version'], { env: { COCOON_DOUBLE_VERSION: 'v9.9.9' } });
+    expect(stdout).toMatch(/^Version: {8}v9\.9\.9\n/);
+  });
+
+  it('a log of its command lines', async () => {
+    const env = { COCOON_DOUBLE_COMMAND_LOG: node.at('commands') };
+    await node.cocoon(['image', 'list', '-o', 'json'], { env });
+    await node.cocoon(['version'], { env });
+    const lines = node
+      .read('commands')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as string[]);
+    expect(lines.map((args) => args.slice(0, 2))).toEqual([
+      ['image', 'list'],
+      ['version', '--root-dir'],
+    ]);
+  });
+
+  it('a pull that takes long, and cleans up after SIGTERM', async () => {
+    server.serve('/dl/win', sampleImage(1).bytes);
+    const { code, stderr } = await node.cocoon(['image', 'pull', server.url('/dl/win')], {
+      env: { COCOON_DOUBLE_PULL_DELAY_MS: '600000' },
+      running: (child) => void until(() => server.requests.length > 0).then(() => child.kill('SIGTERM')),
+    });
+    expect(code).toBe(1);
+    expect(stderr).toContain('context canceled');
+    expect(node.list('cloudimg/temp')).toEqual([]);
+  });
+
+  it('a clone that the hypervisor refuses', async () => {
+    const { url, digest } = await pullSample();
+    await node.importSnapshot('hot', { image: url, imageDigest: digest });
+    const env = { COCOON_DOUBLE_CLONE_ERROR: 'out of memory' };
+    const { code, stderr } = await node.cocoon(['vm', 'clone', '--name', 'c', 'hot'], { env });
+    expect(code).toBe(1);
+    expect(stderr).toContain(
+      'Error: clone VM: vm.restore: PUT http://localhost/api/v1/vm.restore → 500: out of memory\n',
+    );
   });
 });

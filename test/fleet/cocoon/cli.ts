@@ -75,9 +75,8 @@ const GC_FLAGS: Flag[] = faults.newer
   ? [bool('snapshot'), text('snapshot-age'), bool('snapshot-dry-run'), int('snapshot-keep'), text('snapshot-size')]
   : [];
 
-const images =
-  (name: 'listImages' | 'inspectImage' | 'removeImages' | 'pullImages' | 'importImage') => async (call: Invocation) =>
-    (await import('./images.ts'))[name](call);
+const images = (name: 'listImages' | 'inspectImage' | 'removeImages' | 'pullImages') => async (call: Invocation) =>
+  (await import('./images.ts'))[name](call);
 const snapshots =
   (name: 'listSnapshots' | 'inspectSnapshot' | 'removeSnapshots' | 'importSnapshot' | 'exportSnapshot') =>
   async (call: Invocation) =>
@@ -95,7 +94,7 @@ const IMAGE: Command = {
       usage: 'NAME [FILE...]',
       about: 'Import an image from a file or stdin',
       least: 1,
-      run: images('importImage'),
+      run: async (call) => (await import('./image-import.ts')).importImage(call),
     },
     { name: 'inspect', usage: 'IMAGE', about: 'Show an image as JSON', least: 1, most: 1, run: images('inspectImage') },
     { name: 'list', aliases: ['ls'], about: 'List images of all backends', flags: [FORMAT], run: images('listImages') },

@@ -1,6 +1,6 @@
 // Small file operations, with failures in Go's words.
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync, chmodSync } from 'node:fs';
+import { type Stats, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync, chmodSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { constants, inflateRawSync } from 'node:zlib';
 import { goSystemError } from './text.ts';
@@ -21,7 +21,7 @@ export function ensureDirs(...dirs: string[]): void {
 /** The part of a path where creating it begins, or is barred by a file: what Go names when it fails. */
 function firstMissing(dir: string): string {
   const parent = dirname(dir);
-  const stat = statSync(parent, { throwIfNoEntry: false });
+  const stat = statOrNull(parent);
   if (stat) return stat.isDirectory() ? dir : parent;
   return parent === dir ? dir : firstMissing(parent);
 }
@@ -33,8 +33,17 @@ export function isValidFile(path: string): boolean {
 
 /** Size of a regular file, 0 where there is none. */
 export function fileSize(path: string): number {
-  const stat = statSync(path, { throwIfNoEntry: false });
+  const stat = statOrNull(path);
   return stat?.isFile() ? stat.size : 0;
+}
+
+/** Null also where a directory above may not be entered. */
+function statOrNull(path: string): Stats | null {
+  try {
+    return statSync(path);
+  } catch {
+    return null;
+  }
 }
 
 /** Throws `stat P: …` where nothing is there. */

@@ -23,7 +23,7 @@ import { openStore } from './store.ts';
 import { looksLikeTar } from './tar.ts';
 import { goSystemError } from './text.ts';
 
-export async function runImport(call: Invocation): Promise<void> {
+export async function importImage(call: Invocation): Promise<void> {
   const [name = '', ...files] = call.args;
   const log = logger('cmd.image.import');
   if (files.length === 0) {

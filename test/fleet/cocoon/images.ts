@@ -188,9 +188,3 @@ function shuffle<T>(items: T[]): T[] {
     .sort((a, b) => a.rank - b.rank)
     .map(({ item }) => item);
 }
-
-/** `image import NAME [FILE…]` (contract A.9). */
-export async function importImage(call: Invocation): Promise<void> {
-  const { runImport } = await import('./image-import.ts');
-  await runImport(call);
-}

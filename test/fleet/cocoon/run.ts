@@ -1,13 +1,13 @@
 // `vm run`: boots from an image that the index resolves (contract D.8).
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { flag, printJson, wantsJson, type Invocation } from './command.ts';
+import { flag, isSet, printJson, wantsJson, type Invocation } from './command.ts';
 import { ensureDirs, isValidFile, newId } from './files.ts';
 import { imageStore, initImages, lookupExactly, wrapped, type BackendName } from './images.ts';
 import { logger } from './log.ts';
 import { configureNetwork } from './network.ts';
 import { makeOverlay } from './qcow2.ts';
-import type { BootConfig, StorageConfig, Vm } from './records.ts';
+import type { BootConfig, NetworkConfig, StorageConfig, Vm, VmRecord } from './records.ts';
 import { openStore } from './store.ts';
 import { goTime, parseSize, quote } from './text.ts';
 import { initHypervisors, numberFlag, toPublic, validateGuest } from './vms.ts';
@@ -22,67 +22,82 @@ interface Resolved {
 
 export async function runVm(call: Invocation): Promise<void> {
   const image = call.args[0] ?? '';
-  const config: Vm['config'] = {
+  const config = guestConfig(call, image);
+  validateGuest(config);
+  initImages(call);
+  initHypervisors(call, ['cloud-hypervisor'], '');
+  const resolved = await resolveImage(call, image, config.name);
+  const id = newId();
+  const count = Number(flag(call, 'nics') || 1);
+  const bridge = flag(call, 'bridge');
+  const nics = await configureNetwork(call, id, count, config.cpu ?? 1, config.network ?? '', bridge);
+  const record = describeVm(call, id, config, resolved, nics);
+  await wrapped('create VM: reserve VM record', () => reserve(call, record));
+  startGuest(record, resolved);
+  if (wantsJson(call)) return printJson(toPublic(record));
+  const log = logger('cmd.vm.run');
+  log.info(`VM created: ${id} (name: ${config.name})`);
+  log.info(`started: ${id}`);
+}
+
+function guestConfig(call: Invocation, image: string): Vm['config'] {
+  return {
     cpu: numberFlag(call, 'cpu') || 2,
     memory: parseSize(flag(call, 'memory') || '1G') ?? 0,
     storage: parseSize(flag(call, 'storage') || '10G') ?? 0,
     image,
     ...(flag(call, 'network') ? { network: flag(call, 'network') } : {}),
-    ...(flag(call, 'windows') === 'true' ? { windows: true } : {}),
+    ...(isSet(call, 'windows') ? { windows: true } : {}),
     name: flag(call, 'name') || `cocoon-${image.replace(/[/:]/g, '-')}`.slice(0, 63),
   };
-  validateGuest(config);
-  initImages(call);
-  initHypervisors(call, ['cloud-hypervisor'], '');
-  const resolved = await resolveImage(call, image, config.name);
-  const vmId = newId();
-  const nics = await configureNetwork(
-    call,
-    vmId,
-    Number(flag(call, 'nics') || 1),
-    config.cpu ?? 1,
-    config.network ?? '',
-    flag(call, 'bridge'),
-  );
-  const runDir = call.layout.vmRunDir('cloudhypervisor', vmId);
-  const logDir = call.layout.vmLogDir('cloudhypervisor', vmId);
+}
+
+function describeVm(
+  call: Invocation,
+  id: string,
+  config: Vm['config'],
+  resolved: Resolved,
+  nics: NetworkConfig[],
+): VmRecord & { run_dir: string; log_dir: string } {
+  const runDir = call.layout.vmRunDir('cloudhypervisor', id);
+  const now = goTime();
+  return {
+    id,
+    hypervisor: 'cloud-hypervisor',
+    state: 'running',
+    config: { ...config, image_digest: resolved.digest, image_type: resolved.type },
+    pid: 0,
+    ...(nics.length > 0 ? { network_configs: nics } : {}),
+    storage_configs: guestDisks(resolved, runDir),
+    first_booted: true,
+    created_at: now,
+    updated_at: now,
+    started_at: now,
+    boot_config: resolved.boot,
+    image_blob_ids: Object.fromEntries(resolved.blobs.map((hex) => [hex, {}])),
+    run_dir: runDir,
+    log_dir: call.layout.vmLogDir('cloudhypervisor', id),
+  };
+}
+
+async function reserve(call: Invocation, record: VmRecord): Promise<void> {
   const store = await openStore(call.config, 'cloud-hypervisor');
-  const record = await wrapped('create VM', () =>
-    wrapped('reserve VM record', () =>
-      store.update((index) => {
-        const holder = index.names[config.name];
-        if (holder !== undefined) throw new Error(`vm name ${quote(config.name)} already exists (id: ${holder})`);
-        const now = goTime();
-        index.names[config.name] = vmId;
-        return (index.vms[vmId] = {
-          id: vmId,
-          hypervisor: 'cloud-hypervisor',
-          state: 'running',
-          config: { ...config, image_digest: resolved.digest, image_type: resolved.type },
-          pid: 0,
-          ...(nics.length > 0 ? { network_configs: nics } : {}),
-          storage_configs: guestDisks(resolved, runDir),
-          first_booted: true,
-          created_at: now,
-          updated_at: now,
-          started_at: now,
-          boot_config: resolved.boot,
-          image_blob_ids: Object.fromEntries(resolved.blobs.map((hex) => [hex, {}])),
-          run_dir: runDir,
-          log_dir: logDir,
-        });
-      }),
-    ),
-  );
-  ensureDirs(runDir, logDir);
-  const [base] = resolved.disks;
-  if (resolved.type === 'cloudimg')
-    writeFileSync(join(runDir, 'overlay.qcow2'), makeOverlay(base?.path ?? '', config.storage));
-  writeFileSync(join(runDir, 'ch.pid'), '1\n', { mode: 0o600 });
-  if (wantsJson(call)) return printJson(toPublic(record));
-  const log = logger('cmd.vm.run');
-  log.info(`VM created: ${vmId} (name: ${config.name})`);
-  log.info(`started: ${vmId}`);
+  const { name } = record.config;
+  await store.update((index) => {
+    const holder = index.names[name];
+    if (holder !== undefined) throw new Error(`vm name ${quote(name)} already exists (id: ${holder})`);
+    index.names[name] = record.id;
+    index.vms[record.id] = record;
+  });
+}
+
+function startGuest(record: VmRecord & { run_dir: string; log_dir: string }, resolved: Resolved): void {
+  ensureDirs(record.run_dir, record.log_dir);
+  if (resolved.type === 'cloudimg') {
+    const overlay = makeOverlay(resolved.disks[0]?.path ?? '', record.config.storage);
+    writeFileSync(join(record.run_dir, 'overlay.qcow2'), overlay);
+  }
+  writeFileSync(join(record.run_dir, 'ch.pid'), '1\n', { mode: 0o600 });
 }
 
 /** Both backends are asked; unlike a clone, a run looks at the blob of a cloud image. */
