@@ -1,132 +1,163 @@
 #!/bin/sh
-# Everything that changes a node. Run as:
-#   sh -c SCRIPT change VERB ROOT SUDO SILENCE DEADLINE BINARY RUN LOG WORDS…
-# with a heartbeat on standard input: at least one byte in every SILENCE seconds. End of input, silence or the DEADLINE
-# (seconds) send TERM to the command in progress, on which cocoon cleans up after itself; so nothing outlives the
-# connection unnoticed, and our lock is never freed before the command has ended. SUDO is `yes` or `no`.
+# Everything that changes a node. The SSH user runs it by a command that stays short,
+#   sh -c 'eval "$(head -c BYTES)"' change NONCE VERB ROOT SUDO SILENCE DEADLINE BINARY RUN LOG WORDS...
+# and sends on its standard input this text and then a heartbeat: at least one byte in every SILENCE seconds. End of
+# input, silence or the DEADLINE (seconds) send TERM to the command in progress, on which cocoon cleans up after itself;
+# so nothing outlives the connection unnoticed, and our lock is never freed before the command has ended. SUDO is `yes`
+# or `no`.
 #
-#   pull REFERENCE              cocoon image pull --force
-#   canary NAME SNAPSHOT ARGS…  clone a VM, look at it, remove it whatever happened
-#   remove NAME                 remove a VM that an earlier connection may have left
+#   pull REFERENCE                cocoon image pull --force
+#   canary NAME SNAPSHOT ARGS...  clone a VM, look at it, remove it whatever happened
+#   remove NAME                   remove a VM that an earlier connection may have left
 #
-# Answers with lines: `locked`, `busy PID`, `ended CODE [silence|deadline]`, `state WORD`, `removed NAME`, `left NAME`.
-# What cocoon said on its stderr comes on stderr.
+# Answers with lines that begin with the nonce, so that what shell start-up files print is not taken for an answer:
+# `locked`, `busy PID`, `ended CODE [silence|deadline]`, `said TEXT` (cocoon's stderr), `state WORDS`, `removed NAME`,
+# `left NAME`. Needs dash, coreutils, util-linux, grep and sed.
 set -u
 LC_ALL=C NO_COLOR=1
 export LC_ALL NO_COLOR
 umask 022
 
-verb=$1 root=$2 sudo=$3 silence=$4 deadline=$5 binary=$6 run=$7 log=$8
-shift 8
+say() {
+  printf '%s %s\n' "$nonce" "$*"
+}
 
-# The rest of this script holds no file open but: 3 the heartbeat, 9 the lock.
-exec 3<&0 </dev/null
-trap : PIPE
+# What the last command said on its stderr.
+say_errors() {
+  tail -c 4096 "$scratch/err" | sed "s/^/$nonce said /"
+  printf '\n'
+}
 
 as_root() {
   if [ "$sudo" = yes ]; then sudo -n "$@"; else "$@"; fi
 }
 
-# A lock of ours for this root directory; cocoon's own locks are never touched, its pull would wait on them for ever.
-# The directory belongs to root, so that whoever comes from whichever bastion meets the same lock.
+# take_lock SECONDS: a lock of ours for this root directory, free within so many seconds; cocoon's own locks are never
+# touched, its pull would wait on them for ever. The directory belongs to root, so that whoever comes from whichever
+# bastion meets the same lock; a name in /tmp that somebody else took first is not believed. The file is never removed:
+# a second holder would get in.
 take_lock() {
   # shellcheck disable=SC2016 # expanded by the inner shell
   lock=$(as_root sh -c '
+    umask 022
+    name=$(readlink -m -- "$1" | tr "/\n" "__" | tail -c 200).lock
     for dir in /run/cocoon-reconcile "/tmp/cocoon-reconcile-$(id -u)"; do
-      mkdir -p "$dir" 2>/dev/null && : 2>/dev/null >>"$dir/$1" && printf "%s\n" "$dir/$1" && exit 0
+      mkdir -p -- "$dir" 2>/dev/null
+      [ ! -L "$dir" ] && [ "$(stat -c %u -- "$dir")" = "$(id -u)" ] || continue
+      (: >>"$dir/$name") 2>/dev/null || continue
+      printf "%s\n" "$dir/$name"
+      exit 0
     done
-    exit 1' sh "$(printf '%s' "$root" | tr '/' '_').lock") || exit 1
+    echo "no directory for a lock: neither /run nor /tmp can be written" >&2
+    exit 1' sh "$root") || exit 1
   exec 9<"$lock"
-  # A canary's removal waits for the guard that may be removing it already.
-  wait=-n
-  if [ "$verb" = remove ]; then wait='-w 90'; fi
-  # shellcheck disable=SC2086 # one option, or an option and its value
-  if ! flock $wait 9; then
-    printf 'locked\n'
-    exit 75
-  fi
+  flock -E 75 -w "$1" 9
+  case $? in
+    0) return 0 ;;
+    75) return 1 ;;
+    *) exit 1 ;;
+  esac
 }
 
 # Prints the process of a pull of the same reference under the same root that holds no lock of ours: one typed by
-# hand, or left behind when its sudo was killed.
+# hand, or left behind when its sudo was killed. One that names no root is taken to mean this one.
 running_pull() {
-  grep -azlFx -e "$1" /proc/[0-9]*/cmdline 2>/dev/null | while IFS= read -r file; do
-    grep -azqFx image "$file" || continue
-    grep -azqFx pull "$file" || continue
-    if grep -azqFx -e --root-dir "$file"; then
-      grep -azqFx -e "$root" "$file" || continue
-    else
-      [ "$root" = /var/lib/cocoon ] || continue
-    fi
-    file=${file#/proc/}
-    printf '%s\n' "${file%/cmdline}"
-    break
-  done
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  as_root sh -c '
+    grep -azlFx -e "$1" /proc/[0-9]*/cmdline | while IFS= read -r file; do
+      grep -azqFx image "$file" && grep -azqFx pull "$file" || continue
+      if grep -azq "^--root-dir" "$file"; then
+        grep -azqFx -e "$2" -e "--root-dir=$2" "$file" || continue
+      fi
+      file=${file#/proc/}
+      printf "%s\n" "${file%/cmdline}"
+      break
+    done' sh "$1" "$root" 2>/dev/null
 }
 
-# end SIGNAL: from a session of its own, because sudo does not relay a signal that comes from its own process group.
+# end SIGNAL: the command is the leader of its process group. A sudo that does not let its user signal it is reached by
+# another one.
 end() {
   # shellcheck disable=SC2016 # expanded by the inner shell
-  setsid sh -c 'kill -s "$1" "$2"' sh "$1" "$p"
+  kill -s "$1" -- "-$p" || kill -s "$1" "$p" || as_root sh -c 'kill -s "$1" "$2"' sh "$1" "$p"
+} 2>/dev/null
+
+# Whole seconds of a clock that nobody sets.
+clock() {
+  cut -d . -f 1 /proc/uptime
 }
 
-# guarded OUT COMMAND…: runs it under the dead man's switch; leaves its exit code in rc. The command, or its sudo, keeps
-# the lock as long as it lives, but a VM that it leaves running must not.
+# The dead man's switch. TERM ends it, with the child that it waits for. Once the scratch directory is gone, so is the
+# command, and its number may be another's.
+watch() {
+  exec 9<&- >/dev/null 2>&1
+  trap 'kill "$!"; exit' TERM
+  until=$(($(clock) + deadline))
+  while :; do
+    left=$((until - $(clock)))
+    why=deadline
+    [ "$left" -gt 0 ] || break
+    if [ "$left" -gt "$silence" ]; then left=$silence why=silence; fi
+    timeout "$left" head -c 1 <&3 >"$scratch/beat" &
+    wait "$!"
+    [ -s "$scratch/beat" ] || break
+  done
+  if [ "$(clock)" -lt "$until" ]; then why=silence; fi
+  printf '%s' "$why" >"$scratch/why" || exit
+  end TERM
+  sleep 10 &
+  wait "$!"
+  [ ! -e "$scratch/why" ] || end HUP
+}
+
+# guarded COMMAND...: runs it under the switch; leaves its exit code in rc. It is in a session of its own, because sudo
+# does not relay a signal that comes from its own process group. The command, or its sudo, keeps the lock as long as it
+# lives, but a VM that it leaves running must not.
 guarded() {
-  out=$1
-  shift
-  if [ "$sudo" = yes ]; then
-    # shellcheck disable=SC2024 # the files are ours, not root's
-    sudo -n "$@" 3<&- >"$out" 2>"$scratch/err" &
-  elif [ "$verb" = pull ]; then
-    "$@" 3<&- >"$out" 2>"$scratch/err" &
+  if [ "$sudo" = yes ]; then set -- sudo -n "$@"; fi
+  if [ "$verb" = canary ] && [ "$sudo" = no ]; then
+    setsid "$@" 3<&- 9<&- >/dev/null 2>"$scratch/err" &
   else
-    "$@" 3<&- 9<&- >"$out" 2>"$scratch/err" &
+    setsid "$@" 3<&- >/dev/null 2>"$scratch/err" &
   fi
   p=$!
-  {
-    until=$(($(date +%s) + deadline))
-    reason=silence
-    exec 9<&- >/dev/null 2>&1
-    while [ -n "$(timeout "$silence" head -c 1 <&3)" ]; do
-      if [ "$(date +%s)" -ge "$until" ]; then
-        reason=deadline
-        break
-      fi
-    done
-    printf '%s' "$reason" >"$scratch/why"
-    end TERM
-    sleep 10
-    end HUP
-  } &
+  watch &
   w=$!
-  trap 'end TERM' HUP INT TERM
-  while :; do
+  trap 'again=yes; end TERM' HUP INT TERM
+  rc=127 again=yes
+  while [ -n "$again" ]; do
+    again=
     wait "$p"
-    rc=$?
-    kill -0 "$p" 2>/dev/null || break
+    code=$?
+    # 127: it was waited for already, before a signal came
+    if [ "$code" -ne 127 ]; then rc=$code; fi
   done
   trap : HUP INT TERM
   kill "$w" 2>/dev/null
-  printf 'ended %s %s\n' "$rc" "$(cat "$scratch/why" 2>/dev/null)"
-  tail -c 4096 "$scratch/err" >&2
+  say ended "$rc" "$(cat "$scratch/why" 2>/dev/null)"
+  say_errors
 }
 
+# A short command; in a session of its own, as above, so that sudo relays what `timeout` sends.
 cocoon() {
   set -- "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} "$@"
   if [ "$sudo" = yes ]; then set -- sudo -n "$@"; fi
-  timeout 60 "$@"
+  timeout 60 setsid "$@" </dev/null 3<&- 9<&-
+}
+
+is_gone() {
+  cocoon vm inspect "$1" 2>&1 >/dev/null | grep -qi 'vm not found'
 }
 
 # Stopping first spares the wait for a guest that does not listen; a VM that is not there is removed already.
 remove() {
   cocoon vm stop --force "$1" >/dev/null 2>&1
   cocoon vm rm --force "$1" >/dev/null 2>"$scratch/err"
-  if cocoon vm inspect "$1" 2>&1 >/dev/null | grep -qi 'vm not found'; then
-    printf 'removed %s\n' "$1"
+  if is_gone "$1"; then
+    say removed "$1"
   else
-    printf 'left %s\n' "$1"
-    tail -c 1024 "$scratch/err" >&2
+    say left "$1"
+    say_errors
   fi
 }
 
@@ -136,30 +167,70 @@ remove_old_canaries() {
     while IFS= read -r name; do remove "$name"; done
 }
 
-scratch=$(mktemp -d) || exit 1
-trap 'rm -rf -- "$scratch"' EXIT
-take_lock
-case $verb in
-  pull)
-    pid=$(running_pull "$1")
-    if [ -n "$pid" ]; then
-      printf 'busy %s\n' "$pid"
-      exit 75
-    fi
-    guarded /dev/null "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
-    ;;
-  canary)
-    name=$1 snapshot=$2
-    shift 2
-    remove_old_canaries
-    guarded "$scratch/out" "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
-      vm clone --output json --name "$name" "$@" "$snapshot"
-    if [ "$rc" -eq 0 ]; then
-      cocoon vm inspect "$name" 2>/dev/null | sed -n 's/.*"state": "\([a-z ()]*\)".*/state \1/p' | head -n 1
-    fi
-    remove "$name"
-    ;;
-  remove)
-    remove "$1"
-    ;;
-esac
+# A word that cocoon would take for an option is never handed to it.
+refuse_option() {
+  case $1 in
+    -*)
+      printf 'refused: %s\n' "$1" >&2
+      exit 2
+      ;;
+  esac
+}
+
+main() {
+  nonce=$1 verb=$2 root=$3 sudo=$4 silence=$5 deadline=$6 binary=$7 run=$8 log=$9
+  shift 9
+
+  # Held open from here on: 3 the heartbeat, 9 the lock. What is said to a connection that is gone is lost, no more.
+  exec 3<&0 </dev/null
+  trap '' PIPE
+  scratch=$(mktemp -d) || exit 1
+  trap 'rm -rf -- "$scratch"' EXIT
+  trap 'exit 1' HUP INT TERM
+
+  printf '\n'
+  case $verb in
+    pull)
+      refuse_option "$1"
+      if ! take_lock 0; then
+        say locked
+        exit 75
+      fi
+      pid=$(running_pull "$1")
+      if [ -n "$pid" ]; then
+        say busy "$pid"
+        exit 75
+      fi
+      remove_old_canaries
+      guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
+      ;;
+    canary)
+      name=$1 snapshot=$2
+      shift 2
+      refuse_option "$snapshot"
+      if ! take_lock 30; then
+        say locked
+        exit 75
+      fi
+      remove_old_canaries
+      guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
+        vm clone --output json --name "$name" "$@" "$snapshot"
+      if [ "$rc" -eq 0 ]; then
+        say state "$(cocoon vm inspect "$name" 2>/dev/null | sed -n 's/.*"state": "\([a-z ()]*\)".*/\1/p')"
+      fi
+      remove "$name"
+      ;;
+    remove)
+      # The guard that lost its connection may be removing it already, and another run may have followed.
+      if take_lock 90; then
+        remove "$1"
+      elif is_gone "$1"; then
+        say removed "$1"
+      else
+        say left "$1"
+      fi
+      ;;
+  esac
+}
+
+main "$@"

@@ -137,10 +137,10 @@ function tokenise(lines: string[], host: string): RawAnswer {
       fault('NODE_ANSWER_INVALID', { host, what: `line ${i + 1}: ${line.slice(0, 120)}` });
     switch (key) {
       case 'machine':
-        raw.machine = rest;
+        raw.machine = word(rest, invalid);
         break;
       case 'version':
-        raw.version = rest;
+        raw.version = word(rest, invalid);
         break;
       case 'missing':
         raw.cocoonMissing = true;
@@ -216,6 +216,12 @@ function tokenise(lines: string[], host: string): RawAnswer {
   return raw;
 }
 
+function word(said: string, invalid: () => Error): string {
+  // oxlint-disable-next-line no-control-regex -- refusing control characters is the point
+  if (said.length > 100 || /[\x00-\x1f\x7f-\x9f]/.test(said)) throw invalid();
+  return said;
+}
+
 function number(digits: string, invalid: () => Error): number {
   const value = Number(digits);
   if (!/^\d{1,16}$/.test(digits) || !Number.isSafeInteger(value)) throw invalid();
@@ -225,30 +231,41 @@ function number(digits: string, invalid: () => Error): number {
 function observedFrom(raw: RawAnswer, node: Node): Observed {
   if (raw.freeBytes === null)
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
-  const json = jsonEntries(raw);
   const stored = raw.sqlite ? listedEntries(raw) : null;
-  const entries = stored ?? json;
+  const stray = stored === null ? [] : strayEntries(raw);
+  const entries = stored ?? jsonEntries(raw);
   const indexSource = raw.sqlite
     ? 'sqlite'
     : 'cloudimg' in raw.texts || 'oci' in raw.texts || 'snapshots' in raw.texts
       ? 'json'
       : 'none';
   const notes: string[] = [];
-  if (stored !== null && json.length > 0) notes.push('a JSON index lies beside meta.db, which is the one that counts');
+  if (stray === null) notes.push('a damaged JSON index lies beside meta.db, which is the one that counts');
+  else if (stray.length > 0) notes.push('a JSON index lies beside meta.db, which is the one that counts');
   if (indexSource === 'none') notes.push('cocoon has no store there yet');
   const snapshots = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
   return {
-    cocoonVersion: text(raw.version, 'the version of cocoon', 100),
-    architecture: { x86_64: 'amd64', aarch64: 'arm64' }[raw.machine] ?? text(raw.machine, 'the machine', 40),
+    cocoonVersion: raw.version,
+    architecture: { x86_64: 'amd64', aarch64: 'arm64' }[raw.machine] ?? raw.machine,
     indexSource,
     freeBytes: raw.freeBytes,
     entries,
-    conflicts: stored === null ? [] : conflictsOf(stored, json),
+    conflicts: conflictsOf(entries, stray ?? []),
     blobs: raw.blobs,
     files: raw.files,
     snapshots: snapshots.map((record) => snapshotFact(record, raw, node)),
     notes,
   };
+}
+
+/** What a JSON index beside meta.db says; null where it cannot be read, which takes nothing from meta.db. */
+function strayEntries(raw: RawAnswer): IndexEntry[] | null {
+  try {
+    return jsonEntries(raw);
+  } catch (error) {
+    if (!(error instanceof ShapeError)) throw error;
+    return null;
+  }
 }
 
 /** References that both live stores know, with different digests (contract B.7). */

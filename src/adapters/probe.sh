@@ -6,8 +6,8 @@
 # files wherever it looks.
 #
 # The answer is lines of words between two marks that hold the nonce. The text of a file follows its `file` line, each
-# of its lines marked by `|`, so that nothing in a file can pass for a line of the answer. Needs dash, coreutils,
-# findutils, grep and sed.
+# of its lines marked by `|`, so that nothing in a file can pass for a line of the answer; a file with a line end in its
+# name is none of cocoon's and left out. Needs dash, coreutils, findutils, grep and sed.
 set -u
 LC_ALL=C
 export LC_ALL
@@ -15,6 +15,7 @@ umask 077
 
 LIMIT=8388609    # bytes of an index; one more than is accepted, so that the reader sees that there was more
 MEMBERS=262144   # bytes of a snapshot's small JSON files
+unclean='*[[:cntrl:]]*'
 
 # content NAME FILE BYTES
 content() {
@@ -78,17 +79,19 @@ sqlite_store() {
 
 blobs() {
   if open_dir "$root/cloudimg/blobs"; then
-    find -L "$root/cloudimg/blobs" -maxdepth 1 -name '*.qcow2' -printf 'blob %y %s %f\n'
+    find -L "$root/cloudimg/blobs" -maxdepth 1 -name '*.qcow2' ! -name "$unclean" -printf 'blob %y %s %f\n'
     for blob in "$root"/cloudimg/blobs/*.qcow2; do
+      # shellcheck disable=SC2254 # a pattern
+      case ${blob##*/} in $unclean) continue ;; esac
       if [ ! -f "$blob" ] || [ ! -s "$blob" ]; then continue; fi
       printf 'head %s %s\n' "${blob##*/}" "$(od -An -v -tx1 -w20 -N20 -- "$blob")"
     done
   fi
   if open_dir "$root/oci/blobs"; then
-    find -L "$root/oci/blobs" -maxdepth 1 -type f -size +0 -name '*.erofs' -printf 'path file %p\n'
+    find -L "$root/oci/blobs" -maxdepth 1 -type f -size +0 -name '*.erofs' ! -name "$unclean" -printf 'path file %p\n'
   fi
   if open_dir "$root/oci/boot"; then
-    find -L "$root/oci/boot" -mindepth 2 -maxdepth 2 -type f -size +0 -printf 'path file %p\n'
+    find -L "$root/oci/boot" -mindepth 2 -maxdepth 2 -type f -size +0 ! -path "$unclean" -printf 'path file %p\n'
   fi
 }
 
@@ -114,18 +117,19 @@ backing() {
   length=$((${17} << 24 | ${18} << 16 | ${19} << 8 | ${20}))
   [ "$offset" -gt 0 ] && [ "$length" -gt 0 ] && [ "$length" -le 4096 ] || return 0
   printf 'backing %s\n' "$(od -An -v -tx1 -w4096 -j "$offset" -N "$length" -- "$overlay")"
-  state "$(tail -c "+$((offset + 1))" -- "$overlay" | head -c "$length" | tr -d '\000\n')"
+  path=$(tail -c "+$((offset + 1))" -- "$overlay" | head -c "$length" | tr -d '\000\n')
+  case $path in /*) state "$path" ;; esac
 }
 
 # snapshot DIR
 snapshot() {
   open_dir "$1" || return 0
   printf 'snapshot %s\n' "$1"
-  find -L "$1" -maxdepth 1 -type f -printf 'has %s %f\n'
+  find -L "$1" -maxdepth 1 -type f ! -name "$unclean" -printf 'has %s %f\n'
   for member in cocoon.json config.json; do
     [ -f "$1/$member" ] && content "$member" "$1/$member" "$MEMBERS"
   done
-  cat -- "$1/cocoon.json" "$1/config.json" 2>/dev/null | grep -o '"/[^"\\]*"' | sort -u | while IFS= read -r path; do
+  cat -- "$1/cocoon.json" "$1/config.json" 2>/dev/null | grep -ao '"/[^"\\]*"' | sort -u | while IFS= read -r path; do
     path=${path#\"}
     state "${path%\"}"
   done

@@ -1,11 +1,10 @@
-/** Epoch over HTTP: manifests, blobs and tags, each answer validated and bounded (contract §E). */
+/** Epoch and OCI registries over HTTP: manifests, blobs and tags, each answer validated and bounded (contract §E). */
 import { createHash } from 'node:crypto';
-import { Agent, type Dispatcher } from 'undici';
 import type { Manifest } from '../core/desired.ts';
-import { fault, ReconcileError } from '../core/errors.ts';
+import { fault, type ReconcileError } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, size, text } from '../core/json.ts';
 import { clip } from '../core/text.ts';
-import { withRetries } from './retry.ts';
+import { createHttp, registryCode, type Answer, type HttpOptions } from './http.ts';
 
 const MAX_MANIFEST_BYTES = 4 * 2 ** 20;
 const MAX_CONFIG_BYTES = 4 * 2 ** 20;
@@ -24,6 +23,11 @@ export interface Registry {
   blobHead(repository: string, blob: string, signal: AbortSignal): Promise<Uint8Array>;
   /** A small JSON blob, compared with its digest. */
   blobJson(repository: string, blob: string, signal: AbortSignal): Promise<unknown>;
+  /**
+   * The bytes of a blob as they come. Ends early, without an error, where the registry ends early: count them.
+   * The deadline is one of silence: it begins anew with each chunk.
+   */
+  blobStream(repository: string, blob: string, signal: AbortSignal): AsyncIterable<Buffer>;
   /** Whether `/dl/REPOSITORY/TAG` is served: newer epochs take the last segment as a tag, older ones do not (E.6). */
   servesTagPath(repository: string, tag: string, signal: AbortSignal): Promise<boolean>;
   /** Asks for nothing but a sign of life; throws where there is none. */
@@ -33,62 +37,10 @@ export interface Registry {
   close(): Promise<void>;
 }
 
-export interface RegistryOptions {
-  url: string;
-  token: string | null;
-  ca: string | null;
-  /** Deadline of one request in ms. */
-  timeoutMs: number;
-  retries: number;
-}
-
-/**
- * How much of a body is wanted: all of it, refusing more than `atMost` bytes; or its `first` bytes, after which the
- * connection is dropped, because epoch ignores ranges (E.1).
- */
-type Take = { atMost: number } | { first: number };
-
-/** A validated HTTP exchange. */
-interface Answer {
-  status: number;
-  headers: Record<string, string | string[] | undefined>;
-  body: Buffer;
-}
-
-/** Builds the client: one keep-alive pool, closed by the caller. */
-export function createRegistry(options: RegistryOptions): Registry {
-  const agent = new Agent({
-    connections: 8,
-    connect: { timeout: options.timeoutMs, ...(options.ca === null ? {} : { ca: options.ca }) },
-    headersTimeout: options.timeoutMs,
-    bodyTimeout: options.timeoutMs,
-  });
+/** Builds the client, to be closed by the caller. */
+export function createRegistry(options: HttpOptions): Registry {
+  const http = createHttp(options);
   let answered = false;
-
-  /** One request, tried again on 429, 5xx and lost connections. Statuses below 500 are the caller's to judge. */
-  const request = async (method: 'GET' | 'HEAD', path: string, take: Take, signal: AbortSignal): Promise<Answer> => {
-    const url = `${options.url}${path}`;
-    return await withRetries(
-      { retries: options.retries, pauseMs: 300, maxPauseMs: 5000 },
-      signal,
-      isTransient,
-      async () => {
-        try {
-          const answer = await exchange(agent, options, method, url, take, signal);
-          if (answer.status === 429 || answer.status >= 500) throw new TransientStatus(answer, method, url);
-          return answer;
-        } catch (error) {
-          signal.throwIfAborted();
-          if (error instanceof ReconcileError || error instanceof TransientStatus) throw error;
-          throw fault('REGISTRY_UNREACHABLE', { method, url, cause: reasonOf(error, options.timeoutMs) }, error);
-        }
-      },
-      retryAfter,
-    ).catch((error: unknown) => {
-      if (!(error instanceof TransientStatus)) throw error;
-      throw fault('REGISTRY_UNREACHABLE', { method, url, cause: error.message });
-    });
-  };
 
   /** A valid document, or the error that says which place of it is not. */
   const understood = <T>(method: string, path: string, read: () => T): T => {
@@ -118,7 +70,7 @@ export function createRegistry(options: RegistryOptions): Registry {
 
   const tags: Registry['tags'] = async (repository, signal) => {
     const path = `/v2/${repository}/tags/list`;
-    const answer = await request('GET', path, { atMost: MAX_MANIFEST_BYTES }, signal);
+    const answer = await http.send('GET', repository, path, { atMost: MAX_MANIFEST_BYTES }, signal);
     if (answer.status !== 200) {
       const error = refused('GET', path, answer);
       if (error !== null) throw error;
@@ -134,7 +86,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     tags,
     async manifest(repository, reference, signal) {
       const path = `/v2/${repository}/manifests/${reference}`;
-      const answer = await request('GET', path, { atMost: MAX_MANIFEST_BYTES }, signal);
+      const answer = await http.send('GET', repository, path, { atMost: MAX_MANIFEST_BYTES }, signal);
       if (answer.status !== 200) {
         const error = refused('GET', path, answer);
         if (error !== null) throw error;
@@ -145,7 +97,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     },
     async blobSize(repository, blob, signal) {
       const path = `/v2/${repository}/blobs/${blob}`;
-      const answer = await request('HEAD', path, { atMost: 0 }, signal);
+      const answer = await http.send('HEAD', repository, path, { atMost: 0 }, signal);
       if (answer.status === 200)
         return understood('HEAD', path, () => size(Number(answer.headers['content-length']), 'Content-Length'));
       const error = refused('HEAD', path, answer);
@@ -154,7 +106,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     },
     async blobHead(repository, blob, signal) {
       const path = `/v2/${repository}/blobs/${blob}`;
-      const answer = await request('GET', path, { first: HEAD_BYTES }, signal);
+      const answer = await http.send('GET', repository, path, { first: HEAD_BYTES }, signal);
       if (answer.status !== 200) {
         throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${answer.status}` });
       }
@@ -162,7 +114,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     },
     async blobJson(repository, blob, signal) {
       const path = `/v2/${repository}/blobs/${blob}`;
-      const answer = await request('GET', path, { atMost: MAX_CONFIG_BYTES }, signal);
+      const answer = await http.send('GET', repository, path, { atMost: MAX_CONFIG_BYTES }, signal);
       if (answer.status !== 200) {
         throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${answer.status}` });
       }
@@ -171,93 +123,19 @@ export function createRegistry(options: RegistryOptions): Registry {
         return parseJson(answer.body.toString('utf8'), 'the blob');
       });
     },
+    blobStream: (repository, blob, signal) => http.stream(repository, `/v2/${repository}/blobs/${blob}`, signal),
     async servesTagPath(repository, tag, signal) {
-      const answer = await request('GET', `/dl/${repository}/${tag}`, { first: 1 }, signal);
+      const answer = await http.send('GET', repository, `/dl/${repository}/${tag}`, { first: 1 }, signal);
       return answer.status === 200;
     },
     async ping(signal) {
-      const answer = await request('GET', '/v2/', { atMost: MAX_ERROR_BYTES }, signal);
+      const answer = await http.send('GET', '', '/v2/', { atMost: MAX_ERROR_BYTES }, signal);
       if (answer.status === 200 || registryCode(answer.body) !== null) answered = true;
       else throw refused('GET', '/v2/', answer) ?? new Error('unreachable');
     },
     hasAnswered: () => answered,
-    close: () => agent.close(),
+    close: async () => await http.close(),
   };
-}
-
-/** A status that may pass: kept apart until the tries are used up. */
-class TransientStatus extends Error {
-  readonly answer: Answer;
-  constructor(answer: Answer, method: string, url: string) {
-    const code = registryCode(answer.body);
-    super(`${method} ${url}: status ${answer.status}${code === null ? '' : ` ${code}`}`);
-    this.answer = answer;
-  }
-}
-
-function isTransient(error: unknown): boolean {
-  return (
-    error instanceof TransientStatus || (error instanceof ReconcileError && error.info.code === 'REGISTRY_UNREACHABLE')
-  );
-}
-
-/** `Retry-After` in whole seconds, the only form that registries send. */
-function retryAfter(error: unknown): number | null {
-  if (!(error instanceof TransientStatus)) return null;
-  const seconds = Number(error.answer.headers['retry-after']);
-  return Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : null;
-}
-
-/** One request and its body. */
-async function exchange(
-  agent: Dispatcher,
-  options: RegistryOptions,
-  method: 'GET' | 'HEAD',
-  url: string,
-  take: Take,
-  signal: AbortSignal,
-): Promise<Answer> {
-  const { origin, pathname } = new URL(url);
-  const { statusCode, headers, body } = await agent.request({
-    origin,
-    path: pathname,
-    method,
-    signal: AbortSignal.any([signal, AbortSignal.timeout(options.timeoutMs)]),
-    headers: {
-      accept:
-        'application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, application/json, */*',
-      ...(options.token === null ? {} : { authorization: `Bearer ${options.token}` }),
-    },
-  });
-  const wanted = statusCode === 200 ? take : { first: MAX_ERROR_BYTES };
-  const chunks: Buffer[] = [];
-  let length = 0;
-  for await (const chunk of body) {
-    chunks.push(chunk as Buffer);
-    length += (chunk as Buffer).length;
-    if ('first' in wanted && length >= wanted.first) break;
-    if ('atMost' in wanted && length > wanted.atMost) {
-      throw fault('REGISTRY_ANSWER_INVALID', { method, url, what: `the answer is longer than ${wanted.atMost} bytes` });
-    }
-  }
-  return { status: statusCode, headers, body: Buffer.concat(chunks) };
-}
-
-function reasonOf(error: unknown, timeoutMs: number): string {
-  const { name, message, code } = error as { name?: string; message?: string; code?: string };
-  if (name === 'TimeoutError') return `no answer within ${timeoutMs} ms`;
-  return message !== undefined && message !== '' ? message : (code ?? String(error));
-}
-
-/** The code of the registry's own error document, or null where the body is none. */
-function registryCode(body: Buffer): string | null {
-  try {
-    const document = object(parseJson(body.toString('utf8'), 'body'), 'body');
-    const [first] = array(document['errors'], 'errors', 100);
-    return text(object(first, 'errors[0]')['code'], 'code', 100);
-  } catch {
-    return null; // no error document: the caller says so with the status and the body's beginning
-  }
 }
 
 function sha256(bytes: Buffer): string {

@@ -49,5 +49,5 @@ export async function loadNodes({ file, settings }: Configured, patterns: string
 
 export async function openRegistry({ epoch }: Settings): Promise<Registry> {
   const { createRegistry } = await import('../adapters/registry.ts');
-  return createRegistry(epoch);
+  return createRegistry({ ...epoch, credentials: null });
 }

@@ -2,7 +2,6 @@
 import { replaceCommands } from './commands.ts';
 import { isPlainQcow2 } from './desired.ts';
 import { hexOf, meaningOf } from './reference.ts';
-import { shortDigest } from './text.ts';
 import type {
   BlobFact,
   DesiredImage,
@@ -40,8 +39,9 @@ export function judgeImages(served: Served, observation: Observation): ImageRow[
     );
   }
   const rows = observed.entries.map((entry) => withNotes(served, judgeEntry(served, node, observed, entry)));
-  const isPresent = (image: TrackedImage): boolean => rows.some((r) => r.image === image.image && r.tag === image.tag);
-  return [...rows, ...tracked.filter((image) => !isPresent(image)).map((image) => judgeAbsent(served, image))];
+  const present = new Set(observed.entries.map((entry) => coveredBy(served, entry.reference)));
+  const absent = tracked.filter((image) => !present.has(coveredBy(served, image.reference)));
+  return [...rows, ...absent.map((image) => judgeAbsent(served, node, observed, image))];
 }
 
 function judgeEntry(served: Served, node: Node, observed: Observed, entry: IndexEntry): ImageRow {
@@ -72,24 +72,21 @@ function judgeEntry(served: Served, node: Node, observed: Observed, entry: Index
   if (desired.contentDigest === null) {
     return row(base, { verdict: 'unknown', reason: desired.error?.message ?? null, error: desired.error });
   }
+  if (entry.type === 'oci' && desired.kind === 'cloud-image') {
+    return row(base, {
+      verdict: 'unknown',
+      reason: 'a container image has this name, and a pull would put it into both backends: remove it by its digest',
+    });
+  }
   if (entry.digest !== desired.contentDigest) {
-    return withRefresh(
-      node,
-      observed,
-      desired,
-      row(base, { verdict: 'stale', reason: `epoch serves ${shortDigest(desired.contentDigest)} now` }),
-    );
+    return withPull(node, observed, desired, row(base, { verdict: 'stale' }));
   }
   const blob = blobState(observed.blobs[hexOf(entry.digest)], desired, served.depth);
   if (blob.state === 'absent') {
-    return withRefresh(node, observed, desired, row(base, { verdict: 'blob-missing', reason: blob.why }));
+    return withPull(node, observed, desired, row(base, { verdict: 'blob-missing', reason: blob.why }));
   }
   if (blob.state === 'corrupt') {
-    return row(base, {
-      verdict: 'blob-corrupt',
-      reason: blob.why,
-      commands: replaceCommands(node.cocoon, entry.reference, entry.digest),
-    });
+    return row(base, { verdict: 'blob-corrupt', ...byReplacing(node, desired, entry.reference, blob) });
   }
   if (blob.state === 'unproven') return row(base, { verdict: 'unknown', reason: blob.why });
   return row(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
@@ -101,19 +98,16 @@ function withNotes(served: Served, judged: ImageRow): ImageRow {
   return notes.length === 0 ? judged : { ...judged, reason: [judged.reason, ...notes].filter(Boolean).join('; ') };
 }
 
-function judgeAbsent(served: Served, image: TrackedImage): ImageRow {
-  const desired = served.desired.find((d) => d.image === image.image && d.tag === image.tag);
-  const want = desired?.contentDigest ?? null;
-  const base = trackedBase(image, want);
-  if (desired === undefined || want === null) {
+function judgeAbsent(served: Served, node: Node, observed: Observed, image: TrackedImage): ImageRow {
+  const desired = coveredBy(served, image.reference);
+  const base = trackedBase(image, desired?.contentDigest ?? null);
+  if (desired === null || desired.contentDigest === null) {
     return row(base, { verdict: 'unknown', reason: desired?.error?.message ?? null, error: desired?.error ?? null });
   }
   if (image.presence === 'if-present') {
     return row(base, { verdict: 'absent', reason: 'not on this node, and it need not be' });
   }
-  const error = lostAtEpoch(desired);
-  const plan = error === null ? 'pull' : null;
-  return row(base, { verdict: 'missing', plan, error, reason: error?.message ?? 'it must be on this node' });
+  return withPull(node, observed, desired, row(base, { verdict: 'missing', reason: 'it must be on this node' }));
 }
 
 /** The place of a reference in `desired`, or null where nothing covers it. */
@@ -122,21 +116,36 @@ export function coveredBy(served: Served, reference: string): DesiredImage | nul
   return place === undefined ? null : (served.desired[place] ?? null);
 }
 
-/** A stale or blob-missing row with its plan: a forced pull, unless it cannot work; the reason then says why. */
-function withRefresh(node: Node, observed: Observed, desired: DesiredImage, stale: ImageRow): ImageRow {
+/** A row that a forced pull heals, with that plan, or with the reason why a pull cannot work. */
+function withPull(node: Node, observed: Observed, desired: DesiredImage, drifted: ImageRow): ImageRow {
+  const but = (why: string | null): string => [drifted.reason, why].filter(Boolean).join('; ');
   const error = lostAtEpoch(desired);
-  if (error !== null) return { ...stale, error, reason: `${stale.reason}; ${error.message}` };
+  if (error !== null) return { ...drifted, error, reason: but(error.message) };
   const want = desired.contentDigest as string;
   const there = blobState(observed.blobs[hexOf(want)], desired, 'size');
   if (there.state === 'corrupt' || there.state === 'unproven') {
-    const reason = `${stale.reason}; a forced pull would keep the file of that digest, which is there and unsound: ${there.why}`;
-    return { ...stale, reason, commands: replaceCommands(node.cocoon, stale.reference, want) };
+    const why = `a forced pull would keep the file of the wanted digest, which is there and unsound: ${there.why}`;
+    const commands = there.state === 'corrupt' ? replaceCommands(node.cocoon, drifted.reference, want) : [];
+    return { ...drifted, reason: but(why), commands };
   }
-  return { ...stale, plan: 'pull' };
+  return { ...drifted, plan: 'pull' };
+}
+
+/** What is said of a corrupt blob: how a person replaces it, unless epoch cannot give it either. */
+export function byReplacing(
+  { cocoon }: Node,
+  desired: DesiredImage,
+  reference: string,
+  { why }: BlobState,
+): Pick<ImageRow, 'reason' | 'error' | 'commands'> {
+  const error = lostAtEpoch(desired);
+  if (error !== null) return { reason: `${why}; ${error.message}`, error, commands: [] };
+  const commands = replaceCommands(cocoon, reference, desired.contentDigest as string);
+  return { reason: `${why}; a forced pull alone would keep it`, error: null, commands };
 }
 
 /** Why nothing can be pulled: epoch lacks a blob of the image, or could not be asked for it. */
-function lostAtEpoch(desired: DesiredImage): ImageRow['error'] {
+export function lostAtEpoch(desired: DesiredImage): ImageRow['error'] {
   return desired.missingBlob === null ? null : desired.error;
 }
 
@@ -179,7 +188,7 @@ export function needsStoredForm(served: Served, observations: Observation[]): nu
     if (observed === null) continue;
     for (const [place, desired] of served.desired.entries()) {
       if (desired.contentDigest === null || desired.stored !== null) continue;
-      if (blobState(observed.blobs[hexOf(desired.contentDigest)], desired, served.depth).state === 'unproven')
+      if (blobState(observed.blobs[hexOf(desired.contentDigest)], desired, 'size').state === 'unproven')
         places.add(place);
     }
   }

@@ -38,7 +38,8 @@ export interface Result {
 
 export interface RunOptions {
   env?: Record<string, string>;
-  input?: Buffer;
+  /** Standard input; null leaves it open, to be ended by `running`. */
+  input?: Buffer | null;
   /** Called with the running process. */
   running?: (child: ChildProcess) => void;
 }
@@ -102,8 +103,9 @@ export function newNode() {
       if (result.code !== 0) throw new Error(result.stderr);
       return /snapshot imported: (\S+)/.exec(result.stderr)?.[1] ?? '';
     },
-    /** Ends guests that are left, then removes everything. */
+    /** Ends programs and guests that are left, then removes everything. */
     dispose: async () => {
+      for (const child of children) child.kill('SIGKILL');
       if (existsSync(at('cloudhypervisor/db/vms.json'))) {
         const { names = {} } = JSON.parse(readFileSync(at('cloudhypervisor/db/vms.json'), 'utf8')) as {
           names?: object;
@@ -117,6 +119,9 @@ export function newNode() {
 
 export type CocoonNode = ReturnType<typeof newNode>;
 
+/** Programs that run now; a row that fails or times out may leave one. */
+const children = new Set<ChildProcess>();
+
 /** Runs the program under test without colours. */
 export function runProgram(args: string[], options: RunOptions = {}): Promise<Result> {
   const [program, ...first] = trueBinary ? [trueBinary] : [process.execPath, double];
@@ -129,14 +134,18 @@ export function runProgram(args: string[], options: RunOptions = {}): Promise<Re
   };
   return new Promise((resolve, reject) => {
     const child = spawn(program ?? '', [...first, ...args], { env, cwd: work, stdio: 'pipe' });
+    children.add(child);
     let stdout = '';
     let stderr = '';
     child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
     child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
     child.stdin.on('error', () => {}); // a program that does not read its input may end before it is written
-    child.stdin.end(options.input ?? '');
+    if (options.input !== null) child.stdin.end(options.input ?? '');
     child.on('error', reject);
-    child.on('close', (code, signal) => resolve({ code, signal, stdout, stderr, log: logLines(stderr) }));
+    child.on('close', (code, signal) => {
+      children.delete(child);
+      resolve({ code, signal, stdout, stderr, log: logLines(stderr) });
+    });
     options.running?.(child);
   });
 }

@@ -153,6 +153,20 @@ describe('the command line', () => {
     expect(node.list('.')).toEqual(['a', 'b', 'c']);
   });
 
+  it('global flags may stand before the command', async () => {
+    const { code, stdout } = await runProgram([
+      '--root-dir',
+      node.at('a'),
+      '--run-dir',
+      node.at('b'),
+      'image',
+      'ls',
+      '-ojson',
+    ]);
+    expect({ code, stdout }).toEqual({ code: 0, stdout: 'No images found.\n' });
+    expect(node.list('.')).toEqual(['a']);
+  });
+
   it('log lines carry colours unless NO_COLOR is set', async () => {
     const { stderr } = await node.cocoon(['gc'], { env: { NO_COLOR: '' } });
     const text = JSON.stringify(stderr).replaceAll(String.raw`\u001b`, '^');
@@ -706,6 +720,27 @@ describe('importing images', () => {
     const { code, stderr } = await node.cocoon(['image', 'import', 'x']);
     expect(code).toBe(1);
     expect(lastLine(stderr)).toBe('Error: detect image type: peek: EOF');
+  });
+
+  it('SIGTERM while it waits for standard input takes effect when that ends: nothing is recorded', async () => {
+    const { bytes } = sampleImage(1);
+    const { code, stderr } = await node.cocoon(['image', 'import', 'win11'], {
+      input: null,
+      running: (child) => {
+        child.stdin?.write(bytes);
+        child.stderr?.once('data', () => {
+          child.kill('SIGTERM');
+          void node.cocoon(['snapshot', 'list']).then(() => {
+            expect(child.exitCode).toBeNull();
+            child.stdin?.end();
+          });
+        });
+      },
+    });
+    expect(code).toBe(1);
+    expect(lastLine(stderr)).toMatch(/^Error: import win11: .*(context canceled|terminated signal received)$/);
+    expect(node.exists('cloudimg/db/images.json')).toBe(false);
+    expect(node.list('cloudimg/temp')).toEqual([]);
   });
 
   it('garbage from standard input counts as a tar, and fails as one', needsErofs, async () => {

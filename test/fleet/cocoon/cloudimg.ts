@@ -16,13 +16,13 @@ import { join } from 'node:path';
 import { print, type Invocation } from './command.ts';
 import { faults } from './faults.ts';
 import { fileSize, isValidFile, randomName } from './files.ts';
-import { binaryOrDecimal, getFollowing, type Answer } from './http.ts';
+import { getFollowing, type Answer } from './http.ts';
 import { imageStore, lookupExactly, wrapped } from './images.ts';
 import { interrupt, pause } from './interrupt.ts';
 import { lock } from './lock.ts';
 import { logger } from './log.ts';
 import { makeQcow2, QCOW2_MAGIC, readQcow2Header } from './qcow2.ts';
-import { goTime } from './text.ts';
+import { goTime, humanSize } from './text.ts';
 
 const MAX_BYTES = 20 * 2 ** 30;
 const DOWNLOAD_LIMIT_MS = 30 * 60_000;
@@ -140,7 +140,7 @@ export function readHead(path: string, length: number): Buffer {
 async function download(url: string, path: string, say: (text: string) => void, show: (text: string) => void) {
   const response = await wrapped(`http get ${url}`, () => requestImage(url));
   const total = Number(response.message.headers['content-length'] ?? -1);
-  say(`downloading cloud image ${url}${total > 0 ? ` (${binaryOrDecimal(total)})` : ''}`);
+  say(`downloading cloud image ${url}${total > 0 ? ` (${humanSize(total)})` : ''}`);
   const fd = openSync(path, 'wx', 0o600);
   const hash = createHash('sha256');
   let written = 0;
@@ -155,8 +155,8 @@ async function download(url: string, path: string, say: (text: string) => void, 
         if (written - reported < PROGRESS_BYTES) return;
         reported = written;
         const percent = ((written / total) * 100).toFixed(1);
-        const done = binaryOrDecimal(written);
-        show(total > 0 ? `\r  ${done} / ${binaryOrDecimal(total)} (${percent}%)` : `\r  ${done} downloaded`);
+        const done = humanSize(written);
+        show(total > 0 ? `\r  ${done} / ${humanSize(total)} (${percent}%)` : `\r  ${done} downloaded`);
       });
       await pause(faults.pullDelay);
     });

@@ -1,8 +1,6 @@
 // HTTP GET over Node's own client: redirects as Go's follows them, failures in Go's words.
 import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
-import { faults } from './faults.ts';
 import { interrupt } from './interrupt.ts';
-import { binarySize, decimalSize } from './text.ts';
 
 const MAX_REDIRECTS = 10;
 
@@ -36,11 +34,6 @@ export async function readBody(message: IncomingMessage): Promise<Buffer> {
     throw new Error(interrupt.aborted ? 'context canceled' : 'unexpected EOF', { cause: error });
   }
   return Buffer.concat(chunks);
-}
-
-/** Sizes in this generation's units. */
-export function binaryOrDecimal(bytes: number): string {
-  return faults.newer ? binarySize(bytes) : decimalSize(bytes);
 }
 
 async function get(url: string, headers: OutgoingHttpHeaders): Promise<IncomingMessage> {

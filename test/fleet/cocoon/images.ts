@@ -5,7 +5,7 @@ import { ensureDirs, isValidFile } from './files.ts';
 import { logger } from './log.ts';
 import type { CloudimgEntry, Entries, OciEntry } from './records.ts';
 import { openStore, type Store } from './store.ts';
-import { binarySize, decimalSize, quote, tableTime } from './text.ts';
+import { humanSize, quote, tableTime } from './text.ts';
 
 export type BackendName = 'oci' | 'cloudimg';
 type Entry = CloudimgEntry | OciEntry;
@@ -69,12 +69,11 @@ export async function listImages(call: Invocation): Promise<void> {
     all.push(...shuffle(entries.map((entry) => toImage(type, entry))));
   }
   if (all.length === 0) return print('No images found.\n');
-  const size = faults.newer ? binarySize : decimalSize;
   printList(call, all, ['TYPE', 'NAME', 'DIGEST', 'SIZE', 'CREATED'], (image: Image) => [
     image.type,
     image.name,
     image.id.slice(0, 'sha256:'.length + 12),
-    size(image.size),
+    humanSize(image.size),
     tableTime(image.created_at),
   ]);
 }

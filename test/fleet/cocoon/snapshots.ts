@@ -3,7 +3,6 @@ import { closeSync, ftruncateSync, openSync, readdirSync, rmSync, writeFileSync,
 import { basename, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { flag, isSet, print, printJson, printList, type Invocation } from './command.ts';
-import { faults } from './faults.ts';
 import { ensureDirs, gunzipLoosely, newId, readFile } from './files.ts';
 import { wrapped } from './images.ts';
 import { logger } from './log.ts';
@@ -11,7 +10,7 @@ import { resolveRef, type SnapshotConfig, type SnapshotIndex, type SnapshotRecor
 import { inputFrom, stdin } from './stdin.ts';
 import { openStore } from './store.ts';
 import { makeTar, readTar, type TarEntry } from './tar.ts';
-import { binarySize, decimalSize, goJson, goTime, parseJson, quote, tableTime } from './text.ts';
+import { goJson, goTime, humanSize, parseJson, quote, tableTime } from './text.ts';
 
 export function initSnapshots(call: Invocation): void {
   try {
@@ -39,13 +38,12 @@ export async function listSnapshots(call: Invocation): Promise<void> {
     .filter((record) => !record.pending && (!owned || owned.has(record.id ?? '')))
     .sort((a, b) => Date.parse(a.created_at) - Date.parse(b.created_at));
   if (visible.length === 0) return print('No snapshots found.\n');
-  const size = faults.newer ? binarySize : decimalSize;
   const header = ['ID', 'NAME', 'CPU', 'MEMORY', 'DESCRIPTION', 'CREATED'];
   printList(call, visible.map(toPublic), header, (snapshot: SnapshotRecord) => [
     snapshot.id ?? '',
     snapshot.name,
     String(snapshot.cpu ?? 0),
-    size(snapshot.memory ?? 0),
+    humanSize(snapshot.memory ?? 0),
     snapshot.description ?? '',
     tableTime(snapshot.created_at),
   ]);

@@ -1,4 +1,5 @@
 // Text as Go programs write it: JSON, quoting, times, sizes, tables and the words of system errors.
+import { faults } from './faults.ts';
 
 /** Compact JSON with Go's HTML escaping; Go leaves fields out that are undefined here. */
 export function goJson(value: unknown, indent = 0): string {
@@ -48,6 +49,11 @@ export function decimalSize(bytes: number): string {
 /** Binary units with four significant digits, `512MiB`. */
 export function binarySize(bytes: number): string {
   return scaled(bytes, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']);
+}
+
+/** A size in the units of this generation (contract A.14). */
+export function humanSize(bytes: number): string {
+  return faults.newer ? binarySize(bytes) : decimalSize(bytes);
 }
 
 function scaled(bytes: number, base: number, units: string[]): string {

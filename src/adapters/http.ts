@@ -1,0 +1,246 @@
+/** Requests to one registry: one keep-alive pool, deadlines, retries, redirects and authentication. */
+import { Agent, type Dispatcher } from 'undici';
+import { fault, ReconcileError } from '../core/errors.ts';
+import { array, object, parseJson, ShapeError, text } from '../core/json.ts';
+import { basic, parseChallenge, parseToken, tokenUrl, type Credentials } from './registry-auth.ts';
+import { withRetries } from './retry.ts';
+
+const MAX_ERROR_BYTES = 65_536;
+const MAX_REDIRECTS = 5;
+const RETRY = { pauseMs: 300, maxPauseMs: 5000 };
+const ACCEPT = [
+  'application/vnd.oci.image.index.v1+json',
+  'application/vnd.docker.distribution.manifest.list.v2+json',
+  'application/vnd.oci.image.manifest.v1+json',
+  'application/vnd.docker.distribution.manifest.v2+json',
+  'application/json',
+  '*/*',
+].join(', ');
+
+export interface HttpOptions {
+  /** Without a trailing slash. */
+  url: string;
+  /** A bearer token that is sent with every request to this registry. */
+  token: string | null;
+  /** Whom to be when the registry asks, by Basic or at its token server. */
+  credentials: Credentials | null;
+  /** PEM text of a private CA. */
+  ca: string | null;
+  /** Deadline of one request, and of the silence between two chunks of a stream, in ms. */
+  timeoutMs: number;
+  retries: number;
+}
+
+/**
+ * How much of a body is wanted: all of it, refusing more than `atMost` bytes; or its `first` bytes, after which the
+ * connection is dropped, because epoch ignores ranges (E.1).
+ */
+export type Take = { atMost: number } | { first: number };
+
+export interface Answer {
+  status: number;
+  headers: Record<string, string | string[] | undefined>;
+  body: Buffer;
+}
+
+export interface Http {
+  /**
+   * One request, tried again on 429, 5xx and lost connections. Statuses below 500 are the caller's to judge.
+   * @param repository whose content is asked for: the scope of a token
+   * @throws ReconcileError REGISTRY_UNREACHABLE, REGISTRY_ANSWER_INVALID, or the signal's reason
+   */
+  send(method: 'GET' | 'HEAD', repository: string, path: string, take: Take, signal: AbortSignal): Promise<Answer>;
+  /** The body of a 200 as it comes, unbounded in length and not tried again. Throws as `send` does. */
+  stream(repository: string, path: string, signal: AbortSignal): AsyncGenerator<Buffer>;
+  close(): Promise<void>;
+}
+
+export function createHttp(options: HttpOptions): Http {
+  const agent = new Agent({
+    connections: 8,
+    connect: { timeout: options.timeoutMs, ...(options.ca === null ? {} : { ca: options.ca }) },
+    headersTimeout: options.timeoutMs,
+    bodyTimeout: options.timeoutMs,
+  });
+  const { origin } = new URL(options.url);
+  /** Repository → the header that its registry asked for. */
+  const granted = new Map<string, string>();
+
+  const authorization = (repository: string): string | undefined =>
+    options.token === null ? granted.get(repository) : `Bearer ${options.token}`;
+
+  /** The header that answers a challenge; null where there is nothing more to offer. */
+  const answerTo = async (challenged: Answer, repository: string, signal: AbortSignal): Promise<string | null> => {
+    const challenge = parseChallenge(String(challenged.headers['www-authenticate'] ?? ''));
+    const { credentials } = options;
+    if (challenge === null || granted.has(repository) || options.token !== null) return null;
+    if (challenge.scheme === 'basic') return credentials === null ? null : basic(credentials);
+    const who = credentials === null ? undefined : basic(credentials);
+    const url = tokenUrl(challenge, repository);
+    const { status, body } = await whole(await open(agent, 'GET', url, who, options.timeoutMs, signal), 'GET', url, {
+      atMost: MAX_ERROR_BYTES,
+    });
+    const token = status === 200 ? parseToken(body.toString('utf8')) : null;
+    return token === null ? null : `Bearer ${token}`;
+  };
+
+  /** Opens a request, following redirects; our authorization goes to the registry itself and nowhere else. */
+  const follow = async (
+    method: 'GET' | 'HEAD',
+    repository: string,
+    url: string,
+    signal: AbortSignal,
+    timeoutMs: number,
+  ): Promise<Opened> => {
+    let target = url;
+    for (let hops = 0; ; hops += 1) {
+      const isHome = new URL(target).origin === origin;
+      const opened = await open(
+        agent,
+        method,
+        target,
+        isHome ? authorization(repository) : undefined,
+        timeoutMs,
+        signal,
+      );
+      const { location } = opened.headers;
+      if (![301, 302, 303, 307, 308].includes(opened.statusCode) || typeof location !== 'string') return opened;
+      await opened.body.dump();
+      const next = URL.canParse(location, target) ? new URL(location, target) : null;
+      if (next === null || !/^https?:$/.test(next.protocol) || hops === MAX_REDIRECTS) {
+        throw fault('REGISTRY_ANSWER_INVALID', {
+          method,
+          url,
+          what: `status ${opened.statusCode}: a redirect to nowhere`,
+        });
+      }
+      target = next.href;
+    }
+  };
+
+  const attempt = async (
+    method: 'GET' | 'HEAD',
+    repository: string,
+    url: string,
+    take: Take,
+    signal: AbortSignal,
+  ): Promise<Answer> => {
+    const answer = await whole(await follow(method, repository, url, signal, options.timeoutMs), method, url, take);
+    if (answer.status === 429 || answer.status >= 500) throw new TransientStatus(answer, method, url);
+    const header = answer.status === 401 ? await answerTo(answer, repository, signal) : null;
+    if (header === null) return answer;
+    granted.set(repository, header);
+    return await attempt(method, repository, url, take, signal);
+  };
+
+  /** Whatever went wrong → one of our errors. */
+  const explained = (error: unknown, method: string, url: string, signal: AbortSignal): unknown => {
+    if (signal.aborted) return signal.reason;
+    if (error instanceof ReconcileError) return error;
+    if (error instanceof ShapeError)
+      return fault('REGISTRY_ANSWER_INVALID', { method, url, what: error.message }, error);
+    const cause = error instanceof TransientStatus ? error.message : reasonOf(error, options.timeoutMs);
+    return fault('REGISTRY_UNREACHABLE', { method, url, cause }, error);
+  };
+
+  return {
+    async send(method, repository, path, take, signal) {
+      const url = `${options.url}${path}`;
+      try {
+        return await withRetries(
+          { retries: options.retries, ...RETRY },
+          signal,
+          (error) => !(error instanceof ReconcileError || error instanceof ShapeError),
+          async () => await attempt(method, repository, url, take, signal),
+          retryAfter,
+        );
+      } catch (error) {
+        throw explained(error, method, url, signal);
+      }
+    },
+    async *stream(repository, path, signal) {
+      const url = `${options.url}${path}`;
+      try {
+        const { statusCode, body } = await follow('GET', repository, url, signal, 0);
+        if (statusCode !== 200) {
+          await body.dump();
+          throw fault('REGISTRY_ANSWER_INVALID', { method: 'GET', url, what: `status ${statusCode}` });
+        }
+        for await (const chunk of body) yield chunk as Buffer;
+      } catch (error) {
+        throw explained(error, 'GET', url, signal);
+      }
+    },
+    close: async () => await agent.close(),
+  };
+}
+
+type Opened = Dispatcher.ResponseData;
+
+/** @param timeoutMs deadline of headers and body together; 0 leaves it to the deadlines of silence */
+async function open(
+  agent: Dispatcher,
+  method: 'GET' | 'HEAD',
+  url: string,
+  authorization: string | undefined,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<Opened> {
+  const { origin, pathname, search } = new URL(url);
+  return await agent.request({
+    origin,
+    path: `${pathname}${search}`,
+    method,
+    signal: timeoutMs === 0 ? signal : AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
+    headers: { accept: ACCEPT, ...(authorization === undefined ? {} : { authorization }) },
+  });
+}
+
+async function whole({ statusCode, headers, body }: Opened, method: string, url: string, take: Take): Promise<Answer> {
+  const wanted = statusCode === 200 ? take : { first: MAX_ERROR_BYTES };
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of body) {
+    chunks.push(chunk as Buffer);
+    length += (chunk as Buffer).length;
+    if ('first' in wanted && length >= wanted.first) break;
+    if ('atMost' in wanted && length > wanted.atMost) {
+      throw fault('REGISTRY_ANSWER_INVALID', { method, url, what: `the answer is longer than ${wanted.atMost} bytes` });
+    }
+  }
+  return { status: statusCode, headers, body: Buffer.concat(chunks) };
+}
+
+/** A status that may pass: kept apart until the tries are used up. */
+class TransientStatus extends Error {
+  readonly answer: Answer;
+  constructor(answer: Answer, method: string, url: string) {
+    const code = registryCode(answer.body);
+    super(`${method} ${url}: status ${answer.status}${code === null ? '' : ` ${code}`}`);
+    this.answer = answer;
+  }
+}
+
+/** `Retry-After` in whole seconds, the only form that registries send; in ms. */
+function retryAfter(error: unknown): number | null {
+  if (!(error instanceof TransientStatus)) return null;
+  const seconds = Number(error.answer.headers['retry-after']);
+  return Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : null;
+}
+
+function reasonOf(error: unknown, timeoutMs: number): string {
+  const { name, message, code } = error as { name?: string; message?: string; code?: string };
+  if (name === 'TimeoutError') return `no answer within ${timeoutMs} ms`;
+  return message !== undefined && message !== '' ? message : (code ?? String(error));
+}
+
+/** The code of a registry's own error document, or null where the body is none. */
+export function registryCode(body: Buffer): string | null {
+  try {
+    const document = object(parseJson(body.toString('utf8'), 'body'), 'body');
+    const [first] = array(document['errors'], 'errors', 100);
+    return text(object(first, 'errors[0]')['code'], 'code', 100);
+  } catch {
+    return null; // no error document: the caller says so with the status and the body's beginning
+  }
+}

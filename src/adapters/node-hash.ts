@@ -1,0 +1,79 @@
+/** Hashes blobs where they lie, at idle priority: proof of a content digest, and verification in depth. */
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { fault } from '../core/errors.ts';
+import { shellQuote } from '../core/text.ts';
+import type { Node } from '../core/types.ts';
+import type { Connection } from './ssh.ts';
+
+let script: string | null = null;
+
+/** A blob to hash, by the hex of its name; with the lengths of ranges to hash as well, in bytes. */
+export interface HashItem {
+  hex: string;
+  ranges: number[];
+}
+
+/** What a blob hashes to; null where it is gone, or was written to meanwhile. */
+export interface HashedBlob {
+  hex: string;
+  whole: string;
+  ranges: string[];
+  /** Size, inode and mtime of the file that was hashed, as the probe tells them. */
+  stamp: string;
+}
+
+/**
+ * Hashes the items one after another. Digests are `sha256:<hex>`.
+ * @param timeoutMs deadline for all of them
+ * @throws ReconcileError SSH_*, NODE_ANSWER_INVALID for a torn or malformed answer
+ */
+export async function hashBlobs(
+  connection: Connection,
+  node: Node,
+  items: HashItem[],
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<HashedBlob[]> {
+  script ??= readFileSync(new URL('./hash.sh', import.meta.url), 'utf8');
+  const nonce = randomBytes(8).toString('hex');
+  const { rootDir, sudo } = node.cocoon;
+  const wanted = items.map(({ hex, ranges }) => [hex, ...ranges].join(':'));
+  const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, rootDir, ...wanted];
+  const { stdout, stderr } = await connection.exec(words.map(shellQuote).join(' '), {
+    stdin: script,
+    maxStdoutBytes: 4 * 2 ** 20,
+    maxStderrBytes: 4096,
+    timeoutMs,
+    signal,
+    what: 'hashing blobs',
+  });
+  const answer = stdout.toString('utf8');
+  const begin = `cocoon-hash 1 ${nonce}\n`;
+  const end = `cocoon-hash end ${nonce}\n`;
+  const from = answer.indexOf(begin);
+  if (from === -1 || !answer.endsWith(end)) {
+    throw fault('NODE_ANSWER_INVALID', { host: node.name, what: `the hashes are torn; it said: ${stderr.trim()}` });
+  }
+  return parseHashes(answer.slice(from + begin.length, -end.length), node);
+}
+
+function parseHashes(answer: string, node: Node): HashedBlob[] {
+  const hashed: HashedBlob[] = [];
+  let ranges: string[] = [];
+  for (const line of answer.split('\n').filter((text) => text !== '')) {
+    const [, range] = /^range [0-9a-f]{64} ([0-9a-f]{64})$/.exec(line) ?? [];
+    const [, hex, whole, stamp] = /^whole ([0-9a-f]{64}) ([0-9a-f]{64}) (\d+ \d+ [\d.]+)$/.exec(line) ?? [];
+    if (range !== undefined) {
+      ranges.push(`sha256:${range}`);
+    } else if (hex !== undefined) {
+      hashed.push({ hex, whole: `sha256:${whole}`, ranges, stamp: stamp as string });
+      ranges = [];
+    } else if (/^(gone|changed) [0-9a-f]{64}$/.test(line)) {
+      ranges = [];
+    } else {
+      throw fault('NODE_ANSWER_INVALID', { host: node.name, what: `a hash line: ${line.slice(0, 100)}` });
+    }
+  }
+  return hashed;
+}

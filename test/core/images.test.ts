@@ -1,0 +1,374 @@
+/** Image verdicts: the ordered table, as named worlds. Where two rows hold, the world says which one wins. */
+import { describe, expect, test } from 'vitest';
+import { judgeImages, needsStoredForm, type Served } from '../../src/core/images.ts';
+import type { ImageRow, Node, Observed } from '../../src/core/types.ts';
+import {
+  blob,
+  blobs,
+  desired,
+  entry,
+  EPOCH,
+  node,
+  observation,
+  QCOW2_V2,
+  RAW,
+  served,
+  sha,
+  SIZE,
+  tracked,
+  trouble,
+  unreachable,
+  WIN11,
+} from '../helpers/facts.ts';
+
+interface World {
+  /** What lies on the node; by default the newest content, healthy. */
+  on?: Partial<Observed>;
+  /** What epoch serves; by default `simular/win11:latest` with the content `e2`. */
+  at?: Served;
+  node?: Node;
+  says: Partial<ImageRow>;
+  reason?: string | RegExp | null;
+  code?: string;
+  commands?: string[];
+}
+
+const unknownAtEpoch = desired({ contentDigest: null, error: trouble('TAG_NOT_FOUND', 'epoch has no such tag') });
+const lost = desired({
+  missingBlob: sha('e2'),
+  error: trouble('REGISTRY_BLOB_MISSING', 'epoch cannot serve blob e2e2'),
+});
+const stale = { entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) };
+const replace = (pair: string): string[] => {
+  const path = `/var/lib/cocoon/cloudimg/blobs/${pair.repeat(32)}.qcow2`;
+  return [`mv ${path} ${path}.bad`, `cocoon --root-dir /var/lib/cocoon image pull --force ${WIN11}`];
+};
+
+const WORLDS: Record<string, World> = {
+  // unmanaged
+  'a URL of another host': {
+    on: { entries: [entry(sha('e2'), 'https://cloud-images.example/noble.img')] },
+    at: served(undefined, { tracked: [] }),
+    says: { verdict: 'unmanaged', image: null, tag: null, have: sha('e2'), want: null, plan: null },
+    reason: 'the URL is not of this epoch',
+  },
+  'a tag that nothing tracks': {
+    on: { entries: [entry(sha('e2'), `${EPOCH}/dl/other`)] },
+    at: served(undefined, { tracked: [] }),
+    says: { verdict: 'unmanaged' },
+    reason: 'no tracked tag covers it',
+  },
+  'a digest URL at epoch': {
+    on: { entries: [entry(sha('e2'), `${EPOCH}/v2/simular/win11/blobs/${sha('e2')}`)] },
+    at: served(undefined, { tracked: [] }),
+    says: { verdict: 'unmanaged' },
+    reason: 'it names content by its digest, which never goes stale',
+  },
+  'a name given by import': {
+    on: { entries: [entry(sha('e2'), 'win11-25h2')] },
+    at: served(undefined, { tracked: [] }),
+    says: { verdict: 'unmanaged' },
+    reason: 'it was imported under a name that nothing ties to an artifact',
+  },
+  'an OCI reference that nothing tracks': {
+    on: { entries: [entry(sha('c3'), 'ghcr.io/a/b:1', 'oci')] },
+    at: served(undefined, { tracked: [] }),
+    says: { verdict: 'unmanaged', type: 'oci' },
+    reason: 'no tracked tag covers it',
+  },
+  'unmanaged, and its blob is gone': {
+    on: { entries: [entry(sha('d4'), 'win11-25h2')] },
+    at: served(undefined, { tracked: [] }),
+    says: { verdict: 'unmanaged', plan: null },
+    reason: 'it was imported under a name that nothing ties to an artifact; its blob is missing',
+  },
+  'unmanaged wins over a name in both backends': {
+    on: { entries: [entry(sha('e2'), 'x'), entry(sha('c3'), 'x', 'oci')] },
+    at: served(undefined, { tracked: [] }),
+    says: { verdict: 'unmanaged' },
+  },
+  'a reference named like a property of every object': {
+    on: { entries: [entry(sha('e2'), 'constructor')] },
+    at: served(undefined, { tracked: [] }),
+    says: { verdict: 'unmanaged' },
+  },
+
+  // unknown
+  'the key is in both backends': {
+    on: { entries: [entry(sha('a1')), entry(sha('c3'), WIN11, 'oci')] },
+    says: { verdict: 'unknown', plan: null, have: sha('a1'), want: sha('e2') },
+    reason: /both backends/,
+  },
+  'two live stores differ, though one of them is in sync': {
+    on: { conflicts: [WIN11] },
+    says: { verdict: 'unknown', plan: null },
+    reason: 'meta.db and the JSON index are both live and name different digests',
+  },
+  'epoch has no such tag, whatever the blob is like': {
+    on: { blobs: {} },
+    at: served([unknownAtEpoch]),
+    says: { verdict: 'unknown', plan: null, want: null },
+    reason: 'epoch has no such tag',
+    code: 'TAG_NOT_FOUND',
+  },
+  'a container image under the URL of a cloud image: a pull would put the name into both backends': {
+    on: { entries: [entry(sha('c3'), WIN11, 'oci')] },
+    says: { verdict: 'unknown', plan: null, type: 'oci' },
+    reason: /container image/,
+  },
+
+  // missing, absent
+  'required and not there': {
+    on: { entries: [] },
+    at: served(undefined, { tracked: [tracked({ presence: 'required' })] }),
+    says: { verdict: 'missing', plan: 'pull', reference: WIN11, have: null, want: sha('e2') },
+    reason: 'it must be on this node',
+  },
+  'not there, and need not be': {
+    on: { entries: [] },
+    says: { verdict: 'absent', plan: null, reference: WIN11 },
+    reason: 'not on this node, and it need not be',
+  },
+  'required and not there, and epoch lacks a blob of it': {
+    on: { entries: [] },
+    at: served([lost], { tracked: [tracked({ presence: 'required' })] }),
+    says: { verdict: 'missing', plan: null },
+    reason: /epoch cannot serve blob/,
+    code: 'REGISTRY_BLOB_MISSING',
+  },
+  'required and not there, and the file of its digest is there and bad: a pull would keep it': {
+    on: { entries: [], blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([desired({ stored: 'as-is' })], { tracked: [tracked({ presence: 'required' })] }),
+    says: { verdict: 'missing', plan: null },
+    reason: /a forced pull would keep/,
+    commands: replace('e2'),
+  },
+  'not there, and epoch has no such tag': {
+    on: { entries: [] },
+    at: served([unknownAtEpoch], { tracked: [tracked({ presence: 'required' })] }),
+    says: { verdict: 'unknown', plan: null },
+    code: 'TAG_NOT_FOUND',
+  },
+  'there under another key that means the same tag': {
+    on: { entries: [entry(sha('e2'), `${WIN11}/latest`)] },
+    at: served(undefined, {
+      covers: { [WIN11]: 0, [`${WIN11}/latest`]: 0 },
+      tracked: [tracked({ presence: 'required' })],
+    }),
+    says: { verdict: 'in-sync', reference: `${WIN11}/latest`, image: 'simular/win11', tag: 'latest' },
+  },
+  'an image of another registry with the same name does not stand for it': {
+    on: { entries: [entry(sha('c3'), 'ghcr.io/simular/win11', 'oci')] },
+    at: served(
+      [
+        desired({ reference: 'ghcr.io/simular/win11', contentDigest: null, error: trouble('ARTIFACT_UNSUPPORTED') }),
+        desired(),
+      ],
+      { tracked: [tracked({ presence: 'required' })] },
+    ),
+    says: { verdict: 'missing', plan: 'pull', reference: WIN11, want: sha('e2') },
+  },
+
+  // stale
+  'the index names older content': {
+    on: stale,
+    says: { verdict: 'stale', plan: 'pull', have: sha('a1'), want: sha('e2') },
+    reason: null,
+  },
+  'stale wins over its blob being gone': { on: { ...stale, blobs: {} }, says: { verdict: 'stale', plan: 'pull' } },
+  'stale, and the wanted blob is there and sound': {
+    on: { ...stale, blobs: blobs({ e2: blob() }) },
+    says: { verdict: 'stale', plan: 'pull' },
+  },
+  'stale, and the wanted blob is there and empty: a pull replaces it': {
+    on: { ...stale, blobs: blobs({ e2: blob({ sizeBytes: 0, header: null }) }) },
+    says: { verdict: 'stale', plan: 'pull' },
+  },
+  'stale, and the wanted blob is there and short': {
+    on: { ...stale, blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([desired({ stored: 'as-is' })]),
+    says: { verdict: 'stale', plan: null },
+    reason: /^a forced pull would keep the file of the wanted digest, which is there and unsound: the blob has 5 bytes/,
+    commands: replace('e2'),
+  },
+  'stale, and whether the wanted blob is sound is not known': {
+    on: { ...stale, blobs: blobs({ e2: blob({ header: RAW }) }) },
+    says: { verdict: 'stale', plan: null },
+    reason: /not known/,
+  },
+  'stale, and epoch lacks a blob': {
+    on: stale,
+    at: served([lost]),
+    says: { verdict: 'stale', plan: null },
+    reason: 'epoch cannot serve blob e2e2',
+    code: 'REGISTRY_BLOB_MISSING',
+  },
+
+  // blob-missing
+  'the blob is not there': { on: { blobs: {} }, says: { verdict: 'blob-missing', plan: 'pull' }, reason: /not there/ },
+  'the blob is empty': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 0, header: null }) }) },
+    says: { verdict: 'blob-missing', plan: 'pull' },
+    reason: 'the blob is empty',
+  },
+  'the blob is a directory': {
+    on: { blobs: blobs({ e2: blob({ regular: false }) }) },
+    says: { verdict: 'blob-missing', plan: 'pull' },
+    reason: 'the blob is no regular file',
+  },
+  'the blob is not there, at depth presence': {
+    on: { blobs: {} },
+    at: served(undefined, { depth: 'presence' }),
+    says: { verdict: 'blob-missing', plan: 'pull' },
+  },
+  'the blob is not there, and epoch lacks it too': {
+    on: { blobs: {} },
+    at: served([lost]),
+    says: { verdict: 'blob-missing', plan: null },
+    reason: 'the blob is not there; epoch cannot serve blob e2e2',
+    code: 'REGISTRY_BLOB_MISSING',
+  },
+
+  // blob-corrupt
+  'the blob is short, and is stored as downloaded': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([desired({ stored: 'as-is' })]),
+    says: { verdict: 'blob-corrupt', plan: null },
+    reason: `the blob has 5 bytes and not ${SIZE}; a forced pull alone would keep it`,
+    commands: replace('e2'),
+  },
+  'the blob is no qcow2, and is stored as downloaded': {
+    on: { blobs: blobs({ e2: blob({ header: RAW }) }) },
+    at: served([desired({ stored: 'as-is' })]),
+    says: { verdict: 'blob-corrupt', plan: null },
+    reason: /does not begin as a qcow2 base image does/,
+    commands: replace('e2'),
+  },
+  'the blob is qcow2 of version 2, which cocoon never stores': {
+    on: { blobs: blobs({ e2: blob({ header: QCOW2_V2 }) }) },
+    at: served([desired({ stored: 'converted' })]),
+    says: { verdict: 'unknown', plan: null },
+    reason: /does not begin as a qcow2/,
+  },
+  'the blob is short, and how it is stored is not known': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    says: { verdict: 'unknown', plan: null },
+    reason: `the blob has 5 bytes and not ${SIZE}, and whether cocoon converted the download is not known`,
+  },
+  'corrupt, and epoch lacks the blob: no command would help': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([{ ...lost, stored: 'as-is' }]),
+    says: { verdict: 'blob-corrupt', plan: null },
+    reason: /epoch cannot serve blob e2e2/,
+    code: 'REGISTRY_BLOB_MISSING',
+    commands: [],
+  },
+
+  // in-sync
+  'all is well': { says: { verdict: 'in-sync', plan: null, have: sha('e2'), want: sha('e2') }, reason: null },
+  'cocoon converted the download: size proves nothing': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([desired({ stored: 'converted' })]),
+    says: { verdict: 'in-sync' },
+    reason: 'cocoon converted the download: only presence and header can be verified',
+  },
+  'a short blob at depth presence': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5, header: RAW }) }) },
+    at: served([desired({ stored: 'as-is' })], { depth: 'presence' }),
+    says: { verdict: 'in-sync' },
+  },
+  'in sync, and epoch lacks a blob: a warning': {
+    at: served([lost]),
+    says: { verdict: 'in-sync', plan: null },
+    code: 'REGISTRY_BLOB_MISSING',
+  },
+  'what is to be said of the image is said in every row of it': {
+    at: served([desired({ notes: ['its URL is ambiguous'] })]),
+    says: { verdict: 'in-sync' },
+    reason: 'its URL is ambiguous',
+  },
+  'and beside the reason of the row': {
+    on: { blobs: {} },
+    at: served([desired({ notes: ['its URL is ambiguous', 'titles'] })]),
+    says: { verdict: 'blob-missing' },
+    reason: 'the blob is not there; its URL is ambiguous; titles',
+  },
+};
+
+describe('one row', () => {
+  test.each(Object.entries(WORLDS))('%s', (_name, { on, at = served(), node: of, says, reason, code, commands }) => {
+    const [row, ...more] = judgeImages(at, observation(on, of));
+    expect(row).toMatchObject(says);
+    if (typeof reason === 'string' || reason === null) expect(row?.reason).toBe(reason);
+    else if (reason !== undefined) expect(row?.reason).toMatch(reason);
+    expect(row?.error?.code).toBe(code);
+    if (says.plan === 'pull') expect(row?.commands).toEqual([]);
+    else expect(row?.commands).toEqual(commands ?? []);
+    expect(more.every((other) => on?.entries !== undefined && other.verdict === row?.verdict)).toBe(true);
+  });
+});
+
+describe('the rows of a node', () => {
+  const wanted = [tracked(), tracked({ image: 'gpu/base', reference: `${EPOCH}/dl/gpu/base`, pools: ['gpu'] })];
+  const at = served([desired(), desired({ image: 'gpu/base', reference: `${EPOCH}/dl/gpu/base` })], {
+    tracked: wanted,
+  });
+  const verdicts = (rows: ImageRow[]): string[] => rows.map((row) => `${row.image}: ${row.verdict}`);
+
+  test('a tracked image concerns the nodes of its pools', () => {
+    expect(verdicts(judgeImages(at, observation()))).toEqual(['simular/win11: in-sync']);
+    expect(verdicts(judgeImages(at, observation({}, node('gpu-1', { pool: 'gpu' }))))).toEqual([
+      'simular/win11: in-sync',
+      'gpu/base: absent',
+    ]);
+  });
+
+  test('but an entry for it is judged wherever it is found', () => {
+    const rows = judgeImages(at, observation({ entries: [entry(sha('a1'), `${EPOCH}/dl/gpu/base`)] }));
+    expect(verdicts(rows)).toEqual(['gpu/base: stale', 'simular/win11: absent']);
+  });
+
+  test('each key of one tag has a row of its own', () => {
+    const keys = [WIN11, `${WIN11}/latest`];
+    const rows = judgeImages(
+      served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, 0])) }),
+      observation({ entries: [entry(sha('a1'), keys[0]), entry(sha('e2'), keys[1])] }),
+    );
+    expect(rows.map((row) => [row.reference, row.verdict])).toEqual([
+      [keys[0], 'stale'],
+      [keys[1], 'in-sync'],
+    ]);
+  });
+
+  test('a node that was not read has an unknown row for each tracked image of its pool', () => {
+    const rows = judgeImages(at, unreachable(node('gpu-1', { pool: 'gpu' })));
+    expect(verdicts(rows)).toEqual(['simular/win11: unknown', 'gpu/base: unknown']);
+    expect(rows[0]).toMatchObject({ reason: 'the node could not be read', error: { code: 'SSH_TIMEOUT' }, have: null });
+    expect(judgeImages(served(undefined, { tracked: [] }), unreachable())).toEqual([]);
+  });
+
+  test('commands name the directories and the sudo of the node', () => {
+    const cocoon = { binary: '/opt/co coon', rootDir: '/data/cocoon', runDir: '/run/c', logDir: null, sudo: true };
+    const short = { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) };
+    const rows = judgeImages(served([desired({ stored: 'as-is' })]), observation(short, node('n', { cocoon })));
+    const path = `/data/cocoon/cloudimg/blobs/${'e2'.repeat(32)}.qcow2`;
+    expect(rows[0]?.commands).toEqual([
+      `sudo mv ${path} ${path}.bad`,
+      `sudo '/opt/co coon' --root-dir /data/cocoon --run-dir /run/c image pull --force ${WIN11}`,
+    ]);
+  });
+});
+
+describe('needsStoredForm', () => {
+  const short = { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) };
+
+  test.each<[string, Served, Partial<Observed>, number[]]>([
+    ['a healthy blob: no', served(), {}, []],
+    ['a blob of another size: yes', served(), short, [0]],
+    ['already known: no', served([desired({ stored: 'converted' })]), short, []],
+    ['no digest: no', served([unknownAtEpoch]), short, []],
+    ['at depth presence too, for a pull would keep a bad file', served(undefined, { depth: 'presence' }), short, [0]],
+  ])('%s', (_name, at, on, places) => {
+    expect(needsStoredForm(at, [unreachable(), observation(on), observation(on)])).toEqual(places);
+  });
+});

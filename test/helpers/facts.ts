@@ -1,0 +1,174 @@
+// Plain values to judge: nodes, what was observed on them, and what epoch serves. Each is whole and healthy; a test
+// names only what differs.
+import type { Served } from '../../src/core/images.ts';
+import type { ServedSnapshots } from '../../src/core/snapshots.ts';
+import type {
+  BlobFact,
+  DesiredImage,
+  DesiredSnapshot,
+  ErrorInfo,
+  IndexEntry,
+  Node,
+  Observation,
+  Observed,
+  SnapshotFact,
+  TrackedImage,
+} from '../../src/core/types.ts';
+
+export const EPOCH = 'https://epoch.example';
+export const ROOT = '/var/lib/cocoon';
+export const WIN11 = `${EPOCH}/dl/simular/win11`;
+export const HOT = 'simular/win11-hot:v1';
+export const NOW = Date.parse('2026-05-09T12:00:00Z');
+
+/** The first bytes of a qcow2 file of version 3 without a backing file, of version 2, and of no qcow2 at all. */
+export const QCOW2 = '514649fb00000003000000000000000000000000';
+export const QCOW2_V2 = '514649fb00000002000000000000000000000000';
+export const RAW = 'eb639000000000000000000000000000000000ff';
+
+/** `a1` → a digest that begins with it and is made of it. */
+export function sha(pair: string): string {
+  return `sha256:${pair.repeat(32)}`;
+}
+
+/** The size of every healthy blob. */
+export const SIZE = 5_798_205_849;
+
+export function trouble(code: string, message = `${code} happened`, hint: string | null = null): ErrorInfo {
+  return { code, message, hint };
+}
+
+export function node(name = 'node-1', over: Partial<Node> = {}): Node {
+  return {
+    name,
+    host: name,
+    port: 22,
+    user: 'root',
+    pool: 'default',
+    identityFiles: [],
+    knownHostsFiles: [],
+    connectTimeoutMs: 10_000,
+    cocoon: { binary: 'cocoon', rootDir: ROOT, runDir: null, logDir: null, sudo: false },
+    ...over,
+  };
+}
+
+export function entry(digest: string, reference = WIN11, type: IndexEntry['type'] = 'cloudimg'): IndexEntry {
+  return { reference, type, digest, layers: [], kernelLayer: null, initrdLayer: null };
+}
+
+export function blob(over: Partial<BlobFact> = {}): BlobFact {
+  return { regular: true, sizeBytes: SIZE, header: QCOW2, ...over };
+}
+
+/** `{ a1: blob() }` → by digest, as observed. */
+export function blobs(byPair: Record<string, BlobFact>): Observed['blobs'] {
+  return Object.fromEntries(Object.entries(byPair).map(([pair, fact]) => [pair.repeat(32), fact]));
+}
+
+export function blobPath(pair: string, root = ROOT): string {
+  return `${root}/cloudimg/blobs/${pair.repeat(32)}.qcow2`;
+}
+
+const FIRMWARE = `${ROOT}/firmware/CLOUDHV.fd`;
+
+/** A snapshot of Cloud Hypervisor on the cloud image `pair`. */
+export function snapshot(pair: string, over: Partial<SnapshotFact> = {}): SnapshotFact {
+  return {
+    id: 'MFRGGZDFMZTWQ2LKNNWG23TPOA',
+    name: HOT,
+    hypervisor: 'cloud-hypervisor',
+    base: WIN11,
+    baseDigest: sha(pair),
+    baseType: 'cloudimg',
+    blobIds: [pair.repeat(32)],
+    pending: false,
+    createdAt: '2026-05-09T03:00:00.000000003+08:00',
+    recorded: true,
+    dataDir: `${ROOT}/snapshot/localfile/MFRGGZDFMZTWQ2LKNNWG23TPOA`,
+    files: { 'config.json': 900, 'state.json': 9, 'memory-ranges': 8, 'overlay.qcow2': 7, 'cocoon.json': 6 },
+    unusable: null,
+    backing: blobPath(pair),
+    bootFiles: [FIRMWARE],
+    layerFiles: [],
+    ...over,
+  };
+}
+
+/** Of the newest content, `e2`: entry, blob, and nothing else. */
+export function observed(over: Partial<Observed> = {}): Observed {
+  return {
+    cocoonVersion: 'v0.3.8',
+    architecture: 'amd64',
+    indexSource: 'json',
+    freeBytes: 500e9,
+    entries: [entry(sha('e2'))],
+    conflicts: [],
+    blobs: blobs({ e2: blob() }),
+    files: { [FIRMWARE]: 'file' },
+    snapshots: [],
+    notes: [],
+    ...over,
+  };
+}
+
+export function observation(facts: Partial<Observed> = {}, of: Node = node()): Observation {
+  return { node: of, status: 'observed', observed: observed(facts), error: null, durationMs: 300 };
+}
+
+export function unreachable(of: Node = node(), error = trouble('SSH_TIMEOUT')): Observation {
+  return { node: of, status: 'unreachable', observed: null, error, durationMs: 10_000 };
+}
+
+/** `simular/win11:latest` at epoch: one disk, content `e2`. */
+export function desired(over: Partial<DesiredImage> = {}): DesiredImage {
+  return {
+    image: 'simular/win11',
+    tag: 'latest',
+    platform: null,
+    reference: WIN11,
+    kind: 'cloud-image',
+    manifestDigest: sha('99'),
+    contentDigest: sha('e2'),
+    contentDigestSource: 'layer',
+    sizeBytes: SIZE,
+    error: null,
+    tracked: true,
+    blobs: [{ digest: sha('e2'), sizeBytes: SIZE }],
+    missingBlob: null,
+    stored: null,
+    notes: [],
+    ...over,
+  };
+}
+
+export function tracked(over: Partial<TrackedImage> = {}): TrackedImage {
+  return {
+    image: 'simular/win11',
+    tag: 'latest',
+    registry: null,
+    reference: WIN11,
+    presence: 'if-present',
+    pools: null,
+    ...over,
+  };
+}
+
+export function served(images: DesiredImage[] = [desired()], over: Partial<Served> = {}): Served {
+  return {
+    epochUrl: EPOCH,
+    desired: images,
+    covers: Object.fromEntries(images.map((image, place) => [image.reference, place])),
+    tracked: [tracked()],
+    depth: 'size',
+    ...over,
+  };
+}
+
+export function wantedSnapshot(over: Partial<DesiredSnapshot> = {}): DesiredSnapshot {
+  return { snapshot: HOT, tracked: true, base: WIN11, baseDigest: sha('e2'), error: null, ...over };
+}
+
+export function hot(over: Partial<ServedSnapshots> = {}): ServedSnapshots {
+  return { snapshots: [], tracked: [], discover: true, now: NOW, ...over };
+}
