@@ -129,7 +129,7 @@ snapshot() {
   for member in cocoon.json config.json; do
     [ -f "$1/$member" ] && content "$member" "$1/$member" "$MEMBERS"
   done
-  cat -- "$1/cocoon.json" "$1/config.json" 2>/dev/null | grep -ao '"/[^"\\]*"' | sort -u | while IFS= read -r path; do
+  cat -- "$1/cocoon.json" "$1/config.json" 2>/dev/null | grep -o '"/[^"\\]*"' | sort -u | while IFS= read -r path; do
     path=${path#\"}
     state "${path%\"}"
   done

@@ -382,7 +382,7 @@ describe('nodes whose answers are not what the probe says', () => {
     ['strange-line', /line 3: owned 17/],
     ['no-free-space', /free space/],
     ['free-space-in-words', /line 3: free plenty/],
-    ['ansi-version', /line 3: version v0\.3\.8/],
+    ['ansi-version', /line 2: version v0\.3\.8/],
   ])('%s: NODE_ANSWER_INVALID', (name, message) => {
     expect(nodeOf(dry, name)).toMatchObject({ status: 'unreadable', error: { code: 'NODE_ANSWER_INVALID' } });
     expect(nodeOf(dry, name).error?.message).toMatch(message);
