@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import { afterAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
-import { findConfig, loadConfig, loadNodeList, parseNodeList, type Env } from '../../src/config/load.ts';
+import type { Env } from '../../src/config/document.ts';
+import { findConfig, loadConfig, loadNodeList, parseNodeList } from '../../src/config/load.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import type { Settings } from '../../src/core/settings.ts';
 
