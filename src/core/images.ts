@@ -39,8 +39,8 @@ export function judgeImages(served: Served, observation: Observation): ImageRow[
     );
   }
   const rows = observed.entries.map((entry) => withNotes(served, judgeEntry(served, node, observed, entry)));
-  const present = new Set(observed.entries.map((entry) => coveredBy(served, entry.reference)));
-  const absent = tracked.filter((image) => !present.has(coveredBy(served, image.reference)));
+  const present = new Set(observed.entries.map((entry) => coveredBy(served, entry.reference) ?? entry.reference));
+  const absent = tracked.filter((image) => !present.has(coveredBy(served, image.reference) ?? image.reference));
   return [...rows, ...absent.map((image) => judgeAbsent(served, node, observed, image))];
 }
 
@@ -57,26 +57,10 @@ function judgeEntry(served: Served, node: Node, observed: Observed, entry: Index
   if (desired === null) {
     return row(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(served, observed, entry) });
   }
-  if (observed.entries.some((other) => other !== entry && other.reference === entry.reference)) {
-    return row(base, {
-      verdict: 'unknown',
-      reason: 'the name is in both backends, so cocoon refuses it: remove one of the two by its digest',
-    });
-  }
-  if (observed.conflicts.includes(entry.reference)) {
-    return row(base, {
-      verdict: 'unknown',
-      reason: 'meta.db and the JSON index are both live and name different digests',
-    });
-  }
+  const doubt = doubtAbout(observed, desired, entry.reference);
+  if (doubt !== null) return row(base, { verdict: 'unknown', reason: doubt });
   if (desired.contentDigest === null) {
     return row(base, { verdict: 'unknown', reason: desired.error?.message ?? null, error: desired.error });
-  }
-  if (entry.type === 'oci' && desired.kind === 'cloud-image') {
-    return row(base, {
-      verdict: 'unknown',
-      reason: 'a container image has this name, and a pull would put it into both backends: remove it by its digest',
-    });
   }
   if (entry.digest !== desired.contentDigest) {
     return withPull(node, observed, desired, row(base, { verdict: 'stale' }));
@@ -86,10 +70,25 @@ function judgeEntry(served: Served, node: Node, observed: Observed, entry: Index
     return withPull(node, observed, desired, row(base, { verdict: 'blob-missing', reason: blob.why }));
   }
   if (blob.state === 'corrupt') {
-    return row(base, { verdict: 'blob-corrupt', ...byReplacing(node, desired, entry.reference, blob) });
+    return row(base, {
+      verdict: 'blob-corrupt',
+      ...byReplacing(node, { ...desired, reference: entry.reference }, blob),
+    });
   }
   if (blob.state === 'unproven') return row(base, { verdict: 'unknown', reason: blob.why });
   return row(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
+}
+
+/** Why it is in doubt what cocoon takes a reference for, or null. Under such a one nothing is pulled. */
+export function doubtAbout(observed: Observed, desired: DesiredImage, reference: string): string | null {
+  const [first, ...more] = observed.entries.filter((entry) => entry.reference === reference);
+  if (more.length > 0) return 'the name is in both backends, so cocoon refuses it: remove one of the two by its digest';
+  if (observed.conflicts.includes(reference)) {
+    return 'meta.db and the JSON index are both live and name different digests';
+  }
+  return first?.type === 'oci' && desired.kind === 'cloud-image'
+    ? 'a container image has this name, and a pull would put it into both backends: remove it by its digest'
+    : null;
 }
 
 /** What is to be said about the image itself, whatever the node holds of it. */
@@ -131,16 +130,15 @@ function withPull(node: Node, observed: Observed, desired: DesiredImage, drifted
   return { ...drifted, plan: 'pull' };
 }
 
-/** What is said of a corrupt blob: how a person replaces it, unless epoch cannot give it either. */
+/** What is said of a corrupt blob of `desired`: how a person replaces it, unless epoch cannot give it either. */
 export function byReplacing(
   { cocoon }: Node,
   desired: DesiredImage,
-  reference: string,
   { why }: BlobState,
 ): Pick<ImageRow, 'reason' | 'error' | 'commands'> {
   const error = lostAtEpoch(desired);
   if (error !== null) return { reason: `${why}; ${error.message}`, error, commands: [] };
-  const commands = replaceCommands(cocoon, reference, desired.contentDigest as string);
+  const commands = replaceCommands(cocoon, desired.reference, desired.contentDigest as string);
   return { reason: `${why}; a forced pull alone would keep it`, error: null, commands };
 }
 

@@ -14,20 +14,20 @@ export function planActions(
   policy: Policy,
 ): Action[] {
   const byNode = new Map(observations.map((observation) => [observation.node.name, observation]));
-  const canaries = new Map<string, number>();
+  const canaries = new Map<string, Set<string>>();
   return verdicts.flatMap(({ node, images, snapshots }) => {
     const pulls = [
       ...images.filter((row) => row.plan === 'pull').map((row) => row.reference),
       ...snapshots.filter((row) => row.plan === 'pull').map((row) => row.base as string),
     ];
+    let free = freeOn(byNode.get(node));
     return [...new Set(pulls)].map((reference): Action => {
       const image = imageOf(desired, covers, reference);
-      const { host, free } = roomOn(byNode.get(node));
       const sizeBytes = image.sizeBytes ?? 0;
-      const blocked =
-        free - sizeBytes < policy.minFreeBytes
-          ? errorInfo('NO_SPACE', { host, needBytes: sizeBytes, keepBytes: policy.minFreeBytes, freeBytes: free })
-          : null;
+      const { minFreeBytes } = policy;
+      const hasRoom = free - sizeBytes >= minFreeBytes;
+      const noSpace = { host: node, needBytes: sizeBytes, keepBytes: minFreeBytes, freeBytes: free };
+      if (hasRoom) free -= sizeBytes;
       return {
         node,
         reference,
@@ -35,8 +35,8 @@ export function planActions(
         tag: image.tag,
         want: image.contentDigest as string,
         sizeBytes,
-        wave: blocked === null ? nextWave(canaries, `${image.image}:${image.tag}`, policy.canary) : 1,
-        blocked,
+        wave: waveOf(canaries, `${image.image}:${image.tag}`, node, hasRoom, policy.canary),
+        blocked: hasRoom ? null : errorInfo('NO_SPACE', noSpace),
       };
     });
   });
@@ -50,17 +50,23 @@ function imageOf(desired: DesiredImage[], covers: Record<string, number>, refere
   return image;
 }
 
-function roomOn(observation: Observation | undefined): { host: string; free: number } {
-  if (observation === undefined || observation.observed === null)
-    throw new Error('an action on a node that was not read');
-  return { host: observation.node.name, free: observation.observed.freeBytes };
+function freeOn(observation: Observation | undefined): number {
+  if (observation?.observed == null) return 0; // a node that was not read has no planned row
+  return observation.observed.freeBytes;
 }
 
-/** The first `canary` calls for an image get wave 0. Without canaries everything is one wave. */
-function nextWave(used: Map<string, number>, image: string, canary: number): number {
-  const n = used.get(image) ?? 0;
-  used.set(image, n + 1);
-  return canary === 0 || n < canary ? 0 : 1;
+/** Wave 0 for the first `canary` nodes of an image that can begin. Without canaries everything is one wave. */
+function waveOf(
+  canaries: Map<string, Set<string>>,
+  image: string,
+  node: string,
+  hasRoom: boolean,
+  canary: number,
+): number {
+  const chosen = canaries.get(image) ?? new Set();
+  canaries.set(image, chosen);
+  if (hasRoom && chosen.size < canary) chosen.add(node);
+  return canary === 0 || chosen.has(node) ? 0 : 1;
 }
 
 /** How many actions may fail before no new one is started: a count, or a share of all, rounded up. */

@@ -2,12 +2,13 @@
  * Snapshot verdicts: can a clone of this snapshot work on this node? The index is not the judge here: the hypervisor
  * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
  */
-import { blobState, coveredBy, type BlobState, type Served } from './images.ts';
-import { isDigest, localSnapshotName } from './reference.ts';
+import { blobState, byReplacing, coveredBy, doubtAbout, lostAtEpoch, type BlobState, type Served } from './images.ts';
+import { hexOf, isDigest, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
 import type {
   DesiredImage,
   DesiredSnapshot,
+  IndexEntry,
   Node,
   Observation,
   Observed,
@@ -43,13 +44,12 @@ export function judgeSnapshots(served: Served, hot: ServedSnapshots, observation
     .filter((fact) => hot.discover || tracked.some(({ snapshot }) => snapshot === nameOf(fact)))
     .map((fact) => ({ ...judgeLocal(served, node, observed, fact, hot.now), snapshot: nameOf(fact) }));
   const absent = tracked.filter(({ snapshot }) => !rows.some((r) => r.snapshot === snapshot));
-  return [...rows, ...absent.map(({ snapshot }) => judgeRemote(served, hot, observed, snapshot))];
+  return [...rows, ...absent.map(({ snapshot }) => judgeRemote(served, hot, node, observed, snapshot))];
 }
 
 function judgeLocal(served: Served, node: Node, observed: Observed, fact: SnapshotFact, now: number): SnapshotRow {
   const base = { id: fact.id, base: fact.base, baseDigest: pinnedBy(fact) };
-  const say = (verdict: SnapshotVerdict, reason: string | null, rest: Partial<SnapshotRow> = {}): SnapshotRow =>
-    row(fact.name, { ...base, verdict, reason, ...rest });
+  const say = (verdict: SnapshotVerdict, reason: string): SnapshotRow => row(fact.name, { ...base, verdict, reason });
   if (fact.pending) {
     const age = now - Date.parse(fact.createdAt);
     return age < PENDING_MS
@@ -58,7 +58,7 @@ function judgeLocal(served: Served, node: Node, observed: Observed, fact: Snapsh
   }
   const fault = faultOf(observed, fact);
   if (fault !== null) return say('broken', `${fault}: pulling images does not help`);
-  if (fact.baseType === 'oci') return judgeOciBase(observed, fact, say);
+  if (fact.baseType === 'oci') return row(fact.name, { ...base, ...judgeFiles(observed, fact.layerFiles) });
 
   const backing = fact.backing as string;
   const hex = blobHex(node, backing);
@@ -67,36 +67,49 @@ function judgeLocal(served: Served, node: Node, observed: Observed, fact: Snapsh
       ? say('clonable', `its base lies outside this node's root directory, at ${backing}`)
       : say(
           'broken',
-          `its overlay opens ${backing}, which is under another root directory: pulling images does not help`,
+          `its overlay opens ${backing}, which is not there and under another root directory: pulling images does not help`,
         );
   }
   const digest = `sha256:${hex}`;
-  const desired = fact.base === null ? null : coveredBy(served, fact.base);
-  const serving = desired?.contentDigest === digest ? desired : yielding(served, digest);
-  const blob = blobState(observed.blobs[hex], serving, served.depth);
-  const pinned = { baseDigest: digest };
-  if (blob.state === 'absent')
-    return say(...baseGone(desired, digest, blob), { ...pinned, ...planFor(desired, digest) });
-  if (blob.state === 'corrupt') return say('base-corrupt', blob.why, pinned);
-  if (blob.state === 'unproven') return say('unknown', `its base: ${blob.why}`, pinned);
-  return say('clonable', movedOn(desired, digest), pinned);
+  return row(fact.name, { ...base, ...judgeBase(served, node, observed, fact.base, digest), baseDigest: digest });
+}
+
+type Judged = Partial<SnapshotRow> & Pick<SnapshotRow, 'verdict' | 'reason'>;
+
+/** The verdict on the cloud image that a clone opens: the blob of `digest`, pulled under the reference `base`. */
+function judgeBase(served: Served, node: Node, observed: Observed, base: string | null, digest: string): Judged {
+  const desired = base === null ? null : coveredBy(served, base);
+  const source =
+    desired?.contentDigest === digest ? { ...desired, reference: base as string } : yielding(served, digest);
+  const blob = blobState(observed.blobs[hexOf(digest)], source, served.depth);
+  if (blob.state === 'absent') {
+    const doubt = desired === null ? null : doubtAbout(observed, desired, base as string);
+    return baseGone(desired, digest, blob, doubt);
+  }
+  if (blob.state === 'unproven') return { verdict: 'unknown', reason: `its base: ${blob.why}` };
+  if (blob.state === 'corrupt') {
+    return { verdict: 'base-corrupt', ...byReplacing(node, source as DesiredImage, blob) };
+  }
+  return { verdict: 'clonable', reason: movedOn(desired, digest) };
 }
 
 /** The base is not there: can a pull of its tag bring exactly it (the incident), or not? */
-function baseGone(desired: DesiredImage | null, digest: string, blob: BlobState): [SnapshotVerdict, string] {
+function baseGone(desired: DesiredImage | null, digest: string, blob: BlobState, doubt: string | null): Judged {
   const gone = `its base ${shortDigest(digest)}: ${blob.why}`;
-  if (desired?.contentDigest === digest) {
-    return ['base-drifted', `${gone}, but epoch's tag serves exactly that: a forced pull heals it`];
+  if (desired === null || desired.contentDigest === null) {
+    return { verdict: 'base-missing', reason: `${gone}, and what its tag serves now is not known` };
   }
-  const why =
-    desired === null || desired.contentDigest === null
-      ? 'what its tag serves now is not known'
-      : `its tag has moved on to ${shortDigest(desired.contentDigest)}, so a pull does not bring it back`;
-  return ['base-missing', `${gone}, and ${why}`];
-}
-
-function planFor(desired: DesiredImage | null, digest: string): Partial<SnapshotRow> {
-  return { plan: desired?.contentDigest === digest && desired.missingBlob === null ? 'pull' : null };
+  if (desired.contentDigest !== digest) {
+    const why = `its tag has moved on to ${shortDigest(desired.contentDigest)}, so a pull does not bring it back`;
+    return { verdict: 'base-missing', reason: `${gone}, and ${why}` };
+  }
+  const error = lostAtEpoch(desired);
+  const but = error?.message ?? doubt;
+  if (but !== null) {
+    return { verdict: 'base-drifted', reason: `${gone}, and though epoch's tag is exactly that, ${but}`, error };
+  }
+  const why = "but epoch's tag serves exactly that: a forced pull heals it";
+  return { verdict: 'base-drifted', reason: `${gone}, ${why}`, plan: 'pull' };
 }
 
 function movedOn(desired: DesiredImage | null, digest: string): string | null {
@@ -108,15 +121,12 @@ function yielding(served: Served, digest: string): DesiredImage | null {
   return served.desired.find((d) => d.contentDigest === digest) ?? null;
 }
 
-type Say = (verdict: SnapshotVerdict, reason: string | null, rest?: Partial<SnapshotRow>) => SnapshotRow;
-
-function judgeOciBase(observed: Observed, fact: SnapshotFact, say: Say): SnapshotRow {
-  const gone = fact.layerFiles.filter((path) => observed.files[path] !== 'file');
-  if (gone.length === 0) return say('clonable', null);
-  return say(
-    'base-missing',
-    `${gone.length} of ${fact.layerFiles.length} layers of its base are not there: ${gone[0]}`,
-  );
+/** The verdict on the files of an OCI base. */
+function judgeFiles(observed: Observed, files: string[]): Judged {
+  const gone = files.filter((path) => observed.files[path] !== 'file');
+  if (gone.length === 0) return { verdict: 'clonable', reason: null };
+  const reason = `${gone.length} of ${files.length} layers of its base are not there: ${gone[0]}`;
+  return { verdict: 'base-missing', reason };
 }
 
 /**
@@ -130,7 +140,7 @@ function faultOf(observed: Observed, fact: SnapshotFact): string | null {
   const cow = fact.baseType === 'oci' ? 'cow.raw' : 'overlay.qcow2';
   const needed = fact.hypervisor === 'firecracker' ? ['vmstate', 'mem', 'cow.raw'] : ['config.json', 'state.json', cow];
   const lacking = needed.find((name) => !((files[name] ?? 0) > 0));
-  if (lacking !== undefined) return `its file ${lacking} is missing`;
+  if (lacking !== undefined) return `its file ${lacking} is missing or empty`;
   if (fact.hypervisor !== 'firecracker') {
     if (!Object.keys(files).some((name) => name.startsWith('memory-range')))
       return 'its memory is missing (memory-ranges)';
@@ -169,36 +179,52 @@ export function pinnedBy(fact: SnapshotFact): string | null {
 }
 
 /** A tracked snapshot that the node has not fetched yet: what would its base get? */
-function judgeRemote(served: Served, hot: ServedSnapshots, observed: Observed, snapshot: string): SnapshotRow {
+function judgeRemote(
+  served: Served,
+  hot: ServedSnapshots,
+  node: Node,
+  observed: Observed,
+  snapshot: string,
+): SnapshotRow {
   const wanted = hot.snapshots.find((s) => s.snapshot === snapshot);
-  const { base = null, baseDigest = null } = wanted ?? {};
-  const say = (baseVerdict: SnapshotVerdict | null, reason: string, rest: Partial<SnapshotRow> = {}): SnapshotRow =>
+  const { base = null, baseDigest = null, error = null } = wanted ?? {};
+  const say = ({
+    verdict,
+    reason,
+    ...rest
+  }: Omit<Judged, 'verdict'> & { verdict: SnapshotVerdict | null }): SnapshotRow =>
     row(snapshot, {
+      ...rest,
       verdict: 'not-on-node',
       base,
       baseDigest,
-      baseVerdict,
-      reason: `not fetched yet; ${reason}`,
-      ...rest,
+      baseVerdict: verdict,
+      reason: `not fetched yet; ${reason ?? 'its base is there'}`,
     });
   if (base === null || baseDigest === null) {
-    const error = wanted?.error ?? null;
-    return say('unknown', error?.message ?? 'what it needs is not known', { error });
+    return say({ verdict: 'unknown', reason: error?.message ?? 'what it needs is not known', error });
   }
-  const desired = coveredBy(served, base);
-  const blob = blobState(
-    observed.blobs[baseDigest.slice('sha256:'.length)],
-    yielding(served, baseDigest),
-    served.depth,
-  );
-  if (blob.state === 'sound') return say('clonable', 'its base is there');
-  if (blob.state === 'corrupt') return say('base-corrupt', blob.why ?? '');
-  if (blob.state === 'unproven') return say('unknown', blob.why ?? '');
-  if (!observed.entries.some((entry) => entry.reference === base)) {
-    return say(null, 'the first clone pulls its base too (a cold start)');
+  const coldStart = { verdict: null, reason: 'the first clone pulls its base too (a cold start)' };
+  const entry = observed.entries.find(({ reference }) => reference === base);
+  if (entry?.type === 'oci') {
+    // cocoon looks for the digest in the index, and pulls by digest where it is not there (contract D.3).
+    return say(entry.digest === baseDigest ? judgeOciEntry(node, observed, entry) : coldStart);
   }
-  const [verdict, reason] = baseGone(desired, baseDigest, blob);
-  return say(verdict, reason, planFor(desired, baseDigest));
+  const judged = judgeBase(served, node, observed, base, baseDigest);
+  const isGone = judged.verdict === 'base-drifted' || judged.verdict === 'base-missing';
+  return say(isGone && entry === undefined ? coldStart : judged);
+}
+
+/** An OCI entry and its files. Only a JSON index tells which files those are. */
+function judgeOciEntry(node: Node, observed: Observed, { layers, kernelLayer, initrdLayer }: IndexEntry): Judged {
+  if (layers.length === 0) return { verdict: 'unknown', reason: 'cocoon does not tell the layers of its base' };
+  const oci = `${node.cocoon.rootDir}/oci`;
+  const files = [
+    ...layers.map((layer) => `${oci}/blobs/${hexOf(layer)}.erofs`),
+    ...(kernelLayer === null ? [] : [`${oci}/boot/${hexOf(kernelLayer)}/vmlinuz`]),
+    ...(initrdLayer === null ? [] : [`${oci}/boot/${hexOf(initrdLayer)}/initrd.img`]),
+  ];
+  return judgeFiles(observed, files);
 }
 
 function row(snapshot: string, rest: Partial<SnapshotRow> & Pick<SnapshotRow, 'verdict'>): SnapshotRow {

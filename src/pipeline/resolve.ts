@@ -91,7 +91,7 @@ export function createResolver(registry: Registry, epochUrl: string, signal: Abo
 
   const snapshots = new Map<string, Promise<DesiredSnapshot>>();
   const snapshot = async (name: string): Promise<DesiredSnapshot> => {
-    const none = { snapshot: name, tracked: false, base: null, baseDigest: null };
+    const none = { snapshot: name, tracked: false, base: null, baseDigest: null, sizeBytes: null };
     const parsed = parseSnapshotName(name);
     if (parsed === null) {
       return {
@@ -104,6 +104,7 @@ export function createResolver(registry: Registry, epochUrl: string, signal: Abo
       const manifest = await snapshotManifest(registry, repository, tag, signal);
       return {
         ...none,
+        sizeBytes: manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),
         ...readSnapshotConfig(await registry.blobJson(repository, manifest.configDigest as string, signal), name),
       };
     } catch (error) {
@@ -247,7 +248,10 @@ export async function resolveAll(
     if (image === null) continue;
     let place = desired.findIndex((d) => d.image === image.image && d.tag === image.tag);
     if (place === -1) {
-      if (!discover && !bases.includes(key)) continue;
+      if (!discover && !bases.includes(key)) {
+        delete covers[key]; // the key of a tracked image, under which this epoch serves another one
+        continue;
+      }
       place = desired.push({ ...image, reference: key }) - 1;
     }
     covers[key] = place;
