@@ -1,7 +1,5 @@
 /** `reconcile` and `reconcile --dry-run`. */
-import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
-import { fault, ReconcileError } from '../core/errors.ts';
+import { ReconcileError } from '../core/errors.ts';
 import { assemble } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
@@ -11,14 +9,12 @@ import { render } from '../reports/index.ts';
 import type { RunOptions } from './args.ts';
 import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
 import { createLog, type Log } from './log.ts';
-import { loadNodes, loadSettings, openRegistry } from './setup.ts';
-
-const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
+import { loadNodes, loadSettings, openRegistry, openSsh, runId, startDeadline } from './setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
   const startedAt = new Date();
-  const id = `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
+  const id = runId(startedAt);
   const log = await createLog(
     levelOf(options),
     io.stderrIsTerminal,
@@ -46,17 +42,10 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const configured = await loadSettings(options, io);
   const settings = withFlags(configured.settings, options);
   const nodes = await loadNodes(configured, options.nodes, io);
-  const { createSsh } = await import('../adapters/ssh.ts');
   const { runPipeline } = await import('../pipeline/run.ts');
   const registry = await openRegistry(settings);
-  const ssh = createSsh({
-    agentSocket: io.env['SSH_AUTH_SOCK'] || null,
-    defaultIdentityFiles: DEFAULT_IDENTITIES.map((name) => join(io.home, '.ssh', name)),
-    log,
-  });
-  const deadline = new AbortController();
-  const { timeoutMs } = settings.run;
-  const timer = setTimeout(() => deadline.abort(fault('RUN_DEADLINE', { timeoutMs })), timeoutMs);
+  const ssh = await openSsh(io, log);
+  const deadline = startDeadline(settings.run.timeoutMs);
   try {
     return await runPipeline({
       tool,
@@ -80,7 +69,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
       now: () => new Date(),
     });
   } finally {
-    clearTimeout(timer);
+    deadline.end();
     ssh.close();
     await registry.close();
   }

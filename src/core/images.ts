@@ -39,9 +39,19 @@ export function judgeImages(served: Served, observation: Observation): ImageRow[
     );
   }
   const rows = observed.entries.map((entry) => withNotes(served, judgeEntry(served, node, observed, entry)));
-  const present = new Set(observed.entries.map((entry) => coveredBy(served, entry.reference) ?? entry.reference));
-  const absent = tracked.filter((image) => !present.has(coveredBy(served, image.reference) ?? image.reference));
-  return [...rows, ...absent.map((image) => judgeAbsent(served, node, observed, image))];
+  const present = new Set(observed.entries.map((entry) => coveredBy(served, entry.reference)));
+  return [
+    ...rows,
+    ...tracked
+      .map((image) => ({ image, desired: servedAs(served, image) }))
+      .filter(({ desired }) => desired === null || !present.has(desired))
+      .map(({ image, desired }) => judgeAbsent(served, node, observed, image, desired)),
+  ];
+}
+
+/** What epoch serves for a tracked image. Another registry may have one of the same name. */
+function servedAs({ desired }: Served, { image, tag, reference }: TrackedImage): DesiredImage | null {
+  return desired.find((d) => d.image === image && d.tag === tag && d.reference === reference) ?? null;
 }
 
 function judgeEntry(served: Served, node: Node, observed: Observed, entry: IndexEntry): ImageRow {
@@ -97,8 +107,13 @@ function withNotes(served: Served, judged: ImageRow): ImageRow {
   return notes.length === 0 ? judged : { ...judged, reason: [judged.reason, ...notes].filter(Boolean).join('; ') };
 }
 
-function judgeAbsent(served: Served, node: Node, observed: Observed, image: TrackedImage): ImageRow {
-  const desired = coveredBy(served, image.reference);
+function judgeAbsent(
+  served: Served,
+  node: Node,
+  observed: Observed,
+  image: TrackedImage,
+  desired: DesiredImage | null,
+): ImageRow {
   const base = trackedBase(image, desired?.contentDigest ?? null);
   if (desired === null || desired.contentDigest === null) {
     return row(base, { verdict: 'unknown', reason: desired?.error?.message ?? null, error: desired?.error ?? null });
@@ -106,7 +121,12 @@ function judgeAbsent(served: Served, node: Node, observed: Observed, image: Trac
   if (image.presence === 'if-present') {
     return row(base, { verdict: 'absent', reason: 'not on this node, and it need not be' });
   }
-  return withPull(node, observed, desired, row(base, { verdict: 'missing', reason: 'it must be on this node' }));
+  const missing = row(base, { verdict: 'missing', reason: 'it must be on this node' });
+  if (coveredBy(served, image.reference) !== desired) {
+    const why = `epoch serves another image under ${image.reference}: give it an unambiguous reference in the config`;
+    return { ...missing, reason: `${missing.reason}, but ${why}` };
+  }
+  return withPull(node, observed, desired, missing);
 }
 
 /** The place of a reference in `desired`, or null where nothing covers it. */
