@@ -22,7 +22,9 @@ function changeScript(): Buffer {
 
 /** What `change.sh` answered. */
 interface Answer {
-  /** How the guarded command ended; null where it never began. */
+  /** Whether the guarded command was started. */
+  begun: boolean;
+  /** How it ended; null where it never began, or the guard itself was killed. */
   ended: { code: number; why: string; said: string } | null;
   /** Who is at it already: the reason to leave the node alone. */
   busy: string | null;
@@ -67,7 +69,8 @@ async function change(
 }
 
 function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
-  const answer: Answer = { ended: null, busy: null, state: null, removed: new Map(), stderr: lastLines(stderr) };
+  const none = { begun: false, ended: null, busy: null, state: null };
+  const answer: Answer = { ...none, removed: new Map(), stderr: lastLines(stderr) };
   let said: string[] = [];
   for (const line of stdout.split('\n')) {
     if (!line.startsWith(`${nonce} `)) continue;
@@ -81,6 +84,7 @@ function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
     said = [];
     if (word === 'locked') answer.busy = 'another reconcile is changing this node';
     else if (word === 'busy') answer.busy = `the same image is being pulled there already (process ${words})`;
+    else if (word === 'begun') answer.begun = true;
     else if (word === 'ended') answer.ended = { code: Number(first), why: rest.join(' '), said: why };
     else if (word === 'state') answer.state = words;
     else if (word === 'removed') answer.removed.set(words, null);
@@ -107,9 +111,12 @@ export async function pullImage(
   signal: AbortSignal,
 ): Promise<void> {
   const host = node.name;
-  const { ended, busy, stderr } = await change(connection, node, 'pull', [reference], timeoutMs, signal);
+  const { begun, ended, busy, stderr } = await change(connection, node, 'pull', [reference], timeoutMs, signal);
   if (busy !== null) throw fault('LOCKED', { host, by: busy });
-  if (ended === null) throw fault('PULL_FAILED', { host, reference, exit: 'did not start', stderr });
+  if (ended === null) {
+    const exit = begun ? 'was broken off there' : 'did not start';
+    throw fault('PULL_FAILED', { host, reference, exit, stderr });
+  }
   if (ended.code === 0) return;
   if (ended.why === 'deadline') throw fault('PULL_TIMEOUT', { host, reference, afterMs: timeoutMs });
   const exit = ended.why === 'silence' ? `was ended: ${UNHEARD}` : `exited with ${ended.code}`;
@@ -147,14 +154,12 @@ export async function cloneCanary(
   } catch (error) {
     return { clone: failed(infoOf(error).message), left: await removeAgain(connect, node, name) };
   }
-  const { ended, busy, state, removed, stderr } = answer;
+  const { begun, ended, busy, state, stderr } = answer;
   if (busy !== null) return { clone: infoOf(fault('LOCKED', { host, by: busy })), left: null };
-  if (ended === null) return { clone: failed(`the clone did not start: ${stderr}`), left: null };
-  const left = removed.has(name) ? (removed.get(name) ?? null) : stderr;
-  return {
-    clone: whyNotRunning(ended, state, timeoutMs, failed),
-    left: left === null ? null : leftBehind(node, name, left),
-  };
+  if (!begun) return { clone: failed(`the clone did not start: ${stderr}`), left: null };
+  const clone = ended === null ? failed('it was broken off there') : whyNotRunning(ended, state, timeoutMs, failed);
+  const isAnswered = answer.removed.has(name);
+  return { clone, left: isAnswered ? leftBehind(node, name, answer) : await removeAgain(connect, node, name) };
 }
 
 function whyNotRunning(
@@ -169,7 +174,13 @@ function whyNotRunning(
   return failed(said);
 }
 
-function leftBehind(node: Node, name: string, why: string): ErrorInfo {
+/** Null where the VM is gone. */
+function leftBehind(node: Node, name: string, { removed, stderr }: Answer): ErrorInfo | null {
+  const why = removed.has(name) ? removed.get(name) : stderr;
+  return why === null ? null : canaryLeft(node, name, why || 'no reason was given');
+}
+
+function canaryLeft(node: Node, name: string, why: string): ErrorInfo {
   return infoOf(fault('CANARY_LEFT', { host: node.name, name, why }));
 }
 
@@ -179,13 +190,11 @@ async function removeAgain(connect: () => Promise<Connection>, node: Node, name:
     const connection = await connect();
     try {
       const deadline = AbortSignal.timeout(CONNECT_MS + GRACE_MS.remove);
-      const { removed, stderr } = await change(connection, node, 'remove', [name], 0, deadline);
-      const left = removed.has(name) ? (removed.get(name) ?? null) : stderr;
-      return left === null ? null : leftBehind(node, name, left);
+      return leftBehind(node, name, await change(connection, node, 'remove', [name], 0, deadline));
     } finally {
       connection.close();
     }
   } catch (error) {
-    return leftBehind(node, name, infoOf(error).message);
+    return canaryLeft(node, name, infoOf(error).message);
   }
 }

@@ -48,7 +48,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
   log('info', `asking ${count(questions.length, 'question')}`, {});
   const { runGate } = await import('../pipeline/gate.ts');
   const registry = await openRegistry(settings);
-  const ssh = await openSsh(io, log);
+  const ssh = await openSsh(settings, io, log);
   const deadline = startDeadline(settings.run.timeoutMs);
   try {
     return await runGate({
@@ -100,7 +100,9 @@ async function questionsOf(options: GateOptions, settings: Settings, io: Io): Pr
     ...options.images.map((name) => imageAsked(name, settings)),
   ];
   if (options.manifests.length > 0 && manifests.sets === 0) throw fault('GATE_EMPTY', { problem: found(manifests) });
-  if (asked.length === 0) throw fault('GATE_EMPTY', { problem: 'no manifest, snapshot or image is named' });
+  if (asked.length === 0) {
+    throw fault('GATE_EMPTY', { problem: 'name a CocoonSet manifest (a file, a directory, or -), --snapshot or --image' });
+  }
   return asked;
 }
 

@@ -44,7 +44,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const nodes = await loadNodes(configured, options.nodes, io);
   const { runPipeline } = await import('../pipeline/run.ts');
   const registry = await openRegistry(settings);
-  const ssh = await openSsh(io, log);
+  const ssh = await openSsh(settings, io, log);
   const deadline = startDeadline(settings.run.timeoutMs);
   try {
     return await runPipeline({

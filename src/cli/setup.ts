@@ -65,11 +65,18 @@ export function selectNodes(nodes: Node[], patterns: string[]): Node[] {
 
 const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
 
-export async function openSsh(io: Io, log: Log): Promise<Ssh> {
+export async function openSsh({ ssh }: Settings, io: Io, log: Log): Promise<Ssh> {
   const { createSsh } = await import('../adapters/ssh.ts');
+  const { loadSshConfig } = await import('../adapters/ssh-config.ts');
+  const ignored = ssh.configFile === null ? [] : (await loadSshConfig(ssh.configFile, ssh.home)).ignored;
+  if (ignored.length > 0) log('info', `not honoured in the ssh config: ${ignored.join(', ')}`, {});
   return createSsh({
     agentSocket: io.env['SSH_AUTH_SOCK'] || null,
     defaultIdentityFiles: DEFAULT_IDENTITIES.map((name) => join(io.home, '.ssh', name)),
+    passphrase: {
+      text: io.env['RECONCILE_SSH_PASSPHRASE'] || null,
+      file: io.env['RECONCILE_SSH_PASSPHRASE_FILE'] || null,
+    },
     log,
   });
 }

@@ -85,7 +85,7 @@ export function judgeGate(questions: PlacedQuestion[], facts: GateFacts, setting
       known.set(key, answer);
       return answer;
     });
-    return { ...asked, ...outcomeOf(answers, settings.minReady), nodes: answers };
+    return { ...asked, ...outcomeOf(answers, question.nodeName, settings.minReady), nodes: answers };
   });
   return {
     pass: answered.every(({ outcome }) => outcome === 'pass'),
@@ -102,12 +102,17 @@ interface NodeFacts {
 
 /**
  * Passed where enough nodes say yes; blocked where not even the nodes that are not known could make it enough. A share
- * is rounded up, and a number that the pool does not have is never reached.
+ * is rounded up. A number that the pool does not have is never reached; of one node that is named, one is enough.
  */
-function outcomeOf(answers: GateAnswer[], minReady: Limit): Pick<GateQuestion, 'ready' | 'needed' | 'outcome'> {
+function outcomeOf(
+  answers: GateAnswer[],
+  nodeName: string | null,
+  minReady: Limit,
+): Pick<GateQuestion, 'ready' | 'needed' | 'outcome'> {
   const those = (wanted: Answer): number => answers.filter(({ answer }) => answer === wanted).length;
   const ready = those('yes');
-  const needed = minReady.percent ? Math.ceil((answers.length * minReady.value) / 100) : minReady.value;
+  const asked = minReady.percent ? Math.ceil((answers.length * minReady.value) / 100) : minReady.value;
+  const needed = nodeName === null ? asked : Math.min(asked, 1);
   if (ready >= needed) return { ready, needed, outcome: 'pass' };
   return { ready, needed, outcome: ready + those('unknown') >= needed ? 'incomplete' : 'blocked' };
 }
@@ -257,7 +262,7 @@ function runAnswer(node: NodeFacts, { image, forcePull }: PlacedQuestion, served
   const desired = coveredBy(served, image);
   const row = node.verdicts.images.find(({ reference }) => reference === image);
   if (desired === null) return notAsked(image, served.epochUrl);
-  const here = row === undefined || row.verdict === 'absent' || row.verdict === 'missing' ? null : row;
+  const here = row?.have == null ? null : row; // a tracked image has a row also where the node has no entry
   // The registry is asked at each start where the node has no such entry or a pull is forced, and for OCI always.
   const atEpoch = canPull(desired);
   if (here === null) return atEpoch ?? coldStart(node.observation, [['it', desired.sizeBytes]]);

@@ -108,7 +108,7 @@ function baseGone(desired: DesiredImage | null, digest: string, blob: BlobState,
   if (but !== null) {
     return { verdict: 'base-drifted', reason: `${gone}, and though epoch's tag is exactly that, ${but}`, error };
   }
-  const why = "but epoch's tag serves exactly that: a forced pull heals it";
+  const why = "but epoch's tag serves exactly that, so a forced pull heals it";
   return { verdict: 'base-drifted', reason: `${gone}, ${why}`, plan: 'pull' };
 }
 
