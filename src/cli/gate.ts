@@ -101,7 +101,9 @@ async function questionsOf(options: GateOptions, settings: Settings, io: Io): Pr
   ];
   if (options.manifests.length > 0 && manifests.sets === 0) throw fault('GATE_EMPTY', { problem: found(manifests) });
   if (asked.length === 0) {
-    throw fault('GATE_EMPTY', { problem: 'name a CocoonSet manifest (a file, a directory, or -), --snapshot or --image' });
+    throw fault('GATE_EMPTY', {
+      problem: 'name a CocoonSet manifest (a file, a directory, or -), --snapshot or --image',
+    });
   }
   return asked;
 }
