@@ -17,7 +17,7 @@ import { Dropped, logIn, trustedName } from './login.ts';
 import type { Attempt, Log, Login, Trust } from './login.ts';
 import { withRetries, type RetryPolicy } from './retry.ts';
 
-export type { Connection, ExecOptions, ExecResult } from './exec.ts';
+export type { Connection, ExecOptions } from './exec.ts';
 
 export interface Ssh {
   /**
