@@ -70,7 +70,13 @@ describe('a config that is sound', () => {
 
   test('names the ssh config and jump hosts, or none', async () => {
     const named = await load(`${MINIMAL}ssh: {configFile: none, proxyJump: none, strictHostKeyChecking: accept-new}\n`);
-    expect(named.ssh).toEqual({ configFile: null, home: '/home/op', proxyJump: [], acceptNewHostKey: true, concurrency: 128 });
+    expect(named.ssh).toEqual({
+      configFile: null,
+      home: '/home/op',
+      proxyJump: [],
+      acceptNewHostKey: true,
+      concurrency: 128,
+    });
     const file = write('');
     const { ssh } = await load(`${MINIMAL}ssh: {configFile: ${file}, proxyJump: "b1,op@[::1]:22,op@b-2.example"}\n`);
     expect(ssh).toMatchObject({ configFile: file, proxyJump: ['b1', 'op@[::1]:22', 'op@b-2.example'] });
