@@ -1,7 +1,7 @@
 // The dead man's switch over a change on a node: whatever dies, the pull is ended there, cleans up after itself, and
 // holds our lock until it is gone. On real sshd, as root and as somebody who must go through sudo.
 import { execFile, spawn } from 'node:child_process';
-import { access, chmod, cp, mkdir, readdir, rm, symlink } from 'node:fs/promises';
+import { access, chmod, cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -353,6 +353,24 @@ describe('what a node may lack', () => {
     const { client } = await pulling({ shell });
     client.kill('SIGKILL');
     await cleanlyOver();
+  });
+
+  it('a cocoon that is a script around the real one is ended with it', async () => {
+    const binary = join(fleet.dir, 'around');
+    await writeFile(binary, `#!/bin/sh\n'${node.binary}' "$@"\nexit $?\n`, { mode: 0o755 });
+    const { client } = await pulling({ binary });
+    client.kill('SIGKILL');
+    await cleanlyOver();
+  });
+
+  it('the watch ends with the guard, not only with the connection', async () => {
+    const text = await readFile(new URL('../../src/adapters/change.sh', import.meta.url), 'utf8');
+    const words = ['abc', 'pull', node.rootDir, 'no', '60', '60', 'true', '', '', 'some/reference'];
+    const open = spawn('sleep', ['60'], { stdio: ['ignore', 'pipe', 'ignore'] });
+    cleanups.push(() => open.kill());
+    const local = spawn('sh', ['-c', text, 'change', ...words], { stdio: [open.stdout, 'ignore', 'ignore'] });
+    await new Promise((resolve) => local.once('exit', resolve));
+    await until('the watch is gone', async () => (await cocoonOn(node, 'change', 'pull')).length === 0, 10_000);
   });
 
   it('a script that was cut on its way does nothing at all', async () => {
