@@ -68,7 +68,7 @@ sqlite_store() {
     printf 'failed no unchanging copy of meta.db could be made\n'
     return
   fi
-  for kind in image snapshot; do
+  for kind in image snapshot vm; do
     NO_COLOR=1 timeout 30 "$bin" --root-dir "$copy" --run-dir "$copy/run" --log-dir "$copy/log" \
       "$kind" list -o json </dev/null >"$copy/out" 2>"$copy/err"
     printf 'listed %s %s\n' "$kind" "$?"
@@ -79,7 +79,7 @@ sqlite_store() {
 
 blobs() {
   if open_dir "$root/cloudimg/blobs"; then
-    find -L "$root/cloudimg/blobs" -maxdepth 1 -name '*.qcow2' ! -name "$unclean" -printf 'blob %y %s %f\n'
+    find -L "$root/cloudimg/blobs" -maxdepth 1 -name '*.qcow2' ! -name "$unclean" -printf 'blob %y %s %i %T@ %f\n'
     for blob in "$root"/cloudimg/blobs/*.qcow2; do
       # shellcheck disable=SC2254 # a pattern
       case ${blob##*/} in $unclean) continue ;; esac

@@ -1,59 +1,95 @@
 /** Verdicts and policy → actions in waves. The plan is the whole truth: applying it looks at nothing else. */
 import { errorInfo } from './errors.ts';
-import type { Action, ActionResult, DesiredImage, Limit, NodeVerdicts, Observation, Policy } from './types.ts';
+import { coverOf, type Served } from './images.ts';
+import type {
+  Action,
+  ActionKind,
+  ActionResult,
+  DesiredImage,
+  Limit,
+  NodeVerdicts,
+  Observation,
+  Policy,
+} from './types.ts';
+
+/** What one row asks for: a kind of change, and the reference that is pulled or imported for it. */
+interface Wish {
+  kind: ActionKind;
+  reference: string;
+  /** The content that a restore brings back; for all else what the image's tag serves. */
+  digest: string | null;
+}
 
 /**
- * One action per node and reference, in the order of the nodes. An image and a snapshot that ask for the same pull
+ * One action per node and reference, in the order of the nodes. An image and a snapshot that ask for the same change
  * share it. The first `canary` nodes of each image that have room form wave 0, all others wave 1.
+ * @param restoreSizes what a restore downloads, by its reference, in bytes
  */
 export function planActions(
   verdicts: NodeVerdicts[],
   observations: Observation[],
-  desired: DesiredImage[],
-  covers: Record<string, number>,
+  served: Served,
+  restoreSizes: Record<string, number>,
   policy: Policy,
 ): Action[] {
   const byNode = new Map(observations.map((observation) => [observation.node.name, observation]));
   const canaries = new Map<string, number>();
-  return verdicts.flatMap(({ node, images, snapshots }) => {
-    const pulls = [
-      ...images.filter((row) => row.plan === 'pull').map((row) => row.reference),
-      ...snapshots.filter((row) => row.plan === 'pull').map((row) => row.base as string),
-    ];
-    return [...new Set(pulls)].map((reference): Action => {
-      const image = imageOf(desired, covers, reference);
-      const { host, free } = roomOn(byNode.get(node));
-      const sizeBytes = image.sizeBytes ?? 0;
+  return verdicts.flatMap((verdict) =>
+    wishesOf(verdict).map((wish): Action => {
+      const { node, observed } = readNodeOf(byNode, verdict.node);
+      const image = coverOf({ served, node, observed }, wish.reference);
+      const sizeBytes = image?.sizeBytes ?? restoreSizes[wish.reference] ?? 0;
+      const needBytes = room(wish.kind, image, sizeBytes);
       const blocked =
-        free - sizeBytes < policy.minFreeBytes
-          ? errorInfo('NO_SPACE', { host, needBytes: sizeBytes, keepBytes: policy.minFreeBytes, freeBytes: free })
+        observed.freeBytes - needBytes < policy.minFreeBytes
+          ? errorInfo('NO_SPACE', {
+              host: node.name,
+              needBytes,
+              keepBytes: policy.minFreeBytes,
+              freeBytes: observed.freeBytes,
+            })
           : null;
+      const name = image === null ? wish.reference : `${image.image}:${image.tag}`;
       return {
-        node,
-        reference,
-        image: image.image,
-        tag: image.tag,
-        want: image.contentDigest as string,
+        node: verdict.node,
+        kind: wish.kind,
+        reference: wish.reference,
+        image: image?.image ?? wish.reference,
+        tag: image?.tag ?? '',
+        want: wish.digest ?? image?.contentDigest ?? null,
         sizeBytes,
-        wave: blocked === null ? nextWave(canaries, `${image.image}:${image.tag}`, policy.canary) : 1,
+        wave: blocked === null ? nextWave(canaries, name, policy.canary) : 1,
         blocked,
       };
-    });
-  });
+    }),
+  );
 }
 
-function imageOf(desired: DesiredImage[], covers: Record<string, number>, reference: string): DesiredImage {
-  const place = covers[reference];
-  const image = place === undefined ? undefined : desired[place];
-  if (image === undefined || image.contentDigest === null)
-    throw new Error(`no content digest to pull for ${reference}`);
-  return image;
+function wishesOf({ images, snapshots }: NodeVerdicts): Wish[] {
+  const wishes = [
+    ...images.flatMap(({ plan, reference }) => (plan === null ? [] : [{ kind: plan, reference, digest: null }])),
+    ...snapshots.flatMap(({ plan, source, baseDigest }) =>
+      plan === null || source === null
+        ? []
+        : [{ kind: plan, reference: source, digest: plan === 'restore' ? baseDigest : null }],
+    ),
+  ];
+  return wishes.filter(({ reference }, i) => wishes.findIndex((other) => other.reference === reference) === i);
 }
 
-function roomOn(observation: Observation | undefined): { host: string; free: number } {
+function readNodeOf(
+  byNode: Map<string, Observation>,
+  name: string,
+): { node: Observation['node']; observed: NonNullable<Observation['observed']> } {
+  const observation = byNode.get(name);
   if (observation === undefined || observation.observed === null)
-    throw new Error('an action on a node that was not read');
-  return { host: observation.node.name, free: observation.observed.freeBytes };
+    throw new Error(`an action on ${name}, which was not read`);
+  return { node: observation.node, observed: observation.observed };
+}
+
+/** A conversion and an import have two copies of the content on the disk at once (contract C.1). */
+function room(kind: ActionKind, image: DesiredImage | null, sizeBytes: number): number {
+  return kind === 'import' || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
 }
 
 /** The first `canary` calls for an image get wave 0. Without canaries everything is one wave. */
@@ -99,8 +135,8 @@ function mark<T extends { node: string; reference: string }>(
       return item === undefined ? row : { ...row, ...change(item, true) };
     }),
     snapshots: snapshots.map((row) => {
-      const item = row.plan === null ? undefined : byKey.get(`${node}\n${row.base}`);
-      const owned = item !== undefined && images.some((i) => i.plan !== null && i.reference === row.base);
+      const item = row.plan === null ? undefined : byKey.get(`${node}\n${row.source}`);
+      const owned = item !== undefined && images.some((i) => i.plan !== null && i.reference === row.source);
       return item === undefined ? row : { ...row, ...change(item, false), ...(owned ? {} : stepsOf(item)) };
     }),
   }));

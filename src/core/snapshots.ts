@@ -2,12 +2,15 @@
  * Snapshot verdicts: can a clone of this snapshot work on this node? The index is not the judge here: the hypervisor
  * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
  */
-import { blobState, coveredBy, type BlobState, type Served } from './images.ts';
-import { isDigest, localSnapshotName } from './reference.ts';
+import { blobState, isInUse, keepersOf } from './blobs.ts';
+import { restoreCommands } from './commands.ts';
+import { byReplacing, coverOf, type Served, type World } from './images.ts';
+import { hexOf, isDigest, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
 import type {
   DesiredImage,
   DesiredSnapshot,
+  ErrorInfo,
   Node,
   Observation,
   Observed,
@@ -20,12 +23,33 @@ import type {
 /** `save` writes a pending record before the data; gc takes it for abandoned after this long (contract A.12). */
 const PENDING_MS = 24 * 3600 * 1000;
 
+/** Whether a registry still gives exactly the content that a snapshot pins. */
+export type Lookup =
+  /** It does, at this reference; `sizeBytes` is what a pull downloads. */
+  | { state: 'there'; reference: string; sizeBytes: number }
+  /** It does, but nothing that cocoon can pull names exactly that content. */
+  | { state: 'there-unpullable'; why: string }
+  | { state: 'gone'; why: string }
+  | { state: 'unasked'; error: ErrorInfo | null };
+
 /** What is the same for all nodes. `now` is in milliseconds since the epoch of 1970. */
 export interface ServedSnapshots {
   snapshots: DesiredSnapshot[];
   tracked: TrackedSnapshot[];
   discover: boolean;
+  /** What a registry said about pinned content that some node lacks, by `lookupKey`. */
+  lookups: Record<string, Lookup>;
   now: number;
+}
+
+/** A pinned base that is gone from a node while its tag has moved on: worth a question to the registry. */
+export interface LookupRequest {
+  base: string;
+  digest: string;
+}
+
+export function lookupKey({ base, digest }: LookupRequest): string {
+  return `${digest} ${base}`;
 }
 
 /** The verdict on every snapshot of the node, and on every tracked one that its pool should be able to start. */
@@ -37,28 +61,41 @@ export function judgeSnapshots(served: Served, hot: ServedSnapshots, observation
       row(snapshot, { verdict: 'unknown', reason: 'the node could not be read', error: observation.error }),
     );
   }
+  const world: World = { served, node, observed };
   const nameOf = (fact: SnapshotFact): string =>
     tracked.find(({ snapshot }) => localSnapshotName(snapshot) === fact.name)?.snapshot ?? (fact.name || fact.id);
   const rows = observed.snapshots
     .filter((fact) => hot.discover || tracked.some(({ snapshot }) => snapshot === nameOf(fact)))
-    .map((fact) => ({ ...judgeLocal(served, node, observed, fact, hot.now), snapshot: nameOf(fact) }));
+    .map((fact) => ({ ...judgeLocal(world, hot, fact), snapshot: nameOf(fact) }));
   const absent = tracked.filter(({ snapshot }) => !rows.some((r) => r.snapshot === snapshot));
-  return [...rows, ...absent.map(({ snapshot }) => judgeRemote(served, hot, observed, snapshot))];
+  return [...rows, ...absent.map(({ snapshot }) => judgeRemote(world, hot, snapshot))];
 }
 
-function judgeLocal(served: Served, node: Node, observed: Observed, fact: SnapshotFact, now: number): SnapshotRow {
+/** The questions that judging these observations raises: a pure first look before the registry is asked. */
+export function neededLookups(served: Served, hot: ServedSnapshots, observations: Observation[]): LookupRequest[] {
+  const rows = observations.flatMap((observation) => judgeSnapshots(served, { ...hot, lookups: {} }, observation));
+  const requests = rows.flatMap(({ verdict, baseVerdict, base, baseDigest }) =>
+    (verdict === 'base-missing' || baseVerdict === 'base-missing') && base !== null && baseDigest !== null
+      ? [{ base, digest: baseDigest }]
+      : [],
+  );
+  return [...new Map(requests.map((request) => [lookupKey(request), request])).values()];
+}
+
+function judgeLocal(world: World, hot: ServedSnapshots, fact: SnapshotFact): SnapshotRow {
+  const { node, observed } = world;
   const base = { id: fact.id, base: fact.base, baseDigest: pinnedBy(fact) };
   const say = (verdict: SnapshotVerdict, reason: string | null, rest: Partial<SnapshotRow> = {}): SnapshotRow =>
     row(fact.name, { ...base, verdict, reason, ...rest });
   if (fact.pending) {
-    const age = now - Date.parse(fact.createdAt);
+    const age = hot.now - Date.parse(fact.createdAt);
     return age < PENDING_MS
       ? say('pending', 'its record is being written')
       : say('broken', 'its record was begun more than 24 hours ago and never finished: remove it, or let gc take it');
   }
   const fault = faultOf(observed, fact);
   if (fault !== null) return say('broken', `${fault}: pulling images does not help`);
-  if (fact.baseType === 'oci') return judgeOciBase(observed, fact, say);
+  if (fact.baseType === 'oci') return judgeOciBase(world, hot, fact, say);
 
   const backing = fact.backing as string;
   const hex = blobHex(node, backing);
@@ -70,33 +107,97 @@ function judgeLocal(served: Served, node: Node, observed: Observed, fact: Snapsh
           `its overlay opens ${backing}, which is under another root directory: pulling images does not help`,
         );
   }
-  const digest = `sha256:${hex}`;
-  const desired = fact.base === null ? null : coveredBy(served, fact.base);
-  const serving = desired?.contentDigest === digest ? desired : yielding(served, digest);
-  const blob = blobState(observed.blobs[hex], serving, served.depth);
-  const pinned = { baseDigest: digest };
-  if (blob.state === 'absent')
-    return say(...baseGone(desired, digest, blob), { ...pinned, ...planFor(desired, digest) });
-  if (blob.state === 'corrupt') return say('base-corrupt', blob.why, pinned);
-  if (blob.state === 'unproven') return say('unknown', `its base: ${blob.why}`, pinned);
-  return say('clonable', movedOn(desired, digest), pinned);
+  const { verdict, reason, ...rest } = judgeBase(world, hot, fact.base, `sha256:${hex}`);
+  return say(verdict, reason, { ...rest, baseDigest: `sha256:${hex}` });
 }
 
-/** The base is not there: can a pull of its tag bring exactly it (the incident), or not? */
-function baseGone(desired: DesiredImage | null, digest: string, blob: BlobState): [SnapshotVerdict, string] {
-  const gone = `its base ${shortDigest(digest)}: ${blob.why}`;
-  if (desired?.contentDigest === digest) {
-    return ['base-drifted', `${gone}, but epoch's tag serves exactly that: a forced pull heals it`];
+type Judgement = Pick<SnapshotRow, 'verdict' | 'reason'> & Partial<SnapshotRow>;
+
+/** The verdict on the base of a cloud-image snapshot: the blob that the hypervisor will open. */
+function judgeBase(world: World, hot: ServedSnapshots, base: string | null, digest: string): Judgement {
+  const { served, observed } = world;
+  const desired = base === null ? null : coverOf(world, base);
+  const serving = desired?.contentDigest === digest ? desired : yielding(served, digest);
+  const blob = blobState(observed, digest, serving, served.depth);
+  if (blob.state === 'absent')
+    return judgeGone(world, hot, base, digest, `its base ${shortDigest(digest)}: ${blob.why}`);
+  if (blob.state === 'unproven') return { verdict: 'unknown', reason: `its base: ${blob.why}` };
+  if (blob.state === 'corrupt') {
+    const from = serving === null ? null : sourceOf(world, serving, digest);
+    if (serving === null || from === null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}` };
+    const { plan, reason, error, commands } = byReplacing(world, serving, from, blob);
+    return {
+      verdict: 'base-corrupt',
+      reason: `its base: ${reason}`,
+      error,
+      commands,
+      plan,
+      source: plan === null ? null : from,
+    };
   }
-  const why =
+  if (keepersOf(observed, digest).length === 0) {
+    const reason =
+      'its base is there, but no index entry, VM or snapshot record keeps it: the next garbage collection may take it';
+    return { verdict: 'base-at-risk', reason };
+  }
+  return { verdict: 'clonable', reason: movedOn(desired, digest) };
+}
+
+/** A reference on the node that a forced pull resolves to exactly this content, or where there is none the image's own. */
+function sourceOf(world: World, serving: DesiredImage, digest: string): string | null {
+  const entry = world.observed.entries.find(
+    ({ reference, digest: has }) => has === digest && coverOf(world, reference) === serving,
+  );
+  const reference = entry?.reference ?? serving.reference;
+  return /^https?:\/\//.test(reference) ? reference : null;
+}
+
+/** The base is not there. Can a pull of its tag bring exactly it (the incident), can the registry, or can nobody? */
+function judgeGone(world: World, hot: ServedSnapshots, base: string | null, digest: string, gone: string): Judgement {
+  const desired = base === null ? null : coverOf(world, base);
+  if (base !== null && desired?.contentDigest === digest) {
+    if (desired.missingBlob !== null) {
+      const reason = `${gone}; ${desired.error?.message ?? 'epoch lacks one of its blobs'}`;
+      return { verdict: 'base-drifted', reason, error: desired.error };
+    }
+    if (desired.unpullable !== null) return { verdict: 'base-drifted', reason: `${gone}; ${desired.unpullable}` };
+    const isUrl = desired.kind !== 'cloud-image' || /^https?:\/\//.test(base);
+    const reason = `${gone}, but the tag of its image serves exactly that: a forced pull heals it`;
+    return isUrl
+      ? { verdict: 'base-drifted', reason, plan: 'pull', source: base }
+      : {
+          verdict: 'base-drifted',
+          reason: `${gone}, but ${desired.image}:${desired.tag} is exactly that: importing it as ${base} heals it`,
+        };
+  }
+  const moved =
     desired === null || desired.contentDigest === null
       ? 'what its tag serves now is not known'
-      : `its tag has moved on to ${shortDigest(desired.contentDigest)}, so a pull does not bring it back`;
-  return ['base-missing', `${gone}, and ${why}`];
+      : `its tag has moved on to ${shortDigest(desired.contentDigest)}, so pulling that does not bring it back`;
+  const lookup = base === null ? undefined : hot.lookups[lookupKey({ base, digest })];
+  switch (lookup?.state) {
+    case 'there':
+      return judgeRestorable(world, lookup, `${gone}; ${moved}, but the registry still gives exactly that`);
+    case 'there-unpullable':
+      return { verdict: 'base-restorable', reason: `${gone}; ${moved}; ${lookup.why}` };
+    case 'gone':
+      return {
+        verdict: 'base-lost',
+        reason: `${gone}; ${moved}, and ${lookup.why}: bake the snapshot again, or push the old base back`,
+      };
+    default: {
+      const error = lookup?.error ?? null;
+      const why = error === null ? 'no registry could be asked for it' : error.message;
+      return { verdict: 'base-missing', reason: `${gone}; ${moved}, and ${why}`, error };
+    }
+  }
 }
 
-function planFor(desired: DesiredImage | null, digest: string): Partial<SnapshotRow> {
-  return { plan: desired?.contentDigest === digest && desired.missingBlob === null ? 'pull' : null };
+function judgeRestorable({ served, node }: World, lookup: Lookup & { state: 'there' }, reason: string): Judgement {
+  if (served.repair.restoreBases === 'restore') {
+    return { verdict: 'base-restorable', reason, plan: 'restore', source: lookup.reference };
+  }
+  return { verdict: 'base-restorable', reason, commands: restoreCommands(node.cocoon, lookup.reference) };
 }
 
 function movedOn(desired: DesiredImage | null, digest: string): string | null {
@@ -110,13 +211,15 @@ function yielding(served: Served, digest: string): DesiredImage | null {
 
 type Say = (verdict: SnapshotVerdict, reason: string | null, rest?: Partial<SnapshotRow>) => SnapshotRow;
 
-function judgeOciBase(observed: Observed, fact: SnapshotFact, say: Say): SnapshotRow {
-  const gone = fact.layerFiles.filter((path) => observed.files[path] !== 'file');
+/** An OCI base is all its layers, its kernel and its initrd; the digest that the record pins is the manifest's. */
+function judgeOciBase(world: World, hot: ServedSnapshots, fact: SnapshotFact, say: Say): SnapshotRow {
+  const gone = fact.layerFiles.filter((path) => world.observed.files[path] !== 'file');
   if (gone.length === 0) return say('clonable', null);
-  return say(
-    'base-missing',
-    `${gone.length} of ${fact.layerFiles.length} layers of its base are not there: ${gone[0]}`,
-  );
+  const words = `${gone.length} of the ${fact.layerFiles.length} files of its base are not there, as ${gone[0]}`;
+  if (fact.baseDigest === null)
+    return say('base-missing', `${words}, and its record does not say which image that was`);
+  const { verdict, reason, ...rest } = judgeGone(world, hot, fact.base, fact.baseDigest, words);
+  return say(verdict, reason, rest);
 }
 
 /**
@@ -169,36 +272,43 @@ export function pinnedBy(fact: SnapshotFact): string | null {
 }
 
 /** A tracked snapshot that the node has not fetched yet: what would its base get? */
-function judgeRemote(served: Served, hot: ServedSnapshots, observed: Observed, snapshot: string): SnapshotRow {
+function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): SnapshotRow {
+  const { observed } = world;
   const wanted = hot.snapshots.find((s) => s.snapshot === snapshot);
   const { base = null, baseDigest = null } = wanted ?? {};
-  const say = (baseVerdict: SnapshotVerdict | null, reason: string, rest: Partial<SnapshotRow> = {}): SnapshotRow =>
+  const say = (
+    baseVerdict: SnapshotVerdict | null,
+    reason: string | null,
+    rest: Partial<SnapshotRow> = {},
+  ): SnapshotRow =>
     row(snapshot, {
-      verdict: 'not-on-node',
       base,
       baseDigest,
-      baseVerdict,
-      reason: `not fetched yet; ${reason}`,
       ...rest,
+      verdict: 'not-on-node',
+      baseVerdict,
+      reason: ['not fetched yet', reason].filter(Boolean).join('; '),
     });
   if (base === null || baseDigest === null) {
     const error = wanted?.error ?? null;
     return say('unknown', error?.message ?? 'what it needs is not known', { error });
   }
-  const desired = coveredBy(served, base);
-  const blob = blobState(
-    observed.blobs[baseDigest.slice('sha256:'.length)],
-    yielding(served, baseDigest),
-    served.depth,
-  );
-  if (blob.state === 'sound') return say('clonable', 'its base is there');
-  if (blob.state === 'corrupt') return say('base-corrupt', blob.why ?? '');
-  if (blob.state === 'unproven') return say('unknown', blob.why ?? '');
-  if (!observed.entries.some((entry) => entry.reference === base)) {
+  if (wanted?.baseType === 'oci') return say(null, 'the first clone pulls its base too (a cold start)');
+  const { verdict, reason, ...rest } = judgeBase(world, hot, base, baseDigest);
+  const isAbsent = observed.blobs[hexOf(baseDigest)] === undefined;
+  if (isAbsent && !observed.entries.some((entry) => entry.reference === base)) {
     return say(null, 'the first clone pulls its base too (a cold start)');
   }
-  const [verdict, reason] = baseGone(desired, baseDigest, blob);
-  return say(verdict, reason, planFor(desired, baseDigest));
+  return say(verdict, reason ?? leftWithoutKeeper(world, base, baseDigest), rest);
+}
+
+/** A pull of the tag is still right where it takes the last keeper of this base, but it is announced. */
+function leftWithoutKeeper(world: World, base: string, digest: string): string {
+  const [only, ...more] = keepersOf(world.observed, digest);
+  const desired = coverOf(world, base);
+  const leaves =
+    only === base && more.length === 0 && desired?.contentDigest !== digest && !isInUse(world.observed, digest);
+  return leaves ? 'its base is there; once the tag is pulled again nothing keeps it on this node' : 'its base is there';
 }
 
 function row(snapshot: string, rest: Partial<SnapshotRow> & Pick<SnapshotRow, 'verdict'>): SnapshotRow {
@@ -208,6 +318,7 @@ function row(snapshot: string, rest: Partial<SnapshotRow> & Pick<SnapshotRow, 'v
     base: null,
     baseDigest: null,
     baseVerdict: null,
+    source: null,
     plan: null,
     wave: null,
     reason: null,
