@@ -11,8 +11,8 @@
 #   remove NAME                   remove a VM that an earlier connection may have left
 #
 # Answers with lines that begin with the nonce, so that what shell start-up files print is not taken for an answer:
-# `locked`, `busy PID`, `ended CODE [silence|deadline]`, `said TEXT` (cocoon's stderr), `state WORDS`, `removed NAME`,
-# `left NAME`. Needs dash, coreutils, util-linux, grep and sed.
+# `locked`, `busy PID`, `ended CODE [silence|deadline]`, `state WORDS`, `removed NAME`, `left NAME`, and before `ended` and
+# `left` what cocoon said on its stderr, `said TEXT`. Needs dash, coreutils, util-linux, grep and sed.
 set -u
 LC_ALL=C NO_COLOR=1
 export LC_ALL NO_COLOR
@@ -87,22 +87,20 @@ clock() {
   cut -d . -f 1 /proc/uptime
 }
 
-# The dead man's switch. TERM ends it, with the child that it waits for. Once the scratch directory is gone, so is the
+# The dead man's switch. TERM ends it, with all that it waits for. Once the scratch directory is gone, so is the
 # command, and its number may be another's.
 watch() {
   exec 9<&- >/dev/null 2>&1
   trap 'kill "$!"; exit' TERM
   until=$(($(clock) + deadline))
-  while :; do
-    left=$((until - $(clock)))
-    why=deadline
-    [ "$left" -gt 0 ] || break
-    if [ "$left" -gt "$silence" ]; then left=$silence why=silence; fi
-    timeout "$left" head -c 1 <&3 >"$scratch/beat" &
-    wait "$!"
-    [ -s "$scratch/beat" ] || break
+  while left=$((until - $(clock))) && [ "$left" -gt 0 ]; do
+    if [ "$left" -gt "$silence" ]; then left=$silence; fi
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    timeout -s KILL "$left" sh -c '[ -n "$(head -c 1)" ]' <&3 &
+    wait "$!" || break
   done
-  if [ "$(clock)" -lt "$until" ]; then why=silence; fi
+  why=silence
+  [ "$(clock)" -lt "$until" ] || why=deadline
   printf '%s' "$why" >"$scratch/why" || exit
   end TERM
   sleep 10 &
@@ -134,8 +132,8 @@ guarded() {
   done
   trap : HUP INT TERM
   kill "$w" 2>/dev/null
-  say ended "$rc" "$(cat "$scratch/why" 2>/dev/null)"
   say_errors
+  say ended "$rc" "$(cat "$scratch/why" 2>/dev/null)"
 }
 
 # A short command; in a session of its own, as above, so that sudo relays what `timeout` sends.
@@ -156,8 +154,8 @@ remove() {
   if is_gone "$1"; then
     say removed "$1"
   else
-    say left "$1"
     say_errors
+    say left "$1"
   fi
 }
 
@@ -216,7 +214,7 @@ main() {
       guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
         vm clone --output json --name "$name" "$@" "$snapshot"
       if [ "$rc" -eq 0 ]; then
-        say state "$(cocoon vm inspect "$name" 2>/dev/null | sed -n 's/.*"state": "\([a-z ()]*\)".*/\1/p')"
+        say state "$(cocoon vm inspect "$name" 2>/dev/null | sed -n '/"state": /{s/.*"state": "\([a-z ()]*\)".*/\1/p;q;}')"
       fi
       remove "$name"
       ;;

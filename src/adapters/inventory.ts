@@ -6,6 +6,7 @@ import { expand } from '../core/nodeset.ts';
 import type { NodeDefaults, NodeSpec } from '../core/settings.ts';
 import { clip, formatDuration } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
+import { loadTargets, type Targets } from './targets.ts';
 
 const COMMAND_TIMEOUT_MS = 30_000;
 const MAX_OUTPUT_BYTES = 16 * 2 ** 20;
@@ -36,6 +37,7 @@ export async function resolveInventory(
   timeoutMs = COMMAND_TIMEOUT_MS,
 ): Promise<Node[]> {
   const { file, command } = sources;
+  const targets = await loadTargets(defaults.ssh);
   const lists = [{ source: 'the config (nodes)', specs: sources.nodes }];
   if (file !== null) lists.push({ source: file, specs: await sources.loadFile(file) });
   if (command !== null) {
@@ -46,7 +48,7 @@ export async function resolveInventory(
   for (const { source, specs } of lists) {
     for (const [i, spec] of specs.entries()) {
       const place = `item [${i}] of ${source}`;
-      for (const node of nodesOf(spec, place, defaults)) {
+      for (const node of nodesOf(spec, place, defaults, targets)) {
         const first = named.get(node.name);
         if (first !== undefined) throw namedTwice(node.name, first.place, place);
         named.set(node.name, { node, place });
@@ -62,31 +64,29 @@ function namedTwice(name: string, first: string, second: string): ReconcileError
   return fault('CONFIG_INVALID', { problem: `the node ${name} is named twice: ${by}` });
 }
 
-function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults): Node[] {
+function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults, targets: Targets): Node[] {
   const names = expand(spec.name);
   const hosts = spec.host === undefined ? names : expand(spec.host);
   if (hosts.length !== names.length) {
     throw fault('CONFIG_INVALID', { problem: `${place}: ${names.length} names but ${hosts.length} hosts` });
   }
-  const user = spec.user ?? defaults.ssh.user;
   const sudo = spec.sudo ?? defaults.cocoon.sudo;
-  return names.map((name, i) => ({
-    name,
-    host: hosts[i] as string,
-    port: spec.port ?? defaults.ssh.port,
-    user,
-    pool: spec.pool ?? 'default',
-    identityFiles: spec.identityFiles ?? defaults.ssh.identityFiles,
-    knownHostsFiles: spec.knownHostsFiles ?? defaults.ssh.knownHostsFiles,
-    connectTimeoutMs: spec.connectTimeoutMs ?? defaults.ssh.connectTimeoutMs,
-    cocoon: {
-      binary: spec.binary ?? defaults.cocoon.binary,
-      rootDir: spec.rootDir ?? defaults.cocoon.rootDir,
-      runDir: spec.runDir ?? defaults.cocoon.runDir,
-      logDir: spec.logDir ?? defaults.cocoon.logDir,
-      sudo: sudo === 'auto' ? user !== 'root' : sudo,
-    },
-  }));
+  return names.map((name, i) => {
+    const { target, jumps } = targets.of(hosts[i] as string, { ...defaults.ssh, ...spec });
+    return {
+      name,
+      ...target,
+      pool: spec.pool ?? 'default',
+      ...(jumps.length > 0 ? { jumps } : {}),
+      cocoon: {
+        binary: spec.binary ?? defaults.cocoon.binary,
+        rootDir: spec.rootDir ?? defaults.cocoon.rootDir,
+        runDir: spec.runDir ?? defaults.cocoon.runDir,
+        logDir: spec.logDir ?? defaults.cocoon.logDir,
+        sudo: sudo === 'auto' ? target.user !== 'root' : sudo,
+      },
+    };
+  });
 }
 
 /** What the program prints on stdout. It gets no stdin and no shell. */

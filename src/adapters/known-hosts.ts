@@ -169,7 +169,7 @@ export function lookupName(host: string, port: number): string {
 
 /** Whether a hosts field (hashed, or a list of patterns of which none may be a matching `!negation`) names the host. */
 export function matchHosts(hosts: string, name: string): boolean {
-  return hosts.startsWith('|') ? matchHashed(hosts, name) : matchPatterns(hosts, name);
+  return hosts.startsWith('|') ? matchHashed(hosts, name) : matchPatterns(hosts.toLowerCase(), name);
 }
 
 function matchHashed(hosts: string, name: string): boolean {
@@ -183,9 +183,10 @@ function hashSalt(hosts: string): Buffer | null {
   return match === null ? null : Buffer.from(match[1] as string, 'base64');
 }
 
-function matchPatterns(hosts: string, name: string): boolean {
+/** Whether one of the patterns, with commas between, is the text, and none with a `!` before it is. */
+export function matchPatterns(patterns: string, name: string): boolean {
   let found = false;
-  for (const item of hosts.toLowerCase().split(',')) {
+  for (const item of patterns.split(',')) {
     const negated = item.startsWith('!');
     const pattern = negated ? item.slice(1) : item;
     if (pattern.length >= MAX_PATTERN) return false;
@@ -197,7 +198,7 @@ function matchPatterns(hosts: string, name: string): boolean {
 }
 
 /** `*` is any text, `?` one character, all else itself. Linear in space, no backtracking beyond the last star. */
-function matchPattern(pattern: string, name: string): boolean {
+export function matchPattern(pattern: string, name: string): boolean {
   let p = 0;
   let n = 0;
   let star = -1;
@@ -252,7 +253,7 @@ export function indexLines(lines: KnownHostLine[]): KnownHostsFile {
           addName(name, line);
           return false;
         });
-        found = [...(named.get(name) ?? []), ...patterns.filter((line) => matchPatterns(line.hosts, name))];
+        found = [...(named.get(name) ?? []), ...patterns.filter((line) => matchHosts(line.hosts, name))];
         found.sort((a, b) => a.line - b.line);
         known.set(name, found);
       }

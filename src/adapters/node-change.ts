@@ -1,4 +1,5 @@
 /** All that changes a node. Nothing else in this program writes to one; only `pipeline/apply.ts` imports this. */
+import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault, infoOf } from '../core/errors.ts';
 import { shellQuote } from '../core/text.ts';
@@ -7,24 +8,38 @@ import type { Connection } from './ssh.ts';
 
 /** The guard ends its command when it hears nothing for this long (contract §K). */
 const SILENCE_SECONDS = 30;
-/** How long a command that was told to end may take to clean up, before the connection is given up, in ms. */
-const GRACE_MS = 60_000;
+/** How long all else but the command itself may take there, before the connection is given up, in ms. */
+const GRACE_MS = { pull: 60_000, canary: 120_000, remove: 180_000 };
+/** How long a removal may take to get a connection. */
+const CONNECT_MS = 60_000;
 
-let script: string | null = null;
+let script: Buffer | null = null;
 
-function changeScript(): string {
-  script ??= readFileSync(new URL('./change.sh', import.meta.url), 'utf8');
+function changeScript(): Buffer {
+  script ??= readFileSync(new URL('./change.sh', import.meta.url));
   return script;
 }
 
 /** What `change.sh` answered. */
 interface Answer {
-  lines: string[][];
+  /** How the guarded command ended; null where it never began. */
+  ended: { code: number; why: string; said: string } | null;
+  /** Who is at it already: the reason to leave the node alone. */
+  busy: string | null;
+  /** The state of the VM that was cloned. */
+  state: string | null;
+  /** VM → why it could not be removed, or null where it is gone. */
+  removed: Map<string, string | null>;
+  /** What was said beside the answer: the reason where nothing began. */
   stderr: string;
 }
 
-type Verb = 'pull' | 'canary' | 'remove';
+type Verb = keyof typeof GRACE_MS;
 
+/**
+ * The command is short and the same for every login shell; script and heartbeat follow on standard input.
+ * @param timeoutMs after this the command that changes something is ended on the node
+ */
 async function change(
   connection: Connection,
   node: Node,
@@ -34,22 +49,49 @@ async function change(
   signal: AbortSignal,
 ): Promise<Answer> {
   const { binary, rootDir, runDir, logDir, sudo } = node.cocoon;
-  const deadline = String(Math.ceil(timeoutMs / 1000));
-  const fixed = [rootDir, sudo ? 'yes' : 'no', String(SILENCE_SECONDS), deadline, binary, runDir ?? '', logDir ?? ''];
-  const command = ['sh', '-c', changeScript(), 'change', verb, ...fixed, ...words].map(shellQuote).join(' ');
-  const result = await connection.exec(command, {
+  const nonce = randomBytes(8).toString('hex');
+  const limits = [String(SILENCE_SECONDS), String(Math.ceil(timeoutMs / 1000))];
+  const fixed = [nonce, verb, rootDir, sudo ? 'yes' : 'no', ...limits, binary, runDir ?? '', logDir ?? ''];
+  const text = changeScript();
+  const command = ['sh', '-c', `eval "$(head -c ${text.length})"`, 'change', ...fixed, ...words];
+  const result = await connection.exec(command.map(shellQuote).join(' '), {
+    stdin: text.toString('utf8'),
     heartbeatMs: (SILENCE_SECONDS * 1000) / 3,
-    maxStdoutBytes: 65_536,
-    maxStderrBytes: 8192,
-    timeoutMs: timeoutMs + GRACE_MS,
+    maxStdoutBytes: 262_144,
+    maxStderrBytes: 4096,
+    timeoutMs: timeoutMs + GRACE_MS[verb],
     signal,
+    what: verb === 'pull' ? 'a pull' : 'a canary VM',
   });
-  const lines = result.stdout
-    .toString('utf8')
-    .split('\n')
-    .filter((line) => line !== '')
-    .map((line) => line.split(' '));
-  return { lines, stderr: result.stderr };
+  return parseAnswer(result.stdout.toString('utf8'), nonce, result.stderr);
+}
+
+function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
+  const answer: Answer = { ended: null, busy: null, state: null, removed: new Map(), stderr: lastLines(stderr) };
+  let said: string[] = [];
+  for (const line of stdout.split('\n')) {
+    if (!line.startsWith(`${nonce} `)) continue;
+    const [word = '', first = '', ...rest] = line.slice(nonce.length + 1).split(' ');
+    const words = [first, ...rest].join(' ');
+    if (word === 'said') {
+      said.push(words);
+      continue;
+    }
+    const why = lastLines(said.join('\n'));
+    said = [];
+    if (word === 'locked') answer.busy = 'another reconcile is changing this node';
+    else if (word === 'busy') answer.busy = `the same image is being pulled there already (process ${words})`;
+    else if (word === 'ended') answer.ended = { code: Number(first), why: rest.join(' '), said: why };
+    else if (word === 'state') answer.state = words;
+    else if (word === 'removed') answer.removed.set(words, null);
+    else if (word === 'left') answer.removed.set(words, why);
+  }
+  return answer;
+}
+
+/** The last lines of what was said; cocoon ends with `Error: …` (contract A.2). */
+function lastLines(stderr: string): string {
+  return stderr.trim().split('\n').slice(-4).join('; ');
 }
 
 /**
@@ -65,31 +107,16 @@ export async function pullImage(
   signal: AbortSignal,
 ): Promise<void> {
   const host = node.name;
-  const { lines, stderr } = await change(connection, node, 'pull', [reference], timeoutMs, signal);
-  const ended = endOf(lines, node);
-  if (ended === null) throw fault('PULL_FAILED', { host, reference, exit: 'did not start', stderr: lastLines(stderr) });
+  const { ended, busy, stderr } = await change(connection, node, 'pull', [reference], timeoutMs, signal);
+  if (busy !== null) throw fault('LOCKED', { host, by: busy });
+  if (ended === null) throw fault('PULL_FAILED', { host, reference, exit: 'did not start', stderr });
+  if (ended.code === 0) return;
   if (ended.why === 'deadline') throw fault('PULL_TIMEOUT', { host, reference, afterMs: timeoutMs });
-  if (ended.code !== 0) {
-    throw fault('PULL_FAILED', { host, reference, exit: `exited with ${ended.code}`, stderr: lastLines(stderr) });
-  }
+  const exit = ended.why === 'silence' ? `was ended: ${UNHEARD}` : `exited with ${ended.code}`;
+  throw fault('PULL_FAILED', { host, reference, exit, stderr: ended.said });
 }
 
-/** How the guarded command ended; null where it never began. */
-function endOf(lines: string[][], node: Node): { code: number; why: string } | null {
-  const host = node.name;
-  for (const [word, value = '', why = ''] of lines) {
-    if (word === 'locked') throw fault('LOCKED', { host, by: 'another reconcile is changing this node' });
-    if (word === 'busy')
-      throw fault('LOCKED', { host, by: `the same image is being pulled there already (process ${value})` });
-    if (word === 'ended') return { code: Number(value), why };
-  }
-  return null;
-}
-
-/** The last lines of what cocoon said; it ends with `Error: …` (contract A.2). */
-function lastLines(stderr: string): string {
-  return stderr.trim().split('\n').slice(-4).join('; ');
-}
+const UNHEARD = `nothing was heard from here for ${SILENCE_SECONDS} s`;
 
 /** What came of a canary VM: whether the clone works, and whether the VM is gone. */
 export interface CanaryResult {
@@ -112,33 +139,34 @@ export async function cloneCanary(
   signal: AbortSignal,
 ): Promise<CanaryResult> {
   const { name, snapshot, extraArgs } = canary;
-  const failed = (why: string): ErrorInfo => infoOf(fault('CLONE_FAILED', { host: node.name, snapshot, why }));
+  const host = node.name;
+  const failed = (why: string): ErrorInfo => infoOf(fault('CLONE_FAILED', { host, snapshot, why }));
+  let answer: Answer;
   try {
-    const { lines, stderr } = await change(
-      connection,
-      node,
-      'canary',
-      [name, snapshot, ...extraArgs],
-      timeoutMs,
-      signal,
-    );
-    const ended = endOf(lines, node);
-    const state = lines.find(([word]) => word === 'state')?.[1];
-    const clone =
-      ended === null
-        ? failed(`the clone did not start: ${lastLines(stderr)}`)
-        : ended.why === 'deadline'
-          ? failed(`it took longer than ${timeoutMs / 1000} s and was ended`)
-          : ended.code !== 0
-            ? failed(lastLines(stderr))
-            : state === 'running'
-              ? null
-              : failed(`the VM is ${state ?? 'gone'} and not running`);
-    const gone = ended === null || lines.some(([word, removed]) => word === 'removed' && removed === name);
-    return { clone, left: gone ? null : leftBehind(node, name, lastLines(stderr)) };
+    answer = await change(connection, node, 'canary', [name, snapshot, ...extraArgs], timeoutMs, signal);
   } catch (error) {
     return { clone: failed(infoOf(error).message), left: await removeAgain(connect, node, name) };
   }
+  const { ended, busy, state, removed, stderr } = answer;
+  if (busy !== null) return { clone: infoOf(fault('LOCKED', { host, by: busy })), left: null };
+  if (ended === null) return { clone: failed(`the clone did not start: ${stderr}`), left: null };
+  const left = removed.has(name) ? (removed.get(name) ?? null) : stderr;
+  return {
+    clone: whyNotRunning(ended, state, timeoutMs, failed),
+    left: left === null ? null : leftBehind(node, name, left),
+  };
+}
+
+function whyNotRunning(
+  { code, why, said }: NonNullable<Answer['ended']>,
+  state: string | null,
+  timeoutMs: number,
+  failed: (why: string) => ErrorInfo,
+): ErrorInfo | null {
+  if (code === 0) return state === 'running' ? null : failed(`the VM is ${state || 'gone'} and not running`);
+  if (why === 'deadline') return failed(`it took longer than ${timeoutMs / 1000} s and was ended`);
+  if (why === 'silence') return failed(`it was ended: ${UNHEARD}`);
+  return failed(said);
 }
 
 function leftBehind(node: Node, name: string, why: string): ErrorInfo {
@@ -150,16 +178,10 @@ async function removeAgain(connect: () => Promise<Connection>, node: Node, name:
   try {
     const connection = await connect();
     try {
-      const { lines, stderr } = await change(
-        connection,
-        node,
-        'remove',
-        [name],
-        GRACE_MS,
-        AbortSignal.timeout(2 * GRACE_MS),
-      );
-      const gone = lines.some(([word, removed]) => word === 'removed' && removed === name);
-      return gone ? null : leftBehind(node, name, lines.flat().join(' ') || lastLines(stderr));
+      const deadline = AbortSignal.timeout(CONNECT_MS + GRACE_MS.remove);
+      const { removed, stderr } = await change(connection, node, 'remove', [name], 0, deadline);
+      const left = removed.has(name) ? (removed.get(name) ?? null) : stderr;
+      return left === null ? null : leftBehind(node, name, left);
     } finally {
       connection.close();
     }

@@ -108,6 +108,8 @@ interface RawAnswer {
   blobs: Record<string, BlobFact>;
   files: Record<string, FileState>;
   directories: Record<string, DirectoryFact>;
+  /** Sizes of what interrupted pulls left behind. */
+  leftBytes: number[];
 }
 
 function tokenise(lines: string[], host: string): RawAnswer {
@@ -125,6 +127,7 @@ function tokenise(lines: string[], host: string): RawAnswer {
     blobs: {},
     files: {},
     directories: {},
+    leftBytes: [],
   };
   let directory: DirectoryFact | null = null;
   for (let i = 0; i < lines.length; i += 1) {
@@ -177,12 +180,17 @@ function tokenise(lines: string[], host: string): RawAnswer {
         break;
       }
       case 'blob': {
-        const [, type, bytes, name] = /^(.) (\d+) ([0-9a-f]{64})\.qcow2$/.exec(rest) ?? [];
+        const [, type, bytes, stamp, name] = /^(.) (\d+) (\d+ [\d.]+) ([0-9a-f]{64})\.qcow2$/.exec(rest) ?? [];
         // A name that is no digest is no blob: a file set aside, or a stranger's.
-        if (name !== undefined)
-          raw.blobs[name] = { regular: type === 'f', sizeBytes: number(bytes as string, invalid), header: null };
+        if (name !== undefined) {
+          const sizeBytes = number(bytes as string, invalid);
+          raw.blobs[name] = { regular: type === 'f', sizeBytes, header: null, stamp: `${bytes} ${stamp}`, sha256: null };
+        }
         break;
       }
+      case 'left':
+        raw.leftBytes.push(number(rest, invalid));
+        break;
       case 'head': {
         const [, name, bytes] = /^([0-9a-f]{64})\.qcow2 ((?: [0-9a-f]{2}){1,20})$/.exec(rest) ?? [];
         const blob = name === undefined ? undefined : raw.blobs[name];

@@ -146,6 +146,13 @@ snapshots() {
   done
 }
 
+# What interrupted pulls and imports left behind more than an hour ago: garbage collection takes it some day.
+leftovers() {
+  for backend in cloudimg oci; do
+    [ -d "$root/$backend/temp" ] && find "$root/$backend/temp" -mindepth 1 -type f ! -name '*.lock' -mmin +60 -printf 'left %s\n'
+  done
+}
+
 # Free bytes where a pull would write, or where it would create its directories.
 free() {
   dir=$root/cloudimg/temp
@@ -174,12 +181,15 @@ probe() {
         index cloudimg "$root/cloudimg/db/images.json"
         index oci "$root/oci/db/images.json"
         index snapshots "$root/snapshot/db/snapshots.json"
+        index cloudhypervisor "$root/cloudhypervisor/db/vms.json"
+        index firecracker "$root/firecracker/db/vms.json"
         if [ -e "$root/meta/meta.db" ]; then
           printf 'store sqlite\n'
           sqlite_store
         fi
         blobs
         snapshots
+        leftovers
       fi
     fi
     free

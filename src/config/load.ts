@@ -5,7 +5,7 @@ import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fault } from '../core/errors.ts';
 import { epochReference, parseImageName, parseSnapshotName } from '../core/reference.ts';
-import type { NodeSpec, Settings } from '../core/settings.ts';
+import type { NodeSpec, Settings, SshSettings } from '../core/settings.ts';
 import type { TrackedImage, TrackedSnapshot } from '../core/types.ts';
 import {
   invalid,
@@ -69,6 +69,10 @@ export async function loadConfig(file: string, env: Env): Promise<Settings> {
   const problems: Problem[] = [];
   const token = await loadToken(config, env, at, problems);
   const ca = await loadCa(config, env, at, problems);
+  const sshConfig = config.ssh.configFile;
+  if (sshConfig !== undefined && sshConfig !== 'none' && !(await exists(at(sshConfig)))) {
+    problems.push({ path: ['ssh', 'configFile'], message: `${at(sshConfig)} does not exist` });
+  }
   if (problems.length > 0) throw invalid(source, problems);
   return settingsOf(config, { url: config.epoch.url ?? epochUrl.parse(env['EPOCH_URL']), token, ca }, at);
 }
@@ -171,11 +175,9 @@ function settingsOf(
       command: config.inventory.command === undefined ? null : commandOf(config.inventory.command, at),
     },
     ssh: {
-      user: ssh.user,
-      port: ssh.port,
-      identityFiles: ssh.identityFile.map(at),
-      knownHostsFiles: ssh.knownHostsFile.map(at),
-      connectTimeoutMs: ssh.connectTimeout,
+      ...sshSettingsOf(ssh, at),
+      configFile: ssh.configFile === 'none' ? null : at(ssh.configFile ?? '~/.ssh/config'),
+      home: at('~'),
       concurrency: ssh.concurrency,
     },
     cocoon: {
@@ -213,6 +215,7 @@ function settingsOf(
       pullRetries: rollout.pullRetries,
       minFreeBytes: rollout.minFreeBytes,
     },
+    gate: config.gate,
     run: { timeoutMs: config.run.timeout },
   };
 }
@@ -223,26 +226,27 @@ function commandOf([program, ...rest]: string[], at: PathResolver): string[] {
 }
 
 function nodeSpecOf(item: ConfigNode, at: PathResolver): NodeSpec {
-  const { name, host, pool, user, port, binary, rootDir, runDir, logDir, sudo } = item;
+  const { name, host, pool, binary, rootDir, runDir, logDir, sudo } = item;
+  return { ...definedOf({ name, host, pool, binary, rootDir, runDir, logDir, sudo }), ...sshSettingsOf(item, at) };
+}
+
+/** The keys that `ssh` and a node's own entry have in common. */
+function sshSettingsOf(item: Config['ssh'] | ConfigNode, at: PathResolver): SshSettings {
   return definedOf({
-    name,
-    host,
-    pool,
-    user,
-    port,
+    user: item.user,
+    port: item.port,
     identityFiles: item.identityFile?.map(at),
     knownHostsFiles: item.knownHostsFile?.map(at),
+    acceptNewHostKey:
+      item.strictHostKeyChecking === undefined ? undefined : item.strictHostKeyChecking === 'accept-new',
     connectTimeoutMs: item.connectTimeout,
-    binary,
-    rootDir,
-    runDir,
-    logDir,
-    sudo,
+    proxyJump: item.proxyJump,
   });
 }
 
-function definedOf(spec: { [K in keyof Required<NodeSpec>]: NodeSpec[K] | undefined }): NodeSpec {
-  return Object.fromEntries(Object.entries(spec).filter(([, value]) => value !== undefined)) as unknown as NodeSpec;
+/** Without the keys that have no value. */
+function definedOf<T extends object>(all: { [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)) as T;
 }
 
 function trackedImageOf(item: Config['images']['track'][number], epochBase: string): TrackedImage {

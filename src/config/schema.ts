@@ -14,16 +14,13 @@ const MAX_NAME_CHARS = 4096;
 /** Keys of the interface that are not built: refused by name. List items are written `[]`. */
 export const NOT_BUILT: ReadonlySet<string> = new Set([
   'epoch.waitFor',
-  'nodes[].proxyJump',
-  '[].proxyJump',
-  'ssh.configFile',
-  'ssh.proxyJump',
   'images.stream',
   'rollout.minAge',
   'rollout.bandwidth',
   'rollout.gc',
   'accept',
-  'gate',
+  'gate.registries',
+  'gate.observed',
   'run.stateDir',
   'run.keep',
 ]);
@@ -59,6 +56,8 @@ const limit = z
     typeof value === 'number' ? { value, percent: false } : { value: Number(value.slice(0, -1)), percent: true },
   );
 
+const minReady = limit.refine(({ value }) => value > 0, { error: 'must be at least 1, or 1%' });
+
 /** `values` are built; `later` are in the interface but not built, and refused by name. */
 function choice<const V extends string>(values: readonly V[], later: readonly string[] = []) {
   return z.enum(values, {
@@ -92,13 +91,18 @@ const user = z
   .string()
   .regex(/^[^-\s\p{C}@:][^\s\p{C}@:]*$/u, { error: 'must be a user name: one word that does not begin with "-"' });
 
-const hostKeyChecking = z.literal('yes', {
-  error: ({ input }) => {
-    if (input === 'accept-new') return 'accept-new is not built yet';
-    if (input === 'no' || input === false) return 'there is no "no": host keys are always checked';
-    return 'must be yes';
-  },
+const hostKeyChecking = z.enum(['yes', 'accept-new'], {
+  error: ({ input }) =>
+    input === 'no' || input === false ? 'there is no "no": host keys are always checked' : 'must be yes or accept-new',
 });
+
+const HOP = String.raw`([^-\s\p{C}@:,][^\s\p{C}@:,]*@)?(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^-\s\p{C}@:,[\]][^\s\p{C}@:,[\]]*)(:\d{1,5})?`;
+const proxyJump = z
+  .string()
+  .regex(new RegExp(`^${HOP}(,${HOP})*$`, 'u'), {
+    error: 'must be [user@]host[:port], several of them with commas between, or none',
+  })
+  .transform((text) => (text === 'none' ? [] : text.split(',')));
 
 const sudo = z.union([z.literal('auto'), z.boolean()], { error: 'must be auto, true or false' });
 const pools = z.array(word).min(1);
@@ -176,6 +180,7 @@ const nodeObject = z
     identityFile: files.optional(),
     knownHostsFile: files.optional(),
     strictHostKeyChecking: hostKeyChecking.optional(),
+    proxyJump: proxyJump.optional(),
     connectTimeout: duration.optional(),
     binary: binary.optional(),
     rootDir: nodeDir.optional(),
@@ -287,13 +292,22 @@ const inventory = z.strictObject({
     .describe('A program and its arguments that prints a node list as JSON, or a Kubernetes NodeList.'),
 });
 
+/** Where a key is left out the ssh config is asked first, so that the defaults are no part of the schema. */
 const ssh = z.strictObject({
-  user: user.default('root'),
-  port: port.default(22),
-  identityFile: files.prefault([]).describe('Private keys. Default: the usual ones in ~/.ssh; the agent is tried too.'),
-  knownHostsFile: files.prefault(['~/.ssh/known_hosts']),
-  strictHostKeyChecking: hostKeyChecking.default('yes').describe('There is no "no".'),
-  connectTimeout: duration.prefault('10s'),
+  user: user.optional().describe('Default: root.'),
+  port: port.optional().describe('Default: 22.'),
+  identityFile: files.optional().describe('Private keys. Default: the usual ones in ~/.ssh; the agent is asked too.'),
+  knownHostsFile: files.optional().describe('Default: ~/.ssh/known_hosts.'),
+  strictHostKeyChecking: hostKeyChecking
+    .default('yes')
+    .describe('accept-new: the key of a host that is not known yet is added. There is no "no".'),
+  configFile: file
+    .optional()
+    .describe('Read as ssh does, for all that is not said here. Default: ~/.ssh/config; none: no such file.'),
+  proxyJump: proxyJump
+    .optional()
+    .describe('[user@]host[:port] to log in to on the way, several with commas between; none: go there directly.'),
+  connectTimeout: duration.optional().describe('Default: 10s.'),
   concurrency: z.int().min(1).max(10_000).default(128).describe('Nodes connected at once.'),
 });
 
@@ -344,6 +358,13 @@ const repair = z.strictObject({
   restoreBases: choice(['report'], ['restore']).default('report'),
 });
 
+const gate = z.strictObject({
+  minReady: minReady.prefault('100%').describe('Nodes per image and pool that must be ready: a count, or a share.'),
+  require: choice(['start', 'in-sync'])
+    .default('start')
+    .describe('in-sync: what would start from other content than epoch serves now is a no.'),
+});
+
 export const configSchema = z.strictObject({
   epoch: epoch.prefault({}),
   nodes: nodeListSchema.prefault([]).describe('Names, ranges such as node[1-20], or maps.'),
@@ -355,6 +376,7 @@ export const configSchema = z.strictObject({
   verify: verify.prefault({}),
   rollout: rollout.prefault({}),
   repair: repair.prefault({}),
+  gate: gate.prefault({}),
   run: z.strictObject({ timeout: duration.prefault('2h').describe('Deadline of the whole run.') }).prefault({}),
 });
 

@@ -25,6 +25,18 @@ const catalog = {
     message: `the inventory from ${a.source} cannot be used: ${a.problem}`,
     hint: null,
   }),
+  MANIFEST_INVALID: (a: { problem: string; hint?: string | undefined }): Words => ({
+    message: a.problem,
+    hint: a.hint ?? null,
+  }),
+  GATE_EMPTY: (a: { problem: string }): Words => ({
+    message: `the gate has nothing to ask: ${a.problem}`,
+    hint: 'name CocoonSet manifests (files, a directory, or - for stdin), --snapshot or --image',
+  }),
+  GATE_UNREAD: (a: { nodes: number }): Words => ({
+    message: `the gate has no answer: ${a.nodes === 1 ? 'the node' : `none of the ${a.nodes} nodes`} that it asks could be read`,
+    hint: null,
+  }),
   RUN_DEADLINE: (a: { timeoutMs: number }): Words => ({
     message: `the run's deadline of ${formatDuration(a.timeoutMs)} passed`,
     hint: 'raise --timeout or run.timeout; what was left out is in the report',

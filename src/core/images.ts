@@ -35,8 +35,8 @@ export function judgeImages(served: Served, observation: Observation): ImageRow[
   }
   const world: World = { served, node, observed };
   const rows = observed.entries.map((entry) => withNotes(world, judgeEntry(world, entry)));
-  const present = new Set(observed.entries.map((entry) => coverOf(world, entry.reference)));
-  const absent = tracked.filter((image) => !present.has(coverOf(world, image.reference)));
+  const present = new Set(observed.entries.map(({ reference }) => coverOf(world, reference) ?? reference));
+  const absent = tracked.filter((image) => !present.has(coverOf(world, image.reference) ?? image.reference));
   return [...rows, ...absent.map((image) => judgeAbsent(world, image))];
 }
 
@@ -61,24 +61,8 @@ function judgeEntry(world: World, entry: IndexEntry): ImageRow {
   if (desired === null) {
     return row(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(served, observed, entry) });
   }
-  if (observed.entries.some((other) => other !== entry && other.reference === entry.reference)) {
-    return row(base, {
-      verdict: 'unknown',
-      reason: 'the name is in both backends, so cocoon refuses it: remove one of the two by its digest',
-    });
-  }
-  if (observed.conflicts.includes(entry.reference)) {
-    return row(base, {
-      verdict: 'unknown',
-      reason: 'meta.db and the JSON index are both live and name different digests',
-    });
-  }
-  if (entry.type === 'oci' && desired.kind === 'cloud-image') {
-    return row(base, {
-      verdict: 'unknown',
-      reason: 'a container image has this name, and a pull would put it into both backends: remove it by its digest',
-    });
-  }
+  const doubt = doubtAbout(observed, desired, entry.reference);
+  if (doubt !== null) return row(base, { verdict: 'unknown', reason: doubt });
   if (desired.contentDigest === null && desired.disproved.includes(entry.digest)) {
     const reason = 'epoch serves other content: the digests of its parts prove it';
     return withRefresh(world, desired, row(base, { verdict: 'stale', reason }));
@@ -99,6 +83,18 @@ function judgeEntry(world: World, entry: IndexEntry): ImageRow {
   }
   if (blob.state === 'unproven') return row(base, { verdict: 'unknown', reason: blob.why });
   return row(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
+}
+
+/** Why it is in doubt what cocoon takes a reference for, or null. Under such a one nothing is pulled. */
+export function doubtAbout(observed: Observed, desired: DesiredImage, reference: string): string | null {
+  const [first, ...more] = observed.entries.filter((entry) => entry.reference === reference);
+  if (more.length > 0) return 'the name is in both backends, so cocoon refuses it: remove one of the two by its digest';
+  if (observed.conflicts.includes(reference)) {
+    return 'meta.db and the JSON index are both live and name different digests';
+  }
+  return first?.type === 'oci' && desired.kind === 'cloud-image'
+    ? 'a container image has this name, and a pull would put it into both backends: remove it by its digest'
+    : null;
 }
 
 /** What is to be said about the image itself, whatever the node holds of it. */

@@ -33,22 +33,18 @@ export function planActions(
   policy: Policy,
 ): Action[] {
   const byNode = new Map(observations.map((observation) => [observation.node.name, observation]));
-  const canaries = new Map<string, number>();
-  return verdicts.flatMap((verdict) =>
-    wishesOf(verdict).map((wish): Action => {
-      const { node, observed } = readNodeOf(byNode, verdict.node);
-      const image = coverOf({ served, node, observed }, wish.reference);
+  const canaries = new Map<string, Set<string>>();
+  const { minFreeBytes } = policy;
+  return verdicts.flatMap((verdict) => {
+    const { node, observed } = readNodeOf(byNode, verdict.node);
+    let free = observed?.freeBytes ?? 0;
+    return wishesOf(verdict).map((wish): Action => {
+      const image = observed === null ? null : coverOf({ served, node, observed }, wish.reference);
       const sizeBytes = image?.sizeBytes ?? restoreSizes[wish.reference] ?? 0;
       const needBytes = room(wish.kind, image, sizeBytes);
-      const blocked =
-        observed.freeBytes - needBytes < policy.minFreeBytes
-          ? errorInfo('NO_SPACE', {
-              host: node.name,
-              needBytes,
-              keepBytes: policy.minFreeBytes,
-              freeBytes: observed.freeBytes,
-            })
-          : null;
+      const hasRoom = free - needBytes >= minFreeBytes;
+      const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
+      if (hasRoom) free -= sizeBytes;
       const name = image === null ? wish.reference : `${image.image}:${image.tag}`;
       return {
         node: verdict.node,
@@ -58,11 +54,11 @@ export function planActions(
         tag: image?.tag ?? '',
         want: wish.digest ?? image?.contentDigest ?? null,
         sizeBytes,
-        wave: blocked === null ? nextWave(canaries, name, policy.canary) : 1,
-        blocked,
+        wave: waveOf(canaries, name, node.name, hasRoom, policy.canary),
+        blocked: hasRoom ? null : errorInfo('NO_SPACE', noSpace),
       };
-    }),
-  );
+    });
+  });
 }
 
 function wishesOf({ images, snapshots }: NodeVerdicts): Wish[] {
@@ -77,14 +73,10 @@ function wishesOf({ images, snapshots }: NodeVerdicts): Wish[] {
   return wishes.filter(({ reference }, i) => wishes.findIndex((other) => other.reference === reference) === i);
 }
 
-function readNodeOf(
-  byNode: Map<string, Observation>,
-  name: string,
-): { node: Observation['node']; observed: NonNullable<Observation['observed']> } {
+function readNodeOf(byNode: Map<string, Observation>, name: string): Pick<Observation, 'node' | 'observed'> {
   const observation = byNode.get(name);
-  if (observation === undefined || observation.observed === null)
-    throw new Error(`an action on ${name}, which was not read`);
-  return { node: observation.node, observed: observation.observed };
+  if (observation === undefined) throw new Error(`verdicts about ${name}, which is not in the inventory`);
+  return observation;
 }
 
 /** A conversion and an import have two copies of the content on the disk at once (contract C.1). */
@@ -92,11 +84,18 @@ function room(kind: ActionKind, image: DesiredImage | null, sizeBytes: number): 
   return kind === 'import' || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
 }
 
-/** The first `canary` calls for an image get wave 0. Without canaries everything is one wave. */
-function nextWave(used: Map<string, number>, image: string, canary: number): number {
-  const n = used.get(image) ?? 0;
-  used.set(image, n + 1);
-  return canary === 0 || n < canary ? 0 : 1;
+/** Wave 0 for the first `canary` nodes of an image that can begin. Without canaries everything is one wave. */
+function waveOf(
+  canaries: Map<string, Set<string>>,
+  image: string,
+  node: string,
+  hasRoom: boolean,
+  canary: number,
+): number {
+  const chosen = canaries.get(image) ?? new Set();
+  canaries.set(image, chosen);
+  if (hasRoom && chosen.size < canary) chosen.add(node);
+  return canary === 0 || chosen.has(node) ? 0 : 1;
 }
 
 /** How many actions may fail before no new one is started: a count, or a share of all, rounded up. */

@@ -7,6 +7,7 @@ import {
   type DesiredImage,
   type DesiredSnapshot,
   type ErrorInfo,
+  type Gate,
   type ImageRow,
   type ImageVerdict,
   type NodeReport,
@@ -73,19 +74,19 @@ export interface Parts {
 
 export type Signal = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
-/** Parts → report. */
-export function assemble(parts: Parts): Report {
+/** Parts → report. With a gate it is the gate's answers that decide, and no verdict. */
+export function assemble(parts: Parts, gate: Gate | null = null): Report {
   const nodes = parts.observations.map((observation, i) => nodeReport(observation, parts.verdicts[i]));
   const summary = summarise(nodes, parts.actions);
   const run = { ...parts.run, error: parts.error, shard: null };
   return {
     schemaVersion: 1,
     tool: parts.tool,
-    run: { ...run, exitCode: exitCode(parts.signal, parts.error, nodes) },
+    run: { ...run, exitCode: exitCode(parts.signal, parts.error, nodes, gate) },
     desired: parts.desired.map(publicDesired),
     snapshots: parts.snapshots.map(({ snapshot, base, baseDigest, error }) => ({ snapshot, base, baseDigest, error })),
     nodes,
-    gate: null,
+    gate,
     summary,
   };
 }
@@ -170,10 +171,14 @@ function tally<V extends string>(verdicts: readonly V[], rows: { verdict: V }[])
 const SIGNAL_CODE: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 
 /** The one table of exit codes: the first that holds of signal, 1, 4, 2, 3, else 0. */
-function exitCode(signal: Signal | null, error: ErrorInfo | null, nodes: NodeReport[]): number {
+function exitCode(signal: Signal | null, error: ErrorInfo | null, nodes: NodeReport[], gate: Gate | null): number {
   const rows = nodes.flatMap((node) => [...node.images, ...node.snapshots]);
   if (signal !== null) return SIGNAL_CODE[signal];
   if (error !== null) return 1;
+  if (gate !== null) {
+    const outcomes = gate.questions.map(({ outcome }) => outcome);
+    return outcomes.includes('blocked') ? 2 : outcomes.includes('incomplete') ? 3 : 0;
+  }
   if (rows.some((row) => row.outcome === 'failed')) return 4;
   if (rows.some(isOpenDrift)) return 2;
   if (nodes.some((node) => node.status !== 'observed') || rows.some((row) => weightOf(row) === 'incomplete')) return 3;

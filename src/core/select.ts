@@ -55,9 +55,9 @@ export function selectRows(all: Selection, filters: Filters): Selection {
     wantedSnapshot(snapshotNames(row)) && (filters.images.length === 0 || wantedImage(namesOfBase(row.base)));
   const snapshotsKept = kept.snapshots.filter(isSnapshot);
   const rowsKept = kept.verdicts.flatMap(({ snapshots }) => snapshots.filter(isSnapshot));
-  const bases = new Set([...snapshotsKept, ...rowsKept].flatMap(({ base }) => namesOfBase(base)));
+  const bases = new Set([...snapshotsKept, ...rowsKept].map(({ base }) => namesOfBase(base).at(-1)));
   const isWanted = (row: ImageRow | DesiredImage): boolean =>
-    isImage(row) && (filters.snapshots.length === 0 || imageNames(row).some((name) => bases.has(name)));
+    isImage(row) && (filters.snapshots.length === 0 || bases.has(imageNames(row).at(-1)));
   return {
     verdicts: kept.verdicts.map(({ node, images, snapshots }) => ({
       node,
@@ -69,7 +69,7 @@ export function selectRows(all: Selection, filters: Filters): Selection {
   };
 }
 
-/** All the names by which a person may call an image. */
+/** All the names by which a person may call an image; the last is its own alone: `repo:tag`, else the reference. */
 export function imageNames(row: { reference: string; image: string | null; tag: string | null }): string[] {
   return row.image === null ? [row.reference] : [row.reference, row.image, `${row.image}:${row.tag}`];
 }

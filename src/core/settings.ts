@@ -32,17 +32,40 @@ export interface Settings {
     pullRetries: number;
     minFreeBytes: number;
   };
+  gate: GateSettings;
   run: { timeoutMs: number };
+}
+
+/** When a gate passes. */
+export interface GateSettings {
+  /** Of the nodes per image and pool, how many must say yes. */
+  minReady: Limit;
+  /** `in-sync`: what would start, but from other content than epoch serves now, is a no. */
+  require: 'start' | 'in-sync';
+}
+
+/**
+ * What the config says under `ssh`, or a node's entry for itself. What is left out comes from the ssh config, and from
+ * the defaults (`adapters/inventory.ts`) where that is silent too.
+ */
+export interface SshSettings {
+  user?: string;
+  port?: number;
+  identityFiles?: string[];
+  knownHostsFiles?: string[];
+  acceptNewHostKey?: boolean;
+  connectTimeoutMs?: number;
+  /** `[user@]host[:port]` each, the nearest first; empty: none, whatever the ssh config says. */
+  proxyJump?: string[];
 }
 
 /** What every node gets unless its own entry says otherwise. */
 export interface NodeDefaults {
-  ssh: {
-    user: string;
-    port: number;
-    identityFiles: string[];
-    knownHostsFiles: string[];
-    connectTimeoutMs: number;
+  ssh: SshSettings & {
+    /** The ssh config, as `~/.ssh/config`; one that does not exist says nothing. Null: none is read. */
+    configFile: string | null;
+    /** The home directory: where relative names of that file begin, and `~`. */
+    home: string;
   };
   cocoon: {
     binary: string;
@@ -55,15 +78,10 @@ export interface NodeDefaults {
 }
 
 /** One item of a node list, from the config, an inventory file or an inventory command. `name` may hold a range. */
-export interface NodeSpec {
+export interface NodeSpec extends SshSettings {
   name: string;
   host?: string;
   pool?: string;
-  user?: string;
-  port?: number;
-  identityFiles?: string[];
-  knownHostsFiles?: string[];
-  connectTimeoutMs?: number;
   binary?: string;
   rootDir?: string;
   runDir?: string;

@@ -2,15 +2,16 @@
  * Snapshot verdicts: can a clone of this snapshot work on this node? The index is not the judge here: the hypervisor
  * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
  */
-import { blobState, isInUse, keepersOf } from './blobs.ts';
+import { blobState, isInUse, keepersOf, ociState } from './blobs.ts';
 import { restoreCommands } from './commands.ts';
-import { byReplacing, coverOf, type Served, type World } from './images.ts';
-import { hexOf, isDigest, localSnapshotName } from './reference.ts';
+import { byReplacing, coverOf, doubtAbout, type Served, type World } from './images.ts';
+import { isDigest, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
 import type {
   DesiredImage,
   DesiredSnapshot,
   ErrorInfo,
+  IndexEntry,
   Node,
   Observation,
   Observed,
@@ -104,7 +105,7 @@ function judgeLocal(world: World, hot: ServedSnapshots, fact: SnapshotFact): Sna
       ? say('clonable', `its base lies outside this node's root directory, at ${backing}`)
       : say(
           'broken',
-          `its overlay opens ${backing}, which is under another root directory: pulling images does not help`,
+          `its overlay opens ${backing}, which is not there and under another root directory: pulling images does not help`,
         );
   }
   const { verdict, reason, ...rest } = judgeBase(world, hot, fact.base, `sha256:${hex}`);
@@ -160,7 +161,10 @@ function judgeGone(world: World, hot: ServedSnapshots, base: string | null, dige
       const reason = `${gone}; ${desired.error?.message ?? 'epoch lacks one of its blobs'}`;
       return { verdict: 'base-drifted', reason, error: desired.error };
     }
-    if (desired.unpullable !== null) return { verdict: 'base-drifted', reason: `${gone}; ${desired.unpullable}` };
+    const but = desired.unpullable ?? doubtAbout(world.observed, desired, base);
+    if (but !== null) {
+      return { verdict: 'base-drifted', reason: `${gone}, and though the tag of its image is exactly that, ${but}` };
+    }
     const isUrl = desired.kind !== 'cloud-image' || /^https?:\/\//.test(base);
     const reason = `${gone}, but the tag of its image serves exactly that: a forced pull heals it`;
     return isUrl
@@ -233,7 +237,7 @@ function faultOf(observed: Observed, fact: SnapshotFact): string | null {
   const cow = fact.baseType === 'oci' ? 'cow.raw' : 'overlay.qcow2';
   const needed = fact.hypervisor === 'firecracker' ? ['vmstate', 'mem', 'cow.raw'] : ['config.json', 'state.json', cow];
   const lacking = needed.find((name) => !((files[name] ?? 0) > 0));
-  if (lacking !== undefined) return `its file ${lacking} is missing`;
+  if (lacking !== undefined) return `its file ${lacking} is missing or empty`;
   if (fact.hypervisor !== 'firecracker') {
     if (!Object.keys(files).some((name) => name.startsWith('memory-range')))
       return 'its memory is missing (memory-ranges)';
@@ -293,13 +297,42 @@ function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): Snap
     const error = wanted?.error ?? null;
     return say('unknown', error?.message ?? 'what it needs is not known', { error });
   }
-  if (wanted?.baseType === 'oci') return say(null, 'the first clone pulls its base too (a cold start)');
-  const { verdict, reason, ...rest } = judgeBase(world, hot, base, baseDigest);
-  const isAbsent = observed.blobs[hexOf(baseDigest)] === undefined;
-  if (isAbsent && !observed.entries.some((entry) => entry.reference === base)) {
+  const entry = observed.entries.find(({ reference }) => reference === base);
+  const judged =
+    entry?.type === 'oci'
+      ? judgeOciEntry(world, entry, baseDigest)
+      : wanted?.baseType === 'oci'
+        ? null
+        : judgeBase(world, hot, base, baseDigest);
+  const isGone = judged !== null && GONE.has(judged.verdict);
+  if (judged === null || (isGone && entry === undefined)) {
     return say(null, 'the first clone pulls its base too (a cold start)');
   }
+  const { verdict, reason, ...rest } = judged;
   return say(verdict, reason ?? leftWithoutKeeper(world, base, baseDigest), rest);
+}
+
+/** The verdicts on a base that is not there. */
+const GONE: ReadonlySet<SnapshotVerdict> = new Set(['base-drifted', 'base-restorable', 'base-missing', 'base-lost']);
+
+/** cocoon looks for the digest in the index, and pulls by digest where it is not there (contract D.3): a cold start. */
+function judgeOciEntry(world: World, entry: IndexEntry, digest: string): Judgement | null {
+  if (entry.digest !== digest) return null;
+  const desired = coverOf(world, entry.reference);
+  const isSame = desired?.contentDigest === digest;
+  if (entry.layers.length === 0 && !isSame) {
+    return { verdict: 'unknown', reason: 'cocoon does not tell the layers of its base' };
+  }
+  const files = ociState(world.node, world.observed, isSame ? desired : null, entry);
+  if (files.state === 'sound') return { verdict: 'clonable', reason: null };
+  return isSame
+    ? {
+        verdict: 'base-drifted',
+        reason: `${files.why}: a pull heals it`,
+        plan: desired.unpullable === null ? 'pull' : null,
+        source: entry.reference,
+      }
+    : { verdict: 'base-missing', reason: files.why };
 }
 
 /** A pull of the tag is still right where it takes the last keeper of this base, but it is announced. */

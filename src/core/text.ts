@@ -11,14 +11,14 @@ export function plain(text: string): string {
       .replace(/\x1b\[[0-?]*[ -/]*[@-~]/g, '')
       .replace(/[\r\n\t]+/g, ' ')
       // oxlint-disable-next-line no-control-regex -- finding control characters is the point
-      .replace(/[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '')
+      .replace(/[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '')
   );
 }
 
 /** As `plain`, and at most `max` characters, the end marked by an ellipsis. */
 export function clip(text: string, max: number): string {
   const clean = plain(text);
-  return clean.length > max ? `${clean.slice(0, max - 1)}…` : clean;
+  return clean.length > max ? `${clean.slice(0, max - 1).replace(/[\ud800-\udbff]$/, '')}…` : clean;
 }
 
 /** `sha256:a1b2c3d4e5f6…` → `a1b2c3d4e5f6`: as many digits as `cocoon image list` shows. */
@@ -40,7 +40,7 @@ export function parseDuration(text: string): number | null {
 
 /** Milliseconds as people say them: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`. */
 export function formatDuration(ms: number): string {
-  if (ms < 10_000) return `${(ms / 1000).toFixed(1)} s`;
+  if (ms < 9_950) return `${(ms / 1000).toFixed(1)} s`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 60) return `${seconds} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
@@ -70,7 +70,7 @@ export function parseSize(text: string): number | null {
 
 /** Bytes in decimal units with three digits, as registries and disks are sold: `5.80 GB`. */
 export function formatBytes(bytes: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
+  const units = ['B', 'kB', 'MB', 'GB', 'TB', 'PB'];
   let value = bytes;
   let unit = 0;
   while (value >= 999.5 && unit < units.length - 1) {

@@ -11,16 +11,31 @@ export interface ErrorInfo {
   hint: string | null;
 }
 
-/** One cocoon-vm machine after the config, its defaults and all inventory sources are joined. */
-export interface Node {
-  name: string;
+/** A machine to log in to: where it is, as whom, and what proves either side. */
+export interface SshTarget {
   host: string;
   port: number;
   user: string;
-  pool: string;
   identityFiles: string[];
   knownHostsFiles: string[];
+  /** Deadline of one try: for the TCP connection, and again for the handshake with authentication. */
   connectTimeoutMs: number;
+  /** The name under which known_hosts knows the machine, whatever its address and port (`HostKeyAlias`). */
+  hostKeyAlias?: string;
+  /** Of the agent only the keys that `identityFiles` name are offered (`IdentitiesOnly`). */
+  identitiesOnly?: boolean;
+  /** The files come from an ssh config, where one that does not exist is passed over. */
+  mayLackIdentityFiles?: boolean;
+  /** `strictHostKeyChecking: accept-new` */
+  acceptNewHostKey?: boolean;
+}
+
+/** One cocoon-vm machine after the config, its defaults, the ssh config and all inventory sources are joined. */
+export interface Node extends SshTarget {
+  name: string;
+  pool: string;
+  /** The machines to log in to on the way, the nearest first. */
+  jumps?: SshTarget[];
   cocoon: CocoonSettings;
 }
 
@@ -101,6 +116,8 @@ export interface DesiredSnapshot {
   base: string | null;
   baseDigest: string | null;
   baseType: 'cloudimg' | 'oci';
+  /** Of all its files together: what a node downloads that has not fetched it. */
+  sizeBytes: number | null;
   error: ErrorInfo | null;
 }
 
@@ -347,7 +364,53 @@ export interface NodeReport {
   snapshots: SnapshotRow[];
 }
 
-export type RunMode = 'run' | 'dry-run';
+export type RunMode = 'run' | 'dry-run' | 'gate';
+
+/** How a node starts what a question names: a clone of a hot snapshot, or a new VM from an image (contract F.3). */
+export type StartMode = 'clone' | 'run';
+
+export type Answer = 'yes' | 'no' | 'unknown';
+
+/** What the gate says of one node. */
+export interface GateAnswer {
+  node: string;
+  answer: Answer;
+  /** The verdict behind it in capitals, or the code of an error. */
+  reasonCode: string;
+  reason: string;
+  /** A forced pull of the reference on this node turns the answer into a yes. */
+  pullHelps: boolean;
+  /** What else a person can do, and the exact commands where there are some. */
+  help: string | null;
+  commands: string[];
+}
+
+/** One image that somebody wants to start, with the answer of every node that it could be started on. */
+export interface GateQuestion {
+  /** `FILE:LINE` where the image is named, or the option. */
+  source: string;
+  /** `NAMESPACE/NAME` of the CocoonSet; null for a question of the command line. */
+  set: string | null;
+  role: 'agent' | 'toolbox' | null;
+  toolbox: string | null;
+  mode: StartMode;
+  image: string;
+  pool: string;
+  /** The one node that the CocoonSet names, instead of its pool. */
+  nodeName: string | null;
+  /** How many nodes say yes, how many must, and what follows. */
+  ready: number;
+  needed: number;
+  outcome: 'pass' | 'blocked' | 'incomplete';
+  nodes: GateAnswer[];
+}
+
+export interface Gate {
+  pass: boolean;
+  minReady: string;
+  require: 'start' | 'in-sync';
+  questions: GateQuestion[];
+}
 
 export interface Report {
   schemaVersion: 1;
@@ -364,7 +427,7 @@ export interface Report {
   desired: Desired[];
   snapshots: { snapshot: string; base: string | null; baseDigest: string | null; error: ErrorInfo | null }[];
   nodes: NodeReport[];
-  gate: null;
+  gate: Gate | null;
   summary: {
     nodes: { total: number; observed: number; unreachable: number; unreadable: number };
     images: Record<ImageVerdict, number>;

@@ -131,6 +131,7 @@ export function createResolver(options: ResolverOptions): Resolver {
       base: null,
       baseDigest: null,
       baseType: 'cloudimg',
+      sizeBytes: null,
       error: null,
     };
     const parsed = parseSnapshotName(name);
@@ -141,7 +142,8 @@ export function createResolver(options: ResolverOptions): Resolver {
     try {
       const manifest = await snapshotManifest(epoch, parsed.repository, parsed.tag, signal);
       const config = await epoch.blobJson(parsed.repository, manifest.configDigest as string, signal);
-      return { ...none, ...readSnapshotConfig(config, name) };
+      const sizeBytes = manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
+      return { ...none, sizeBytes, ...readSnapshotConfig(config, name) };
     } catch (error) {
       return { ...none, error: whyOf(error, signal) };
     }
@@ -290,13 +292,9 @@ export async function resolveAll(
     desired[place] = { ...there, notes: [...new Set([...there.notes, ...image.notes])] };
     return place;
   };
-  const cover = (key: string, places: number[]): void => {
-    if (places.length > 0) covers[key] ??= places;
-  };
-
   for (const resolved of images) {
     const places = resolved.map((image) => add({ ...image, tracked: true }));
-    for (const { reference } of resolved) cover(reference, places);
+    for (const { reference } of resolved) covers[reference] = places;
   }
   const bases = [...held.bases, ...snapshots.flatMap(({ base }) => base ?? [])];
   const found = await Promise.all(
@@ -306,13 +304,13 @@ export async function resolveAll(
     })),
   );
   for (const { key, resolved } of found) {
+    if (resolved.length === 0) continue;
     const isKnown = (image: DesiredImage): boolean =>
       desired.some((d) => d.image === image.image && d.tag === image.tag);
     const wanted = resolved.filter((image) => discover || bases.includes(key) || isKnown(image));
-    cover(
-      key,
-      wanted.map((image) => add({ ...image, reference: key })),
-    );
+    // What epoch serves under a reference wins over what the config takes it for.
+    if (wanted.length === 0) delete covers[key];
+    else covers[key] = wanted.map((image) => add({ ...image, reference: key }));
   }
   return { desired, covers, snapshots };
 }

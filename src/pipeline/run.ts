@@ -13,6 +13,7 @@ import type {
   ActionResult,
   ErrorInfo,
   Node,
+  NodeVerdicts,
   Observation,
   Policy,
   Report,
@@ -54,31 +55,9 @@ export interface RunRequest {
  * @throws ReconcileError FILTER_EMPTY
  */
 export async function runPipeline(request: RunRequest): Promise<Report> {
-  const { settings, mode, signal, registry, events } = request;
-  const resolver = createResolver(registry, settings.epoch.url, signal);
-  const [observations] = await Promise.all([
-    observeAll(request.ssh, request.nodes, settings.ssh.concurrency, signal, events.onNode),
-    resolveFor(request, resolver, []), // asked early; the answers are remembered
-  ]);
-  const resolved = await resolveFor(request, resolver, observations);
-  const error = await noAnswer(request, resolved);
-
-  const served = await servedBy(request, resolver, resolved, observations);
-  const hot: ServedSnapshots = {
-    snapshots: resolved.snapshots,
-    tracked: settings.snapshots.track,
-    discover: settings.snapshots.discover,
-    now: request.now().getTime(),
-  };
-  const judged = observations.map((observation) => ({
-    node: observation.node.name,
-    images: judgeImages(served, observation),
-    snapshots: judgeSnapshots(served, hot, observation),
-  }));
-  const selected = selectRows(
-    { verdicts: judged, desired: served.desired, snapshots: resolved.snapshots },
-    request.filters,
-  );
+  const { mode, events } = request;
+  const { observations, served, hot, verdicts, error } = await judgeFleet(request, referencesOn);
+  const selected = selectRows({ verdicts, desired: served.desired, snapshots: hot.snapshots }, request.filters);
 
   const actions =
     error === null ? planActions(selected.verdicts, observations, served.desired, served.covers, request.policy) : [];
@@ -102,23 +81,72 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   return assemble(parts);
 }
 
-async function resolveFor(
-  { settings }: RunRequest,
-  resolver: Resolver,
-  observations: Observation[],
-): Promise<Resolved> {
-  const references = observations.flatMap(({ observed }) => [
+/** What judging needs of a request: it knows no mode, no filter and no policy. */
+export interface JudgeRequest extends Pick<RunRequest, 'settings' | 'nodes' | 'ssh' | 'registry' | 'signal' | 'now'> {
+  events: Pick<RunEvents, 'onNode'>;
+}
+
+/** Everything that is known before anything is planned. */
+export interface Judged {
+  observations: Observation[];
+  served: Served;
+  hot: ServedSnapshots;
+  verdicts: NodeVerdicts[];
+  /** Of a run that got no answer from epoch at all. */
+  error: ErrorInfo | null;
+}
+
+/**
+ * Observes, resolves and judges.
+ * @param referencesOf which references found on nodes epoch is asked about, beside what the settings track
+ */
+export async function judgeFleet(
+  request: JudgeRequest,
+  referencesOf: (observations: Observation[]) => string[],
+): Promise<Judged> {
+  const { settings, signal, registry, events } = request;
+  const resolver = createResolver(registry, settings.epoch.url, signal);
+  const resolveFor = async (observations: Observation[]): Promise<Resolved> =>
+    await resolveAll(
+      resolver,
+      { images: settings.images.track, snapshots: settings.snapshots.track },
+      referencesOf(observations),
+      settings.images.discover,
+    );
+  const [observations] = await Promise.all([
+    observeAll(request.ssh, request.nodes, settings.ssh.concurrency, signal, events.onNode),
+    resolveFor([]), // asked early; the answers are remembered
+  ]);
+  const resolved = await resolveFor(observations);
+  const error = await noAnswer(request, resolved);
+
+  const served = await servedBy(request, resolver, resolved, observations);
+  const hot: ServedSnapshots = {
+    snapshots: resolved.snapshots,
+    tracked: settings.snapshots.track,
+    discover: settings.snapshots.discover,
+    now: request.now().getTime(),
+  };
+  const verdicts = observations.map((observation) => ({
+    node: observation.node.name,
+    images: judgeImages(served, observation),
+    snapshots: judgeSnapshots(served, hot, observation),
+  }));
+  return { observations, served, hot, verdicts, error };
+}
+
+/** Every reference that a node holds, and that a snapshot there is based on. */
+function referencesOn(observations: Observation[]): string[] {
+  return observations.flatMap(({ observed }) => [
     ...(observed?.entries ?? []).filter((entry) => entry.type === 'cloudimg').map((entry) => entry.reference),
     ...(observed?.snapshots ?? []).flatMap(({ base, baseType }) =>
       base !== null && baseType === 'cloudimg' ? [base] : [],
     ),
   ]);
-  const tracked = { images: settings.images.track, snapshots: settings.snapshots.track };
-  return await resolveAll(resolver, tracked, references, settings.images.discover);
 }
 
 /** The error of a run that got no answer from epoch at all: then nothing can be said, and nothing is changed. */
-async function noAnswer({ registry, signal }: RunRequest, resolved: Resolved): Promise<ErrorInfo | null> {
+async function noAnswer({ registry, signal }: JudgeRequest, resolved: Resolved): Promise<ErrorInfo | null> {
   if (registry.hasAnswered() || signal.aborted) return null;
   const first = [...resolved.desired, ...resolved.snapshots].find((item) => item.error?.code.startsWith('REGISTRY_'));
   if (first !== undefined) return first.error;
@@ -132,7 +160,7 @@ async function noAnswer({ registry, signal }: RunRequest, resolved: Resolved): P
 
 /** What epoch serves, with the stored form of the images whose blobs look wrong somewhere. */
 async function servedBy(
-  request: RunRequest,
+  request: JudgeRequest,
   resolver: Resolver,
   resolved: Resolved,
   observations: Observation[],

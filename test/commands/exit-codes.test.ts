@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Report } from '../../src/core/types.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
+import { cocoonOn, strays } from '../helpers/guard.ts';
 import { imageOn, nodeOf, parseReport, reconcile, report, start, type Run } from '../helpers/reconcile.ts';
-import { pullsRunningOn } from '../helpers/processes.ts';
 
 const node = (n: number): string => `cocoonset-node-${n}`;
 const DRIFTED = [2, 5, 9, 12].map(node);
@@ -164,7 +164,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
         const arrived = new Promise<void>((resolve) => fleet.epoch.during(/^GET \/dl\//, resolve));
         const { child, ended } = start(['--config', fleet.configFile, '--output', 'json']);
         await arrived;
-        expect(await pullsRunningOn(fleet.node(canary))).not.toEqual([]);
+        expect(await cocoonOn(fleet.node(canary), 'pull')).not.toEqual([]);
         child.kill(signal);
         return await ended;
       } finally {
@@ -189,7 +189,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
           expect(imageOn(interrupted, name)).toMatchObject({ outcome: 'skipped', error: { code: 'INTERRUPTED' } });
         }
         // The guard on the node ends the pull; nothing of it stays.
-        await expect.poll(() => pullsRunningOn(fleet.node(canary)), { timeout: 30_000 }).toEqual([]);
+        await expect.poll(() => strays(fleet.node(canary)), { timeout: 30_000 }).toEqual([]);
       },
     );
 

@@ -46,14 +46,7 @@ describe('a config that is sound', () => {
       epoch: { url: 'https://epoch.example', token: null, ca: null, timeoutMs: 10_000, retries: 3 },
       nodes: [],
       inventory: { file: null, command: null },
-      ssh: {
-        user: 'root',
-        port: 22,
-        identityFiles: [],
-        knownHostsFiles: ['/home/op/.ssh/known_hosts'],
-        connectTimeoutMs: 10_000,
-        concurrency: 128,
-      },
+      ssh: { acceptNewHostKey: false, configFile: '/home/op/.ssh/config', home: '/home/op', concurrency: 128 },
       cocoon: { binary: 'cocoon', rootDir: '/var/lib/cocoon', runDir: null, logDir: null, sudo: 'auto' },
       images: { discover: true, track: [], ignore: [] },
       snapshots: { discover: true, track: [], ignore: [] },
@@ -70,6 +63,7 @@ describe('a config that is sound', () => {
         pullRetries: 1,
         minFreeBytes: 5 * 2 ** 30,
       },
+      gate: { minReady: { value: 100, percent: true }, require: 'start' },
       run: { timeoutMs: 7_200_000 },
     } satisfies Settings);
   });
@@ -88,7 +82,8 @@ describe('a config that is sound', () => {
     port: 2222
     identityFile: keys/id
     knownHostsFile: [~/kh, /etc/kh]
-    strictHostKeyChecking: yes
+    strictHostKeyChecking: accept-new
+    proxyJump: op@b1:2222,b2
     connectTimeout: 1m30s
     binary: /opt/cocoon
     rootDir: //data//cocoon/
@@ -105,6 +100,8 @@ describe('a config that is sound', () => {
         port: 2222,
         identityFiles: [`${dir}/keys/id`],
         knownHostsFiles: ['/home/op/kh', '/etc/kh'],
+        acceptNewHostKey: true,
+        proxyJump: ['op@b1:2222', 'b2'],
         connectTimeoutMs: 90_000,
         binary: '/opt/cocoon',
         rootDir: '/data/cocoon',
@@ -287,10 +284,9 @@ const BAD: [string, string][] = [
   ['ssh: []', 'FILE:2:6: ssh: must be a map of keys'],
   // not built
   ['accept: []', 'FILE:2:1: accept: is not built yet'],
-  ['gate: {minReady: 100%}', 'FILE:2:1: gate: is not built yet'],
-  ['ssh: {configFile: x}', 'FILE:2:7: ssh.configFile: is not built yet'],
-  ['ssh: {proxyJump: x}', 'FILE:2:7: ssh.proxyJump: is not built yet'],
-  ['nodes: [{name: a, proxyJump: x}]', 'FILE:2:19: nodes[0].proxyJump: is not built yet'],
+  ['gate: {registries: [ghcr.io]}', 'FILE:2:8: gate.registries: is not built yet'],
+  ['gate: {minReady: 0}', 'FILE:2:17: gate.minReady: must be at least 1, or 1%'],
+  ['gate: {require: in_sync}', 'FILE:2:17: gate.require: must be one of start, in-sync'],
   ['images: {stream: true}', 'FILE:2:10: images.stream: is not built yet'],
   ['rollout: {minAge: 0s}', 'FILE:2:11: rollout.minAge: is not built yet'],
   ['rollout: {bandwidth: 1}', 'FILE:2:11: rollout.bandwidth: is not built yet'],
@@ -300,12 +296,16 @@ const BAD: [string, string][] = [
   ['verify: {blob: sha256}', 'FILE:2:16: verify.blob: sha256 is not built yet'],
   ['repair: {corruptBlobs: replace}', 'FILE:2:24: repair.corruptBlobs: replace is not built yet'],
   ['repair: {restoreBases: restore}', 'FILE:2:24: repair.restoreBases: restore is not built yet'],
-  ['ssh: {strictHostKeyChecking: accept-new}', 'FILE:2:30: ssh.strictHostKeyChecking: accept-new is not built yet'],
+  [
+    'nodes: [{name: a, proxyJump: "a b"}]',
+    'FILE:2:30: nodes[0].proxyJump: must be [user@]host[:port], several of them with commas between, or none',
+  ],
+  ['ssh: {configFile: no-such-file}', 'FILE:2:19: ssh.configFile: DIR/no-such-file does not exist'],
   [
     'ssh: {strictHostKeyChecking: no}',
     'FILE:2:30: ssh.strictHostKeyChecking: there is no "no": host keys are always checked',
   ],
-  ['ssh: {strictHostKeyChecking: 7}', 'FILE:2:30: ssh.strictHostKeyChecking: must be yes'],
+  ['ssh: {strictHostKeyChecking: 7}', 'FILE:2:30: ssh.strictHostKeyChecking: must be yes or accept-new'],
   // values
   ['verify: {blob: sha1}', 'FILE:2:16: verify.blob: must be one of presence, size'],
   ['images: {discover: yes}', 'FILE:2:20: images.discover: must be true or false'],
@@ -477,7 +477,6 @@ describe('a node list of its own', () => {
 
   test.each([
     ['- {name: a, prot: 1}\n', 'FILE:1:13: [0].prot: unknown key, did you mean "port"?'],
-    ['- {name: a, proxyJump: b}\n', 'FILE:1:13: [0].proxyJump: is not built yet'],
     ['nodes: [a]\n', 'FILE:1:1: must be a list'],
     ['', 'FILE:1:1: must be a list'],
   ])('%s is refused', async (text, expected) => {

@@ -157,17 +157,6 @@ const WORLDS: Record<string, World> = {
     }),
     says: { verdict: 'in-sync', reference: `${WIN11}/latest`, image: 'simular/win11', tag: 'latest' },
   },
-  'an image of another registry with the same name does not stand for it': {
-    on: { entries: [entry(sha('c3'), 'ghcr.io/simular/win11', 'oci')] },
-    at: served(
-      [
-        desired({ reference: 'ghcr.io/simular/win11', contentDigest: null, error: trouble('ARTIFACT_UNSUPPORTED') }),
-        desired(),
-      ],
-      { tracked: [tracked({ presence: 'required' })] },
-    ),
-    says: { verdict: 'missing', plan: 'pull', reference: WIN11, want: sha('e2') },
-  },
 
   // stale
   'the index names older content': {
@@ -337,6 +326,19 @@ describe('the rows of a node', () => {
     expect(rows.map((row) => [row.reference, row.verdict])).toEqual([
       [keys[0], 'stale'],
       [keys[1], 'in-sync'],
+    ]);
+  });
+
+  test('an image of another registry with the same name is another image', () => {
+    const reference = 'ghcr.io/simular/win11';
+    const other = desired({ reference, contentDigest: null, error: trouble('ARTIFACT_UNSUPPORTED') });
+    const rows = judgeImages(
+      served([other, desired()], { tracked: [tracked({ presence: 'required' })] }),
+      observation({ entries: [entry(sha('c3'), reference, 'oci')] }),
+    );
+    expect(rows.map((row) => [row.reference, row.verdict, row.plan])).toEqual([
+      [reference, 'unknown', null],
+      [WIN11, 'missing', 'pull'],
     ]);
   });
 

@@ -13,7 +13,7 @@ const dir = mkdtempSync(join(tmpdir(), 'reconcile-inventory-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 const DEFAULTS: NodeDefaults = {
-  ssh: { user: 'root', port: 22, identityFiles: ['/id'], knownHostsFiles: ['/kh'], connectTimeoutMs: 10_000 },
+  ssh: { identityFiles: ['/id'], knownHostsFiles: ['/kh'], configFile: null, home: '/home/op' },
   cocoon: { binary: 'cocoon', rootDir: '/var/lib/cocoon', runDir: null, logDir: null, sudo: 'auto' },
 };
 

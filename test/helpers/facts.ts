@@ -166,7 +166,7 @@ export function served(images: DesiredImage[] = [desired()], over: Partial<Serve
 }
 
 export function wantedSnapshot(over: Partial<DesiredSnapshot> = {}): DesiredSnapshot {
-  return { snapshot: HOT, tracked: true, base: WIN11, baseDigest: sha('e2'), error: null, ...over };
+  return { snapshot: HOT, tracked: true, base: WIN11, baseDigest: sha('e2'), sizeBytes: null, error: null, ...over };
 }
 
 export function hot(over: Partial<ServedSnapshots> = {}): ServedSnapshots {

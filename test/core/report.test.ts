@@ -1,0 +1,221 @@
+/** The report: the table of exit codes, the summary, and what counts as what. */
+import { describe, expect, test } from 'vitest';
+import { assemble, isOpenDrift, publicDesired, weightOf, type Parts } from '../../src/core/report.ts';
+import {
+  IMAGE_VERDICTS,
+  SNAPSHOT_VERDICTS,
+  type ImageRow,
+  type ImageVerdict,
+  type NodeVerdicts,
+  type Outcome,
+  type Report,
+  type SnapshotRow,
+  type SnapshotVerdict,
+} from '../../src/core/types.ts';
+import { desired, HOT, node, observation, sha, trouble, unreachable, wantedSnapshot, WIN11 } from '../helpers/facts.ts';
+
+function image(verdict: ImageVerdict, outcome: Outcome | null = null, over: Partial<ImageRow> = {}): ImageRow {
+  return {
+    reference: WIN11,
+    image: 'simular/win11',
+    tag: 'latest',
+    type: 'cloudimg',
+    verdict,
+    have: null,
+    want: null,
+    plan: null,
+    wave: null,
+    reason: null,
+    error: null,
+    commands: [],
+    outcome,
+    after: null,
+    steps: [],
+    ...over,
+  };
+}
+
+function hot(verdict: SnapshotVerdict, over: Partial<SnapshotRow> = {}): SnapshotRow {
+  return {
+    snapshot: HOT,
+    id: null,
+    verdict,
+    base: WIN11,
+    baseDigest: null,
+    baseVerdict: null,
+    plan: null,
+    wave: null,
+    reason: null,
+    error: null,
+    commands: [],
+    outcome: null,
+    steps: [],
+    ...over,
+  };
+}
+
+const NODE_OF: NodeVerdicts = { node: 'node-1', images: [], snapshots: [] };
+
+function report(verdicts: Partial<NodeVerdicts>[], over: Partial<Parts> = {}): Report {
+  return assemble({
+    tool: { name: 'cocoon-reconcile', version: '0' },
+    run: { id: 'r', mode: 'run', startedAt: '2026-05-09T12:00:00.000Z', finishedAt: '2026-05-09T12:00:01.000Z' },
+    error: null,
+    signal: null,
+    desired: [],
+    snapshots: [],
+    observations: verdicts.map((_, i) => observation({}, node(`node-${i + 1}`))),
+    verdicts: verdicts.map((rows, i) => ({ ...NODE_OF, node: `node-${i + 1}`, ...rows })),
+    actions: [],
+    ...over,
+  });
+}
+
+const exitCode = (rows: Partial<NodeVerdicts>, over: Partial<Parts> = {}): number => report([rows], over).run.exitCode;
+
+describe('what a row counts as', () => {
+  test.each<[ImageVerdict, string]>([
+    ['unmanaged', 'nothing'],
+    ['unknown', 'incomplete'],
+    ['missing', 'drift'],
+    ['absent', 'nothing'],
+    ['stale', 'drift'],
+    ['blob-missing', 'drift'],
+    ['blob-corrupt', 'drift'],
+    ['in-sync', 'nothing'],
+  ])('image %s: %s', (verdict, weight) => {
+    expect(weightOf(image(verdict))).toBe(weight);
+    expect(exitCode({ images: [image(verdict)] })).toBe({ nothing: 0, drift: 2, incomplete: 3 }[weight]);
+  });
+
+  test.each<[SnapshotVerdict, string]>([
+    ['unknown', 'incomplete'],
+    ['pending', 'nothing'],
+    ['broken', 'drift'],
+    ['base-corrupt', 'drift'],
+    ['base-drifted', 'drift'],
+    ['base-restorable', 'drift'],
+    ['base-missing', 'drift'],
+    ['base-lost', 'drift'],
+    ['base-at-risk', 'nothing'],
+    ['clonable', 'nothing'],
+  ])('snapshot %s: %s, and not on the node with that of its base the same', (verdict, weight) => {
+    expect(weightOf(hot(verdict))).toBe(weight);
+    expect(weightOf(hot('not-on-node', { baseVerdict: verdict }))).toBe(weight);
+  });
+
+  test('a cold start counts as nothing', () => {
+    expect(weightOf(hot('not-on-node'))).toBe('nothing');
+  });
+
+  test.each<[Outcome | null, boolean]>([
+    ['healed', false],
+    ['superseded', false],
+    ['failed', true],
+    ['skipped', true],
+    [null, true],
+  ])('drift with the outcome %s is open: %s', (outcome, isOpen) => {
+    expect(isOpenDrift(image('stale', outcome))).toBe(isOpen);
+    expect(isOpenDrift(hot('base-drifted', { outcome }))).toBe(isOpen);
+  });
+});
+
+/** Each state that has an exit code, strongest first; any set of them exits as its strongest. */
+const STATES: [number, Partial<NodeVerdicts>, Partial<Parts>][] = [
+  [130, {}, { signal: 'SIGINT' }],
+  [1, {}, { error: trouble('REGISTRY_UNREACHABLE') }],
+  [4, { images: [image('stale', 'failed')] }, {}],
+  [2, { images: [image('stale', 'skipped')] }, {}],
+  [3, { images: [image('unknown')] }, {}],
+  [0, { images: [image('in-sync'), image('stale', 'healed')] }, {}],
+];
+
+describe('the exit code', () => {
+  const subsets = Array.from({ length: 2 ** STATES.length - 1 }, (_, i) =>
+    STATES.filter((_state, bit) => ((i + 1) & (1 << bit)) !== 0),
+  );
+
+  test.each(subsets.map((states) => [states.map(([code]) => code).join(', '), states] as const))(
+    'of %s is the first',
+    (_name, states) => {
+      const images = states.flatMap(([, rows]) => rows.images ?? []);
+      const over = Object.assign({}, ...states.map(([, , parts]) => parts)) as Partial<Parts>;
+      expect(exitCode({ images }, over)).toBe(states[0]?.[0]);
+    },
+  );
+
+  test.each([
+    ['SIGHUP', 129],
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)('of %s is %i', (signal, code) => {
+    expect(exitCode({}, { signal })).toBe(code);
+  });
+
+  test('an unread node makes the picture incomplete, though nothing is tracked there', () => {
+    expect(exitCode({}, { observations: [unreachable()] })).toBe(3);
+    expect(exitCode({}, { observations: [{ ...unreachable(), status: 'unreadable' }] })).toBe(3);
+  });
+
+  test('superseded is within healed', () => {
+    expect(exitCode({ images: [image('stale', 'superseded')] })).toBe(0);
+  });
+
+  test('a healed image does not hide a snapshot that it does not help', () => {
+    expect(exitCode({ images: [image('stale', 'healed')], snapshots: [hot('base-missing')] })).toBe(2);
+  });
+
+  test('a failed snapshot counts as a failed image does', () => {
+    expect(exitCode({ snapshots: [hot('base-drifted', { plan: 'pull', outcome: 'failed' })] })).toBe(4);
+  });
+});
+
+describe('the summary', () => {
+  test('has a key for every verdict', () => {
+    const { summary } = report([]);
+    expect(summary.images).toEqual(Object.fromEntries(IMAGE_VERDICTS.map((verdict) => [verdict, 0])));
+    expect(summary.snapshots).toEqual(Object.fromEntries(SNAPSHOT_VERDICTS.map((verdict) => [verdict, 0])));
+    expect(summary.nodes).toEqual({ total: 0, observed: 0, unreachable: 0, unreadable: 0 });
+    expect(summary.actions).toEqual({ planned: 0, healed: 0, superseded: 0, failed: 0, skipped: 0 });
+  });
+
+  test('counts rows and nodes', () => {
+    const { summary } = report([{ images: [image('stale'), image('in-sync')], snapshots: [hot('clonable')] }, {}, {}], {
+      observations: [
+        observation(),
+        unreachable(node('node-2')),
+        { ...unreachable(node('node-3')), status: 'unreadable' },
+      ],
+    });
+    expect(summary.nodes).toEqual({ total: 3, observed: 1, unreachable: 1, unreadable: 1 });
+    expect(summary.images).toMatchObject({ stale: 1, 'in-sync': 1, unknown: 0 });
+    expect(summary.snapshots).toMatchObject({ clonable: 1, broken: 0 });
+  });
+
+  test('counts an action once that an image and its snapshots share', () => {
+    const action = {
+      node: 'node-1',
+      reference: WIN11,
+      image: 'simular/win11',
+      tag: 'latest',
+      want: sha('e2'),
+      sizeBytes: 1,
+      wave: 0,
+      blocked: null,
+    };
+    const shared = hot('base-drifted', { plan: 'pull', outcome: 'healed' });
+    const alone = hot('base-drifted', { plan: 'pull', outcome: 'failed', base: `${WIN11}/v1` });
+    const { summary } = report([{ images: [image('stale', 'healed')], snapshots: [shared, shared, alone] }, {}], {
+      actions: [action, { ...action, reference: `${WIN11}/v1` }, { ...action, node: 'node-2' }],
+    });
+    expect(summary.actions).toEqual({ planned: 3, healed: 1, superseded: 0, failed: 1, skipped: 0 });
+  });
+});
+
+test('the report holds what was desired, without what only judging needs', () => {
+  const image1 = desired({ notes: ['secretive'], stored: 'as-is' });
+  const { desired: shown, snapshots } = report([], { desired: [image1], snapshots: [wantedSnapshot()] });
+  expect(shown).toEqual([publicDesired(image1)]);
+  expect(Object.keys(shown[0] ?? {})).not.toContain('notes');
+  expect(snapshots).toEqual([{ snapshot: HOT, base: WIN11, baseDigest: sha('e2'), error: null }]);
+});

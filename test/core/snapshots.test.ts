@@ -1,0 +1,494 @@
+/** Snapshot verdicts: the ordered table, as named worlds. The overlay's own backing path is the judge, not the index. */
+import { describe, expect, test } from 'vitest';
+import type { Served } from '../../src/core/images.ts';
+import { blobHex, judgeSnapshots, pinnedBy, type ServedSnapshots } from '../../src/core/snapshots.ts';
+import type { Node, Observed, SnapshotRow } from '../../src/core/types.ts';
+import {
+  blob,
+  blobPath,
+  blobs,
+  desired,
+  entry,
+  EPOCH,
+  HOT,
+  hot,
+  node,
+  NOW,
+  observation,
+  RAW,
+  ROOT,
+  served,
+  sha,
+  snapshot,
+  tracked,
+  trouble,
+  unreachable,
+  wantedSnapshot,
+  WIN11,
+} from '../helpers/facts.ts';
+
+interface World {
+  on: Partial<Observed>;
+  at?: Served;
+  hot?: ServedSnapshots;
+  node?: Node;
+  says: Partial<SnapshotRow>;
+  reason?: string | RegExp | null;
+  code?: string;
+  commands?: string[];
+}
+
+const lost = desired({ missingBlob: sha('e2'), error: trouble('REGISTRY_BLOB_MISSING', 'epoch cannot serve e2e2') });
+const unanswered = desired({ contentDigest: null, error: trouble('REGISTRY_UNREACHABLE', 'epoch is down') });
+const asIs = served([desired({ stored: 'as-is' })]);
+const short = blobs({ e2: blob({ sizeBytes: 5 }) });
+const replace = [`mv ${blobPath('e2')} ${blobPath('e2')}.bad`, `cocoon --root-dir ${ROOT} image pull --force ${WIN11}`];
+const HOURS = 3_600_000;
+const ago = (ms: number): string => new Date(NOW - ms).toISOString();
+const FIRMWARE = `${ROOT}/firmware/CLOUDHV.fd`;
+
+const LAYER = `${ROOT}/oci/blobs/${'d4'.repeat(32)}.erofs`;
+const KERNEL = `${ROOT}/oci/boot/${'e5'.repeat(32)}/vmlinuz`;
+const onOci = snapshot('c3', {
+  base: 'ghcr.io/a/b:1',
+  baseType: 'oci',
+  blobIds: ['d4'.repeat(32), 'e5'.repeat(32)],
+  files: { 'config.json': 9, 'state.json': 9, 'memory-ranges': 8, 'cow.raw': 7, 'cocoon.json': 6 },
+  backing: null,
+  bootFiles: [],
+  layerFiles: [LAYER, KERNEL],
+});
+
+/** A snapshot as a version of cocoon before v0.3.8 left it. */
+const { 'cocoon.json': _sidecar, ...filesOfOld } = snapshot('e2').files as Record<string, number>;
+const broken = (
+  over: Parameters<typeof snapshot>[1],
+  files: Observed['files'] = { [FIRMWARE]: 'file' },
+): World['on'] => ({
+  snapshots: [snapshot('e2', over)],
+  files,
+});
+
+const WORLDS: Record<string, World> = {
+  // clonable
+  'the base is there': {
+    on: { snapshots: [snapshot('e2')] },
+    says: { verdict: 'clonable', id: 'MFRGGZDFMZTWQ2LKNNWG23TPOA', base: WIN11, baseDigest: sha('e2'), plan: null },
+    reason: null,
+  },
+  'the base is there, though the index maps its name to other content (scenario 3)': {
+    on: { snapshots: [snapshot('a1')], blobs: blobs({ a1: blob(), e2: blob() }) },
+    says: { verdict: 'clonable', baseDigest: sha('a1'), plan: null },
+    reason: /^its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1$/,
+  },
+  'the base is there and in no index entry at all (scenario 4)': {
+    on: { snapshots: [snapshot('a1')], entries: [], blobs: blobs({ a1: blob() }) },
+    says: { verdict: 'clonable' },
+  },
+  'the base is there and nothing at epoch is known of it': {
+    on: { snapshots: [snapshot('a1', { base: 'win11-25h2' })], blobs: blobs({ a1: blob() }) },
+    says: { verdict: 'clonable' },
+    reason: null,
+  },
+  'the base lies outside the root directory': {
+    on: broken({ backing: '/mnt/base.qcow2' }, { [FIRMWARE]: 'file', '/mnt/base.qcow2': 'file' }),
+    says: { verdict: 'clonable' },
+    reason: "its base lies outside this node's root directory, at /mnt/base.qcow2",
+  },
+  'a short base at depth presence': {
+    on: { snapshots: [snapshot('e2')], blobs: short },
+    at: served([desired({ stored: 'as-is' })], { depth: 'presence' }),
+    says: { verdict: 'clonable' },
+  },
+  'a record of an older cocoon without image_digest': {
+    on: { snapshots: [snapshot('e2', { baseDigest: null })] },
+    says: { verdict: 'clonable', baseDigest: sha('e2') },
+  },
+  'OCI: layers, kernel and initrd are there': {
+    on: { snapshots: [onOci], files: { [LAYER]: 'file', [KERNEL]: 'file' } },
+    says: { verdict: 'clonable', base: 'ghcr.io/a/b:1' },
+  },
+  'firecracker needs other files and no sidecar': {
+    on: {
+      snapshots: [{ ...onOci, hypervisor: 'firecracker', files: { vmstate: 1, mem: 1, 'cow.raw': 1 } }],
+      files: { [LAYER]: 'file', [KERNEL]: 'file' },
+    },
+    says: { verdict: 'clonable' },
+  },
+  'without cocoon.json, on a cocoon that asks for none': {
+    on: { ...broken({ files: filesOfOld }), cocoonVersion: 'v0.3.7' },
+    says: { verdict: 'clonable' },
+  },
+
+  // the overlay says otherwise than the record
+  'the overlay opens another digest than the record pins: the overlay counts': {
+    on: { snapshots: [snapshot('a1', { backing: blobPath('e2') })] },
+    says: { verdict: 'clonable', baseDigest: sha('e2') },
+  },
+  'and its base is what is missing': {
+    on: { snapshots: [snapshot('a1', { backing: blobPath('e2') })], entries: [], blobs: blobs({ a1: blob() }) },
+    says: { verdict: 'base-drifted', baseDigest: sha('e2'), plan: 'pull' },
+  },
+
+  // base-drifted
+  'the incident': {
+    on: { snapshots: [snapshot('e2')], entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) },
+    says: { verdict: 'base-drifted', base: WIN11, baseDigest: sha('e2'), plan: 'pull' },
+    reason: "its base e2e2e2e2e2e2: the blob is not there, but epoch's tag serves exactly that: a forced pull heals it",
+  },
+  'the base is empty (scenario 8)': {
+    on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sizeBytes: 0 }) }) },
+    says: { verdict: 'base-drifted', plan: 'pull' },
+    reason: /the blob is empty/,
+  },
+  'a record without image_digest': {
+    on: { snapshots: [snapshot('e2', { baseDigest: null })], blobs: {} },
+    says: { verdict: 'base-drifted', baseDigest: sha('e2'), plan: 'pull' },
+  },
+  'the incident, and epoch lacks the blob: a pull would not help': {
+    on: { snapshots: [snapshot('e2')], blobs: {} },
+    at: served([lost]),
+    says: { verdict: 'base-drifted', plan: null },
+    reason:
+      "its base e2e2e2e2e2e2: the blob is not there, and though epoch's tag is exactly that, epoch cannot serve e2e2",
+    code: 'REGISTRY_BLOB_MISSING',
+  },
+
+  'the incident, and its reference is in both backends: nothing is pulled under it': {
+    on: {
+      snapshots: [snapshot('e2')],
+      entries: [entry(sha('a1')), entry(sha('c3'), WIN11, 'oci')],
+      blobs: {},
+    },
+    says: { verdict: 'base-drifted', plan: null },
+    reason: /both backends/,
+  },
+
+  // base-missing
+  'the tag has moved on': {
+    on: { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) },
+    says: { verdict: 'base-missing', baseDigest: sha('a1'), plan: null },
+    reason: /its tag has moved on to e2e2e2e2e2e2, so a pull does not bring it back$/,
+  },
+  'epoch gave no answer': {
+    on: { snapshots: [snapshot('e2')], blobs: {} },
+    at: served([unanswered]),
+    says: { verdict: 'base-missing', plan: null },
+    reason: /what its tag serves now is not known/,
+  },
+  'nothing covers its base': {
+    on: { snapshots: [snapshot('e2', { base: 'win11-25h2' })], blobs: {} },
+    says: { verdict: 'base-missing', plan: null },
+  },
+  'another tag yields that digest, its own does not: a pull of its own would not help': {
+    on: { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) },
+    at: served([desired(), desired({ tag: 'v1', reference: `${WIN11}/v1`, contentDigest: sha('a1') })]),
+    says: { verdict: 'base-missing', plan: null },
+  },
+  'OCI: a layer is not there': {
+    on: { snapshots: [onOci], files: { [LAYER]: 'empty', [KERNEL]: 'file' } },
+    says: { verdict: 'base-missing', plan: null },
+    reason: `1 of 2 layers of its base are not there: ${LAYER}`,
+  },
+
+  // base-corrupt, unknown
+  'the base is short': {
+    on: { snapshots: [snapshot('e2')], blobs: short },
+    at: asIs,
+    says: { verdict: 'base-corrupt', baseDigest: sha('e2'), plan: null },
+    reason: 'the blob has 5 bytes and not 5798205849; a forced pull alone would keep it',
+    commands: replace,
+  },
+  'the base is short, and another tag than its own yields it: the command names that one': {
+    on: { snapshots: [snapshot('a1')], blobs: blobs({ a1: blob({ sizeBytes: 5 }) }) },
+    at: served([
+      desired(),
+      desired({ tag: 'v1', reference: `${WIN11}/v1`, contentDigest: sha('a1'), stored: 'as-is' }),
+    ]),
+    says: { verdict: 'base-corrupt' },
+    commands: [
+      `mv ${blobPath('a1')} ${blobPath('a1')}.bad`,
+      `cocoon --root-dir ${ROOT} image pull --force ${WIN11}/v1`,
+    ],
+  },
+  'the base is short, and epoch lacks it': {
+    on: { snapshots: [snapshot('e2')], blobs: short },
+    at: served([{ ...lost, stored: 'as-is' }]),
+    says: { verdict: 'base-corrupt' },
+    code: 'REGISTRY_BLOB_MISSING',
+  },
+  'the base looks wrong, and how it is stored is not known': {
+    on: { snapshots: [snapshot('e2')], blobs: short },
+    says: { verdict: 'unknown', plan: null },
+    reason: /^its base: .*not known$/,
+  },
+  'the base looks wrong, and nothing at epoch is known of it': {
+    on: { snapshots: [snapshot('a1', { base: 'win11-25h2' })], blobs: blobs({ a1: blob({ header: RAW }) }) },
+    says: { verdict: 'unknown' },
+  },
+
+  // pending
+  'its record is being written, though nothing of it is there yet': {
+    on: broken({ pending: true, createdAt: ago(23.9 * HOURS), files: null, baseDigest: null, blobIds: [] }),
+    says: { verdict: 'pending', plan: null, baseDigest: null },
+    reason: 'its record is being written',
+  },
+  'its record was begun on a clock ahead of ours': {
+    on: broken({ pending: true, createdAt: ago(-HOURS) }),
+    says: { verdict: 'pending' },
+  },
+  'its record was begun a day ago': {
+    on: broken({ pending: true, createdAt: ago(24 * HOURS) }),
+    says: { verdict: 'broken', plan: null },
+    reason: /more than 24 hours ago/,
+  },
+
+  // broken
+  'without cocoon.json (scenario 31)': {
+    on: broken({ files: filesOfOld }),
+    says: { verdict: 'broken', plan: null },
+    reason: 'it was made before cocoon v0.3.8 and has no cocoon.json: bake it again: pulling images does not help',
+  },
+  'without cocoon.json, where the version of cocoon cannot be read': {
+    on: { ...broken({ files: filesOfOld }), cocoonVersion: 'unknown' },
+    says: { verdict: 'broken' },
+  },
+  'a name without a record (scenario 32)': {
+    on: broken({ recorded: false, files: null, dataDir: null, backing: null, baseDigest: null, blobIds: [] }),
+    says: { verdict: 'broken' },
+    reason: 'its name points at a record that is not there: pulling images does not help',
+  },
+  'a record without its directory (scenario 32)': {
+    on: broken({ files: null }),
+    says: { verdict: 'broken' },
+    reason: /^its data directory is not there \(\/var\/lib\/cocoon\/snapshot\/localfile\/MFR/,
+  },
+  'no firmware (scenario 33)': {
+    on: broken({}, {}),
+    says: { verdict: 'broken' },
+    reason: `${FIRMWARE} is missing: pulling images does not help`,
+  },
+  'empty firmware': { on: broken({}, { [FIRMWARE]: 'empty' }), says: { verdict: 'broken' } },
+  'the overlay names another root, though the blob is here (scenario 34)': {
+    on: broken({ backing: blobPath('e2', '/data/cocoon') }),
+    says: { verdict: 'broken' },
+    reason: /which is not there and under another root directory: pulling images does not help$/,
+  },
+  'the overlay names a relative path': {
+    on: broken({ backing: 'base.qcow2' }),
+    says: { verdict: 'broken' },
+  },
+  'the overlay names no base': { on: broken({ backing: null }), says: { verdict: 'broken' }, reason: /names no base/ },
+  'no state.json': {
+    on: broken({ files: { ...filesOfOld, 'cocoon.json': 6, 'state.json': 0 } }),
+    says: { verdict: 'broken' },
+    reason: 'its file state.json is missing or empty: pulling images does not help',
+  },
+  'no memory': {
+    on: broken({ files: { 'config.json': 1, 'state.json': 1, 'overlay.qcow2': 1, 'cocoon.json': 1 } }),
+    says: { verdict: 'broken' },
+    reason: /memory-ranges/,
+  },
+  'its configuration cannot be read': {
+    on: broken({ unusable: 'its configuration cannot be used: config.json is no JSON' }),
+    says: { verdict: 'broken' },
+  },
+  'broken wins over a drifted base': {
+    on: { ...broken({ files: filesOfOld }), blobs: {}, entries: [entry(sha('a1'))] },
+    says: { verdict: 'broken', plan: null },
+  },
+
+  // not-on-node
+  'not fetched yet, and its base is there': {
+    on: {},
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] }),
+    says: { verdict: 'not-on-node', id: null, baseVerdict: 'clonable', base: WIN11, baseDigest: sha('e2'), plan: null },
+    reason: 'not fetched yet; its base is there',
+  },
+  'not fetched yet, and its base has drifted': {
+    on: { entries: [entry(sha('a1'))], blobs: {} },
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'base-drifted', plan: 'pull' },
+  },
+  'not fetched yet, and its base is one that the tag no longer serves': {
+    on: { blobs: blobs({ e2: blob() }) },
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'base-missing', plan: null },
+  },
+  'not fetched yet, and neither is its base: a cold start': {
+    on: { entries: [], blobs: {} },
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] }),
+    says: { verdict: 'not-on-node', baseVerdict: null, plan: null },
+    reason: 'not fetched yet; the first clone pulls its base too (a cold start)',
+  },
+  'not fetched yet, and its base is corrupt': {
+    on: { blobs: short },
+    at: asIs,
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'base-corrupt', plan: null },
+    commands: replace,
+  },
+  'not fetched yet, and its base looks wrong': {
+    on: { blobs: short },
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'unknown', plan: null },
+  },
+  'not fetched yet, and epoch does not have it': {
+    on: {},
+    hot: hot({
+      tracked: [{ snapshot: HOT, pools: null }],
+      snapshots: [wantedSnapshot({ base: null, baseDigest: null, error: trouble('TAG_NOT_FOUND', 'no such tag') })],
+    }),
+    says: { verdict: 'not-on-node', baseVerdict: 'unknown', plan: null, base: null },
+    reason: 'not fetched yet; no such tag',
+    code: 'TAG_NOT_FOUND',
+  },
+  'not fetched yet, and its manifest does not say what it needs': {
+    on: {},
+    hot: hot({
+      tracked: [{ snapshot: HOT, pools: null }],
+      snapshots: [wantedSnapshot({ base: null, baseDigest: null })],
+    }),
+    says: { verdict: 'not-on-node', baseVerdict: 'unknown' },
+    reason: 'not fetched yet; what it needs is not known',
+  },
+};
+
+const onNode = (over: Partial<Observed>): Partial<Observed> => ({ blobs: {}, ...over });
+const ociEntry = { ...entry(sha('c3'), 'ghcr.io/a/b:1', 'oci'), layers: [sha('d4')], kernelLayer: sha('e5') };
+const onOciBase = hot({
+  tracked: [{ snapshot: HOT, pools: null }],
+  snapshots: [wantedSnapshot({ base: 'ghcr.io/a/b:1', baseDigest: sha('c3') })],
+});
+
+const OCI_BASES: Record<string, World> = {
+  'its layers are there': {
+    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'file' } }),
+    says: { baseVerdict: 'clonable' },
+  },
+  'a layer is not there, and cocoon would not look': {
+    on: onNode({ entries: [ociEntry], files: { [KERNEL]: 'file' } }),
+    says: { baseVerdict: 'base-missing', plan: null },
+  },
+  'the kernel is not there': {
+    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file' } }),
+    says: { baseVerdict: 'base-missing', plan: null },
+  },
+  'an entry whose layers cannot be told (SQLite)': {
+    on: onNode({ entries: [{ ...ociEntry, layers: [], kernelLayer: null }] }),
+    says: { baseVerdict: 'unknown' },
+  },
+  'an entry of other content: the first clone pulls by digest': {
+    on: onNode({ entries: [{ ...ociEntry, digest: sha('f6') }] }),
+    says: { baseVerdict: null },
+  },
+  'no entry': { on: onNode({ entries: [] }), says: { baseVerdict: null } },
+};
+
+function check({ on, at = served(), hot: of = hot(), node: where, says, reason, code, commands = [] }: World): void {
+  const rows = judgeSnapshots(at, of, observation(on, where));
+  expect(rows).toHaveLength(1);
+  const [row] = rows;
+  expect(row).toMatchObject({ snapshot: HOT, ...says });
+  if (typeof reason === 'string' || reason === null) expect(row?.reason).toBe(reason);
+  else if (reason !== undefined) expect(row?.reason).toMatch(reason);
+  expect(row?.error?.code).toBe(code);
+  expect(row?.commands).toEqual(commands);
+}
+
+describe('one row', () => {
+  test.each(Object.entries(WORLDS))('%s', (_name, world) => check(world));
+});
+
+describe('not fetched yet, on an OCI base', () => {
+  test.each(Object.entries(OCI_BASES))('%s', (_name, world) =>
+    check({ ...world, hot: onOciBase, says: { verdict: 'not-on-node', ...world.says } }),
+  );
+});
+
+describe('the rows of a node', () => {
+  const wanted = [
+    { snapshot: 'simular/win11-hot:latest', pools: null },
+    { snapshot: HOT, pools: ['gpu'] },
+  ];
+  const rows = (over: Partial<ServedSnapshots>, on: Partial<Observed>, where = node()): string[] =>
+    judgeSnapshots(served(), hot({ tracked: wanted, ...over }), observation(on, where)).map(
+      (row) => `${row.snapshot}: ${row.verdict}`,
+    );
+
+  test('latest is left out of the name on the node', () => {
+    expect(rows({}, { snapshots: [snapshot('e2', { name: 'simular/win11-hot' })] })).toEqual([
+      'simular/win11-hot:latest: clonable',
+    ]);
+  });
+
+  test('a tracked snapshot concerns the nodes of its pools, and is judged wherever it is found', () => {
+    const latest = 'simular/win11-hot:latest: not-on-node';
+    expect(rows({}, {})).toEqual([latest]);
+    expect(rows({}, {}, node('g', { pool: 'gpu' }))).toEqual([latest, `${HOT}: not-on-node`]);
+    expect(rows({}, { snapshots: [snapshot('e2')] })).toEqual([`${HOT}: clonable`, latest]);
+  });
+
+  test('without discovery only what is tracked has rows', () => {
+    const on = { snapshots: [snapshot('e2', { name: 'vk-fork-1' }), snapshot('e2')] };
+    const latest = 'simular/win11-hot:latest: not-on-node';
+    expect(rows({ discover: false }, on)).toEqual([latest]);
+    expect(rows({ discover: false }, on, node('g', { pool: 'gpu' }))).toEqual([`${HOT}: clonable`, latest]);
+    expect(rows({ discover: true }, on)).toEqual(['vk-fork-1: clonable', `${HOT}: clonable`, latest]);
+  });
+
+  test('one without a name goes by its id', () => {
+    expect(rows({ tracked: [] }, { snapshots: [snapshot('e2', { name: '' })] })).toEqual([
+      'MFRGGZDFMZTWQ2LKNNWG23TPOA: clonable',
+    ]);
+  });
+
+  test('a node that was not read has an unknown row for each tracked snapshot of its pool', () => {
+    const unread = judgeSnapshots(served(), hot({ tracked: wanted }), unreachable());
+    expect(unread).toMatchObject([
+      { snapshot: 'simular/win11-hot:latest', verdict: 'unknown', error: { code: 'SSH_TIMEOUT' }, plan: null },
+    ]);
+    expect(judgeSnapshots(served(), hot(), unreachable())).toEqual([]);
+  });
+
+  test('what an image row says of a tag is judged for its snapshot too', () => {
+    const at = served([desired({ reference: `${EPOCH}/dl/x` })], { tracked: [tracked()] });
+    const on = { snapshots: [snapshot('e2', { base: `${EPOCH}/dl/x` })], blobs: {} };
+    expect(judgeSnapshots(at, hot(), observation(on))).toMatchObject([{ verdict: 'base-drifted', plan: 'pull' }]);
+  });
+});
+
+describe('cocoon.json is needed since v0.3.8', () => {
+  test.each([
+    ['v0.3.7', 'clonable'],
+    ['0.2.99', 'clonable'],
+    ['v0.3.8', 'broken'],
+    ['v0.3.10-rc1', 'broken'],
+    ['v0.4.0', 'broken'],
+    ['v1.0.0', 'broken'],
+    ['', 'broken'],
+  ])('%s: %s', (cocoonVersion, verdict) => {
+    const on = { ...broken({ files: filesOfOld }), cocoonVersion };
+    expect(judgeSnapshots(served(), hot(), observation(on))[0]?.verdict).toBe(verdict);
+  });
+});
+
+test.each([
+  [blobPath('a1'), 'a1'.repeat(32)],
+  [`${blobPath('a1')}.bad`, null],
+  [blobPath('a1', '/data/cocoon'), null],
+  [blobPath('A1'), null],
+  [`${ROOT}/cloudimg/blobs/../blobs/${'a1'.repeat(32)}.qcow2`, null],
+])('the blob of %s', (path, hex) => {
+  expect(blobHex(node(), path)).toBe(hex);
+});
+
+test.each([
+  [sha('a1'), ['b2'.repeat(32)], sha('a1')],
+  [null, ['b2'.repeat(32)], sha('b2')],
+  [null, ['b2'.repeat(32), 'c3'.repeat(32)], null],
+  [null, ['nonsense'], null],
+  [null, [], null],
+])('a record with the digest %s and the blobs %j pins %s', (baseDigest, blobIds, pinned) => {
+  expect(pinnedBy(snapshot('a1', { baseDigest, blobIds }))).toBe(pinned);
+});
