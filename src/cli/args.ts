@@ -31,10 +31,14 @@ export interface RunOptions extends CommonOptions {
   canary: number | undefined;
   maxFailures: Limit | undefined;
   concurrency: number | undefined;
+  deep: boolean;
+  repair: ('replace' | 'restore')[] | undefined;
+  stream: boolean;
 }
 
 export interface DigestOptions extends CommonOptions {
   name: 'digest';
+  stream: boolean;
   references: string[];
 }
 
@@ -46,15 +50,12 @@ export type Command = RunOptions | DigestOptions | NodesOptions | { name: 'text'
 
 const NOT_BUILT_COMMANDS = ['gate', 'explain', 'doctor', 'status', 'history', 'report', 'merge', 'completion'];
 const NOT_BUILT_OPTIONS = [
-  'deep',
-  'repair',
   'until',
   'lock-timeout',
   'wait',
   'grace',
   'min-ready',
   'observed',
-  'stream',
   'shard',
   'report',
   'log-format',
@@ -87,6 +88,13 @@ const DEFINITIONS = {
   },
   output: { alias: 'o', type: 'string', requiresArg: true, describe: 'table or json, on stdout' },
   clone: { type: 'string', requiresArg: true, describe: 'clone verification: none, files or vm' },
+  deep: { type: 'boolean', describe: 'verify blobs by hashing their bytes on the node' },
+  repair: {
+    type: 'string',
+    requiresArg: true,
+    describe: 'what to mend beyond pulling: replace, restore, or both with a comma',
+  },
+  stream: { type: 'boolean', describe: 'read split images to learn their digest; --no-stream does not' },
   concurrency: { type: 'string', requiresArg: true, describe: 'nodes connected at once' },
   'max-pulls': { type: 'string', requiresArg: true, describe: 'pulls at once over the whole fleet' },
   canary: { type: 'string', requiresArg: true, describe: 'nodes to heal and verify before any other is touched' },
@@ -103,7 +111,18 @@ const DEFINITIONS = {
 } as const;
 
 /** Which options change nothing for a command, and are refused there. */
-const RUN_ONLY = ['dry-run', 'image', 'snapshot', 'clone', 'max-pulls', 'canary', 'max-failures', 'concurrency'];
+const RUN_ONLY = [
+  'dry-run',
+  'image',
+  'snapshot',
+  'clone',
+  'max-pulls',
+  'canary',
+  'max-failures',
+  'concurrency',
+  'deep',
+  'repair',
+];
 
 const EPILOGUE = `Exit codes: 0 in sync or healed; 1 the run could not be done; 2 drift is left; 3 the picture is incomplete;
 4 a pull or a verification failed; 129, 130, 143 interrupted.`;
@@ -175,9 +194,10 @@ function commandOf(args: Words): Command {
     const stray = RUN_ONLY.find((option) => args[option] !== undefined);
     if (stray !== undefined) throw usage(`option --${stray} makes no sense with "${name}"`);
   }
+  if (name === 'nodes' && args['stream'] !== undefined) throw usage('option --stream makes no sense with "nodes"');
   if (name === 'digest') {
     if (rest.length === 0) throw usage('digest needs at least one reference, as simular/win11 or simular/win11:v2');
-    return { name, ...common, references: rest };
+    return { name, ...common, stream: args['stream'] !== false, references: rest };
   }
   if (rest.length > 0) throw usage(`"${name}" takes no argument: "${rest[0]}"`);
   if (name === 'nodes') return { name, ...common };
@@ -196,7 +216,19 @@ function commandOf(args: Words): Command {
     canary: whole(args, 'canary', 0),
     maxFailures: limit(args, 'max-failures'),
     concurrency: whole(args, 'concurrency', 1),
+    deep: args['deep'] === true,
+    repair: repairs(args),
+    stream: args['stream'] !== false,
   };
+}
+
+function repairs(args: Record<string, unknown>): RunOptions['repair'] {
+  const text = single(args, 'repair');
+  if (text === undefined) return undefined;
+  return text.split(',').map((kind) => {
+    if (kind !== 'replace' && kind !== 'restore') throw usage(`--repair "${kind}" is none of replace, restore`);
+    return kind;
+  });
 }
 
 function commonOptions(args: Record<string, unknown>): CommonOptions {

@@ -1,6 +1,5 @@
 /** `reconcile` and `reconcile --dry-run`. */
 import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
 import { fault, ReconcileError } from '../core/errors.ts';
 import { assemble } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
@@ -10,10 +9,8 @@ import type { RunEvents } from '../pipeline/run.ts';
 import { render } from '../reports/index.ts';
 import type { RunOptions } from './args.ts';
 import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
-import { createLog, type Log } from './log.ts';
-import { loadNodes, loadSettings, openRegistry } from './setup.ts';
-
-const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
+import { createLog, progressLog, type Log } from './log.ts';
+import { loadNodes, loadSettings, openClients } from './setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
@@ -46,14 +43,8 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const configured = await loadSettings(options, io);
   const settings = withFlags(configured.settings, options);
   const nodes = await loadNodes(configured, options.nodes, io);
-  const { createSsh } = await import('../adapters/ssh.ts');
   const { runPipeline } = await import('../pipeline/run.ts');
-  const registry = await openRegistry(settings);
-  const ssh = createSsh({
-    agentSocket: io.env['SSH_AUTH_SOCK'] || null,
-    defaultIdentityFiles: DEFAULT_IDENTITIES.map((name) => join(io.home, '.ssh', name)),
-    log,
-  });
+  const { clients, close } = await openClients(settings, io, log);
   const deadline = new AbortController();
   const { timeoutMs } = settings.run;
   const timer = setTimeout(() => deadline.abort(fault('RUN_DEADLINE', { timeoutMs })), timeoutMs);
@@ -72,8 +63,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
         ignoreSnapshots: settings.snapshots.ignore,
       },
       policy: { ...settings.rollout, clone: settings.verify.clone },
-      ssh,
-      registry,
+      clients,
       events: eventsFor(log, nodes),
       signal: AbortSignal.any([deadline.signal, io.interrupted]),
       interruptedBy: io.interruptedBy,
@@ -81,25 +71,29 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
     });
   } finally {
     clearTimeout(timer);
-    ssh.close();
-    await registry.close();
+    await close();
   }
 }
 
 /** Flags win over the file. */
 function withFlags(settings: Settings, options: RunOptions): Settings {
-  const { rollout, verify, ssh, run } = settings;
+  const { rollout, verify, ssh, run, images, repair } = settings;
   return {
     ...settings,
     ssh: { ...ssh, concurrency: options.concurrency ?? ssh.concurrency },
-    verify: { ...verify, clone: options.clone ?? verify.clone },
+    verify: { ...verify, blob: options.deep ? 'sha256' : verify.blob, clone: options.clone ?? verify.clone },
     rollout: {
       ...rollout,
       canary: options.canary ?? rollout.canary,
       maxPulls: options.maxPulls ?? rollout.maxPulls,
       maxFailures: options.maxFailures ?? rollout.maxFailures,
     },
-    run: { timeoutMs: options.timeoutMs ?? run.timeoutMs },
+    images: { ...images, stream: images.stream && options.stream },
+    repair: {
+      corruptBlobs: options.repair?.includes('replace') ? 'replace' : repair.corruptBlobs,
+      restoreBases: options.repair?.includes('restore') ? 'restore' : repair.restoreBases,
+    },
+    run: { ...run, timeoutMs: options.timeoutMs ?? run.timeoutMs },
   };
 }
 
@@ -112,6 +106,8 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
         durationMs,
         ...(error === null ? {} : { code: error.code, error: error.message }),
       }),
+    onStream: progressLog(log),
+    onTrouble: (message) => log('warn', message, {}),
     onPlan: (actions) => log('info', `planned ${count(actions.length, 'action')}`, {}),
     onStep: ({ node, reference }, { step, ok, durationMs, error }) => {
       const how = ok === null ? 'nothing to test' : ok ? 'ok' : 'failed';

@@ -98,6 +98,9 @@ export function keepersOf(observed: Observed, digest: string): string[] {
     ...observed.snapshots
       .filter((fact) => fact.recorded && (fact.baseDigest === digest || fact.blobIds.includes(hex)))
       .map((fact) => `snapshot ${fact.name || fact.id}`),
+    ...observed.unlistedBackings
+      .filter((path) => path.endsWith(`/${hex}.qcow2`))
+      .map(() => 'a snapshot that is being taken'),
   ];
 }
 

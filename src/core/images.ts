@@ -195,7 +195,9 @@ type Base = Pick<ImageRow, 'reference' | 'image' | 'tag' | 'type' | 'have' | 'wa
 /** The row of a tracked image that has no entry on the node. */
 function trackedBase(image: TrackedImage, want: string | null): Base {
   const { reference, image: repository, tag, registry } = image;
-  return { reference, image: repository, tag, type: registry === null ? 'cloudimg' : 'oci', have: null, want };
+  return registry === null
+    ? { reference, image: repository, tag, type: 'cloudimg', have: null, want }
+    : { reference, image: `${registry}/${repository}`, tag, type: 'oci', have: null, want };
 }
 
 function row(base: Base, rest: Partial<ImageRow> & Pick<ImageRow, 'verdict'>): ImageRow {

@@ -197,6 +197,11 @@ export interface Observed {
   files: Record<string, FileState>;
   snapshots: SnapshotFact[];
   vms: VmFact[];
+  /**
+   * What the overlays of data directories open that no snapshot record names: on a SQLite store, which does not list
+   * pending records, one that is being taken.
+   */
+  unlistedBackings: string[];
   /** Sentences for people: a stray index beside the live one, an empty node. */
   notes: string[];
 }

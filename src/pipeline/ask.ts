@@ -11,8 +11,6 @@ export interface ResolverOptions {
   registryOf: (host: string) => Promise<Registry>;
   /** What earlier runs learned. */
   state: State;
-  /** The architectures of the nodes, as `amd64`: image indexes are resolved for these. */
-  architectures: string[];
   signal: AbortSignal;
 }
 

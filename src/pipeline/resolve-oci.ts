@@ -8,9 +8,15 @@ import type { DesiredImage } from '../core/types.ts';
 import { missingBlob, NOTHING_KNOWN, remember, whyOf, type ResolverOptions } from './ask.ts';
 
 export interface OciResolver {
-  elsewhere(registry: string, repository: string, tag: string, reference: string): Promise<DesiredImage[]>;
+  elsewhere(
+    registry: string,
+    repository: string,
+    tag: string,
+    reference: string,
+    architectures: string[],
+  ): Promise<DesiredImage[]>;
   /** Epoch's own container images: they can be judged, but not pulled by cocoon without a credential (contract E.2). */
-  atEpoch(repository: string, tag: string, reference: string): Promise<DesiredImage[]>;
+  atEpoch(repository: string, tag: string, reference: string, architectures: string[]): Promise<DesiredImage[]>;
   /** Whether the registry of a base still has the manifest that a snapshot pins. */
   lookup(base: string, digest: string): Promise<Lookup>;
 }
@@ -23,9 +29,11 @@ interface Asked {
   image: string;
   reference: string;
   unpullable: string | null;
+  /** Of the nodes, as `amd64`: an image index is resolved for each. */
+  architectures: string[];
 }
 
-export function createOciResolver({ epoch, registryOf, architectures, signal }: ResolverOptions): OciResolver {
+export function createOciResolver({ epoch, registryOf, signal }: ResolverOptions): OciResolver {
   const asked = new Map<string, Promise<DesiredImage[]>>();
 
   const resolve = async (what: Asked): Promise<DesiredImage[]> => {
@@ -36,7 +44,7 @@ export function createOciResolver({ epoch, registryOf, architectures, signal }: 
       const kind = kindOf(manifest);
       if (kind === 'container-image') return [await contentOf(what, base, manifest)];
       if (kind === 'index') {
-        const platforms = architectures.length > 0 ? architectures : ['amd64'];
+        const platforms = what.architectures.length > 0 ? what.architectures : ['amd64'];
         return await Promise.all(
           platforms.map(async (architecture) => await childOf(what, base, manifest, architecture)),
         );
@@ -84,8 +92,8 @@ export function createOciResolver({ epoch, registryOf, architectures, signal }: 
   };
 
   return {
-    elsewhere: async (host, repository, tag, reference) =>
-      await remember(asked, reference, async () => {
+    elsewhere: async (host, repository, tag, reference, architectures) =>
+      await remember(asked, [reference, ...architectures].join(' '), async () => {
         const image = `${host}/${repository}`;
         try {
           return await resolve({
@@ -95,15 +103,24 @@ export function createOciResolver({ epoch, registryOf, architectures, signal }: 
             image,
             reference,
             unpullable: null,
+            architectures,
           });
         } catch (error) {
           return [{ ...NOTHING_KNOWN, image, tag, reference, kind: 'container-image', error: whyOf(error, signal) }];
         }
       }),
-    atEpoch: async (repository, tag, reference) =>
-      await remember(asked, reference, async () => {
+    atEpoch: async (repository, tag, reference, architectures) =>
+      await remember(asked, [reference, ...architectures].join(' '), async () => {
         const unpullable = `cocoon cannot pull it from epoch without a credential for its host: an image under /dl/${repository} it can`;
-        return await resolve({ registry: epoch, repository, tag, image: repository, reference, unpullable });
+        return await resolve({
+          registry: epoch,
+          repository,
+          tag,
+          image: repository,
+          reference,
+          unpullable,
+          architectures,
+        });
       }),
     async lookup(base, digest) {
       const name = parseImageName(base.replace(/@sha256:[0-9a-f]{64}$/, ''));

@@ -22,9 +22,9 @@ export interface Resolver {
   /** The cloud image that epoch serves under a tag. */
   image(repository: string, tag: string): Promise<DesiredImage>;
   /** What a reference on a node stands for, once per platform; none where it is nothing that can be asked for. */
-  reference(reference: string): Promise<DesiredImage[]>;
+  reference(reference: string, architectures: string[]): Promise<DesiredImage[]>;
   /** A tracked image: as `image`, or of another registry once per platform. */
-  tracked(image: TrackedImage): Promise<DesiredImage[]>;
+  tracked(image: TrackedImage, architectures: string[]): Promise<DesiredImage[]>;
   snapshot(name: string): Promise<DesiredSnapshot>;
   /** The image with the way in which cocoon stores it, told from its first bytes at epoch. */
   withStoredForm(image: DesiredImage): Promise<DesiredImage>;
@@ -178,14 +178,14 @@ export function createResolver(options: ResolverOptions): Resolver {
 
   return {
     image,
-    async reference(key) {
+    async reference(key, architectures) {
       const meaning = meaningOf(key, epochUrl);
       if (meaning.kind === 'download') return await download(meaning.path);
-      if (meaning.kind === 'epoch-oci') return await oci.atEpoch(meaning.repository, meaning.tag, key);
+      if (meaning.kind === 'epoch-oci') return await oci.atEpoch(meaning.repository, meaning.tag, key, architectures);
       return [];
     },
-    async tracked({ registry, image: repository, tag, reference }) {
-      if (registry !== null) return await oci.elsewhere(registry, repository, tag, reference);
+    async tracked({ registry, image: repository, tag, reference }, architectures) {
+      if (registry !== null) return await oci.elsewhere(registry, repository, tag, reference, architectures);
       return [{ ...(await image(repository, tag)), reference }];
     },
     snapshot: async (name) => await remember(snapshots, name, async () => await snapshot(name)),
@@ -262,6 +262,8 @@ export interface Held {
   references: string[];
   /** The references of the bases of snapshots; where one is a name, it may tie that name to an artifact. */
   bases: string[];
+  /** Of the nodes, as `amd64`: an image index is resolved for each. */
+  architectures: string[];
 }
 
 /**
@@ -276,7 +278,7 @@ export async function resolveAll(
   discover: boolean,
 ): Promise<Resolved> {
   const [images, snapshots] = await Promise.all([
-    Promise.all(tracked.images.map(async (image) => await resolver.tracked(image))),
+    Promise.all(tracked.images.map(async (image) => await resolver.tracked(image, held.architectures))),
     Promise.all(
       tracked.snapshots.map(async ({ snapshot }) => ({ ...(await resolver.snapshot(snapshot)), tracked: true })),
     ),
@@ -300,7 +302,7 @@ export async function resolveAll(
   const found = await Promise.all(
     [...new Set([...held.references, ...bases])].map(async (key) => ({
       key,
-      resolved: [...(await resolver.reference(key)), ...(await tiedBy(resolver, key, bases))],
+      resolved: [...(await resolver.reference(key, held.architectures)), ...(await tiedBy(resolver, key, bases))],
     })),
   );
   for (const { key, resolved } of found) {
