@@ -40,7 +40,7 @@ take_lock() {
   # shellcheck disable=SC2016 # expanded by the inner shell
   lock=$(as_root sh -c '
     umask 022
-    name=$(readlink -m -- "$1" | tr "/\n" "__" | tail -c 200).lock
+    name=$(printf %s "$(readlink -m -- "$1")" | tr "/\n" __ | tail -c 200).lock
     for dir in /run/cocoon-reconcile "/tmp/cocoon-reconcile-$(id -u)"; do
       mkdir -p -- "$dir" 2>/dev/null
       [ ! -L "$dir" ] && [ "$(stat -c %u -- "$dir")" = "$(id -u)" ] || continue

@@ -1,12 +1,13 @@
 /**
- * Who we are: private keys from files and the ssh-agent, each read and parsed once per run, in the order in which they
- * are offered. Passphrases are never asked for.
+ * Who we are: private keys from files and the ssh-agent, each read, decrypted and parsed once per run, offered in the
+ * order of ssh. Nobody is ever asked for a passphrase.
  */
 import { createPrivateKey, sign } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import ssh2 from 'ssh2';
 import type { AnyAuthMethod, ParsedKey } from 'ssh2';
 import { fault } from '../core/errors.ts';
+import type { SshTarget } from '../core/types.ts';
 import { fingerprint } from './known-hosts.ts';
 
 /** sshd hangs up after `MaxAuthTries` (6) failures, and each key that it turns down is one. */
@@ -22,11 +23,24 @@ export interface Identities {
   offers: Offer[];
   /** Labels of what is there but is not offered, with the reason: for the message when all offers were refused. */
   left: string[];
+  /** User certificates that lie beside the keys: ssh would offer them, ssh2 cannot. */
+  certificates: string[];
+}
+
+/** Which identities to offer to a machine. */
+export type Wanted = Pick<SshTarget, 'identityFiles' | 'identitiesOnly' | 'mayLackIdentityFiles'>;
+
+/** Where the passphrase of encrypted keys is found: the text itself, or a file that holds it. */
+export interface Passphrase {
+  text: string | null;
+  file: string | null;
 }
 
 /** A default file is one among several that may or may not be there; a configured one must be. */
 type FileResult =
-  { file: string; key: ParsedKey } | { file: string; problem: string; cause: 'absent' | 'unreadable' | 'unfit' };
+  | { file: string; publicKey: Buffer; certificate: string | null; read: () => Promise<KeyResult> }
+  | { file: string; problem: string; cause: 'absent' | 'unreadable' | 'unfit' };
+type KeyResult = { key: ParsedKey } | { problem: string };
 
 /**
  * @param agentSocket the agent's Unix socket, or null for none
@@ -35,59 +49,104 @@ type FileResult =
 export function createIdentities(
   agentSocket: string | null,
   defaultFiles: string[],
-): { load(files: string[]): Promise<Identities> } {
+  passphrase: Passphrase,
+): { load(wanted: Wanted): Promise<Identities> } {
   const agent = agentSocket === null ? null : ssh2.createAgent(agentSocket);
   const files = new Map<string, Promise<FileResult>>();
   const sets = new Map<string, Promise<Identities>>();
   let agentKeys: Promise<ParsedKey[] | Error> | null = null;
+  let secret: Promise<string | { problem: string } | null> | null = null;
+  const unlock = (): Promise<string | { problem: string } | null> => (secret ??= readPassphrase(passphrase));
 
-  const load = async (configured: string[]): Promise<Identities> => {
-    const names = configured.length > 0 ? configured : defaultFiles;
-    const [results, inAgent] = await Promise.all([
-      Promise.all(names.map((name) => once(files, name, () => readKey(name)))),
+  const load = async ({ identityFiles, identitiesOnly, mayLackIdentityFiles }: Wanted): Promise<Identities> => {
+    const isConfigured = identityFiles.length > 0;
+    const names = isConfigured ? identityFiles : defaultFiles;
+    const [results, listed] = await Promise.all([
+      Promise.all(names.map((name) => once(files, name, () => readFileOf(name, unlock)))),
       agent === null ? [] : (agentKeys ??= listKeys(agent)),
     ]);
-    const offers: Offer[] = [];
     const left: string[] = [];
+    const inAgent = listed instanceof Error ? [] : listed;
+    if (listed instanceof Error) left.push(`the agent: ${listed.message}`);
+    const certificates: string[] = [];
+
+    const named: Offer[] = [];
+    const fromFiles: Offer[] = [];
     const blobs = new Set<string>();
     let unusable: { file: string; problem: string } | null = null;
     for (const result of results) {
-      if ('key' in result) {
-        blobs.add(result.key.getPublicSSH().toString('base64'));
-        offers.push({ label: result.file, auth: (username) => ({ type: 'publickey', username, key: result.key }) });
-      } else if (configured.length > 0 && result.cause !== 'unfit') {
-        throw fault('SSH_IDENTITY_UNUSABLE', result);
-      } else if (result.cause !== 'absent') {
+      const { file } = result;
+      if ('problem' in result) {
+        if (isConfigured && mayLackIdentityFiles !== true && result.cause !== 'unfit') {
+          throw fault('SSH_IDENTITY_UNUSABLE', result);
+        }
+        if (result.cause === 'absent') continue;
         unusable ??= result;
-        left.push(`${result.file}: ${result.problem}`);
+        left.push(`${file}: ${result.problem}`);
+        continue;
       }
-    }
-    if (inAgent instanceof Error) {
-      left.push(`the agent: ${inAgent.message}`);
-    } else {
-      for (const key of inAgent) {
-        const blob = key.getPublicSSH();
-        if (blobs.has(blob.toString('base64'))) continue;
-        const one = new OneKeyAgent(agent as ssh2.BaseAgent, key);
-        offers.push({
-          label: `agent ${fingerprint(blob)}`,
-          auth: (username) => ({ type: 'agent', username, agent: one }),
-        });
+      if (result.certificate !== null) certificates.push(result.certificate);
+      const blob = result.publicKey.toString('base64');
+      if (blobs.has(blob)) continue;
+      const twin = inAgent.find((key) => key.getPublicSSH().equals(result.publicKey));
+      if (twin !== undefined) {
+        blobs.add(blob);
+        named.push(agentOffer(agent as ssh2.BaseAgent, twin, file));
+        continue;
       }
+      const read = await result.read();
+      if ('problem' in read) {
+        unusable ??= { file, problem: read.problem };
+        left.push(`${file}: ${read.problem}`);
+        continue;
+      }
+      blobs.add(blob);
+      fromFiles.push({ label: file, auth: (username) => ({ type: 'publickey', username, key: read.key }) });
     }
-    if (offers.length === 0 && unusable !== null) throw fault('SSH_IDENTITY_UNUSABLE', unusable);
-    if (offers.length > MAX_OFFERS) left.push(`${offers.length - MAX_OFFERS} more not offered`);
-    return { offers: offers.slice(0, MAX_OFFERS), left };
+    const others = inAgent
+      .filter((key) => identitiesOnly !== true && !blobs.has(key.getPublicSSH().toString('base64')))
+      .map((key) => agentOffer(agent as ssh2.BaseAgent, key, `agent ${fingerprint(key.getPublicSSH())}`));
+
+    if (named.length + others.length + fromFiles.length === 0 && unusable !== null) {
+      throw fault('SSH_IDENTITY_UNUSABLE', unusable);
+    }
+    // in the order of ssh; what does not fit is taken from what nobody named
+    const offers = [
+      ...named,
+      ...others.slice(0, Math.max(0, MAX_OFFERS - named.length - fromFiles.length)),
+      ...fromFiles,
+    ];
+    const more = named.length + others.length + fromFiles.length - Math.min(offers.length, MAX_OFFERS);
+    if (more > 0) left.push(`${more} more not offered`);
+    return { offers: offers.slice(0, MAX_OFFERS), left, certificates };
   };
 
   return {
     /**
-     * What to offer to a node that names these files.
+     * What to offer to a machine.
      * @throws SSH_IDENTITY_UNUSABLE for a named file that is not there or not readable, and where the only identity
-     *   cannot be used (encrypted, not a private key)
+     *   cannot be used (encrypted and no passphrase opens it, not a private key)
      */
-    load: (configured) => once(sets, configured.join('\0'), () => load(configured)),
+    load: (wanted) => {
+      const { identityFiles, identitiesOnly = false, mayLackIdentityFiles = false } = wanted;
+      return once(sets, [identitiesOnly, mayLackIdentityFiles, ...identityFiles].join('\0'), () => load(wanted));
+    },
   };
+}
+
+/** The passphrase, null for none; the last newline of a file is no part of it. */
+async function readPassphrase({ text, file }: Passphrase): Promise<string | { problem: string } | null> {
+  if (text !== null || file === null) return text;
+  try {
+    return (await readFile(file, 'utf8')).replace(/\r?\n$/, '');
+  } catch (error) {
+    return { problem: `its passphrase file ${file} cannot be read (${(error as NodeJS.ErrnoException).code})` };
+  }
+}
+
+function agentOffer(agent: ssh2.BaseAgent, key: ParsedKey, label: string): Offer {
+  const one = new OneKeyAgent(agent, key);
+  return { label, auth: (username) => ({ type: 'agent', username, agent: one }) };
 }
 
 function once<T>(cache: Map<string, Promise<T>>, key: string, make: () => Promise<T>): Promise<T> {
@@ -99,7 +158,11 @@ function once<T>(cache: Map<string, Promise<T>>, key: string, make: () => Promis
   return value;
 }
 
-async function readKey(file: string): Promise<FileResult> {
+/** A key file, as far as it can be read without its passphrase; that is asked for only when the key is to be used. */
+async function readFileOf(
+  file: string,
+  unlock: () => Promise<string | { problem: string } | null>,
+): Promise<FileResult> {
   let text: Buffer;
   try {
     text = await readFile(file);
@@ -109,15 +172,69 @@ async function readKey(file: string): Promise<FileResult> {
       ? { file, problem: 'no such file', cause: 'absent' }
       : { file, problem: `cannot be read (${code})`, cause: 'unreadable' };
   }
-  const key = ssh2.utils.parseKey(text) as ParsedKey | ParsedKey[] | Error;
-  if (key instanceof Error) {
-    const encrypted = /encrypted/i.test(key.message);
-    return { file, problem: encrypted ? 'it needs a passphrase' : key.message, cause: 'unfit' };
+  const beside = `${file}-cert.pub`;
+  const certificate = await access(beside).then(
+    () => beside,
+    () => null,
+  );
+  const key = parseKey(text);
+  if (!(key instanceof Error)) {
+    const read: KeyResult = key.isPrivateKey()
+      ? { key }
+      : { problem: 'it holds no private key, and the agent has none' };
+    return { file, publicKey: key.getPublicSSH(), certificate, read: () => Promise.resolve(read) };
   }
-  const first = Array.isArray(key) ? key[0] : key;
-  if (first === undefined || !first.isPrivateKey()) return { file, problem: 'it holds no private key', cause: 'unfit' };
-  signFast(first);
-  return { file, key: first };
+  if (!isEncrypted(key)) return { file, problem: key.message, cause: 'unfit' };
+  let read: Promise<KeyResult> | null = null;
+  const publicKey = publicPartOf(text) ?? (await readPublicKey(`${file}.pub`)) ?? Buffer.alloc(0);
+  return { file, publicKey, certificate, read: () => (read ??= decrypt(text, unlock)) };
+}
+
+async function decrypt(text: Buffer, unlock: () => Promise<string | { problem: string } | null>): Promise<KeyResult> {
+  const passphrase = await unlock();
+  if (passphrase === null) return { problem: 'it needs a passphrase' };
+  if (typeof passphrase !== 'string') return passphrase;
+  const key = parseKey(text, passphrase);
+  return key instanceof Error ? { problem: 'the passphrase does not open it' } : { key };
+}
+
+function isEncrypted(error: Error): boolean {
+  return /encrypted/i.test(error.message);
+}
+
+/** The first key of a file, signing the fast way. */
+function parseKey(text: Buffer, passphrase?: string): ParsedKey | Error {
+  const parsed = ssh2.utils.parseKey(text, passphrase) as ParsedKey | ParsedKey[] | Error;
+  const key = Array.isArray(parsed) ? parsed[0] : parsed;
+  if (key === undefined) return new Error('it holds no key');
+  if (!(key instanceof Error) && key.isPrivateKey()) signFast(key);
+  return key;
+}
+
+async function readPublicKey(file: string): Promise<Buffer | null> {
+  const key = await readFile(file).then(parseKey, () => null);
+  return key === null || key instanceof Error ? null : key.getPublicSSH();
+}
+
+const OPENSSH_MAGIC = 'openssh-key-v1\0';
+
+/** The public half of a private key in OpenSSH's format, which is never encrypted; null in any other format. */
+function publicPartOf(text: Buffer): Buffer | null {
+  const body = /BEGIN OPENSSH PRIVATE KEY-----([^-]*)-----END/.exec(text.toString('latin1'))?.[1];
+  if (body === undefined) return null;
+  const bytes = Buffer.from(body, 'base64');
+  if (bytes.toString('latin1', 0, OPENSSH_MAGIC.length) !== OPENSSH_MAGIC) return null;
+  let offset = OPENSSH_MAGIC.length;
+  const field = (): Buffer => {
+    const length = offset + 4 > bytes.length ? 0 : bytes.readUInt32BE(offset);
+    const value = bytes.subarray(offset + 4, offset + 4 + length);
+    offset += 4 + length;
+    return value;
+  };
+  for (const _name of ['cipher', 'key derivation', 'its options']) field();
+  offset += 4; // the number of keys, always 1
+  const key = field();
+  return key.length > 0 ? key : null;
 }
 
 const HASHES: Record<string, string | null> = {

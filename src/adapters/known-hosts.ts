@@ -41,6 +41,8 @@ export type KnownHostsCache = Map<string, Promise<KnownHostsFile>>;
 export interface KnownHostsFile {
   /** Lines whose hosts field matches the name (lower case, `[host]:port` where that is looked up), in file order. */
   find(name: string): KnownHostLine[];
+  /** Notes a line that was appended since. */
+  add(line: KnownHostLine): void;
 }
 
 /** As ssh prefers them by default, without the SHA-1 signatures of `ssh-rsa` that it no longer takes either. */
@@ -238,13 +240,18 @@ export function indexLines(lines: KnownHostLine[]): KnownHostsFile {
     if (list === undefined) named.set(name, [line]);
     else if (!list.includes(line)) list.push(line);
   };
-  for (const line of lines) {
+  const add = (line: KnownHostLine): void => {
     if (line.hosts.startsWith('|')) hashed.push(line);
     else if (/[*?!]/.test(line.hosts) || line.hosts.length >= MAX_PATTERN) patterns.push(line);
     else for (const name of line.hosts.toLowerCase().split(',')) addName(name, line);
-  }
+  };
+  for (const line of lines) add(line);
 
   return {
+    add(line) {
+      known.clear();
+      add(line);
+    },
     find(name) {
       let found = known.get(name);
       if (found === undefined) {

@@ -11,6 +11,12 @@ const MAX_ANSWER_BYTES = 64 * 2 ** 20;
 const MAX_FILE_CHARACTERS = 8 * 2 ** 20;
 const MAX_ENTRIES = 10_000;
 
+/** The names of `uname -m` in Go's words, which are those of registries. */
+const ARCHITECTURES = new Map([
+  ['x86_64', 'amd64'],
+  ['aarch64', 'arm64'],
+]);
+
 let script: string | null = null;
 
 /** The text of the probe, read once per run. */
@@ -266,7 +272,7 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
   const snapshots = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
   return {
     cocoonVersion: raw.version,
-    architecture: { x86_64: 'amd64', aarch64: 'arm64' }[raw.machine] ?? raw.machine,
+    architecture: ARCHITECTURES.get(raw.machine) ?? raw.machine,
     indexSource,
     freeBytes: raw.freeBytes,
     entries,
@@ -436,15 +442,16 @@ function unlistedBackings(raw: RawAnswer, listedRecords: SnapshotRecord[]): stri
 function snapshotFact({ id, name, record, dataDir }: SnapshotRecord, raw: RawAnswer, node: Node): SnapshotFact {
   const where = `snapshot ${id}`;
   const fields = record ?? {};
-  const directory = dataDir === null ? undefined : raw.directories[dataDir];
+  const directory = dataDir !== null && Object.hasOwn(raw.directories, dataDir) ? raw.directories[dataDir] : undefined;
   const needs = needsOf(directory, `${node.cocoon.rootDir}/oci/`);
   const type = fields['image_type'];
+  const pinned = fields['image_digest'];
   return {
     id,
     name,
     hypervisor: optionalText(fields['hypervisor'], `${where}.hypervisor`, 64) ?? 'cloud-hypervisor',
     base: optionalText(fields['image'], `${where}.image`),
-    baseDigest: fields['image_digest'] === undefined ? null : digest(fields['image_digest'], `${where}.image_digest`),
+    baseDigest: optionalText(pinned, `${where}.image_digest`) === null ? null : digest(pinned, `${where}.image_digest`),
     baseType:
       type === 'oci' || (type !== 'cloudimg' && directory?.files['overlay.qcow2'] === undefined) ? 'oci' : 'cloudimg',
     blobIds: Object.keys(object(fields['image_blob_ids'] ?? {}, `${where}.image_blob_ids`)),

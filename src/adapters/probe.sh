@@ -84,6 +84,10 @@ blobs() {
       # shellcheck disable=SC2254 # a pattern
       case ${blob##*/} in $unclean) continue ;; esac
       if [ ! -f "$blob" ] || [ ! -s "$blob" ]; then continue; fi
+      if [ ! -r "$blob" ]; then
+        printf 'denied %s\n' "$blob"
+        continue
+      fi
       printf 'head %s %s\n' "${blob##*/}" "$(od -An -v -tx1 -w20 -N20 -- "$blob")"
     done
   fi
@@ -138,7 +142,8 @@ snapshot() {
 
 snapshots() {
   {
-    open_dir "$root/snapshot/localfile" >/dev/null && find "$root/snapshot/localfile" -mindepth 1 -maxdepth 1 -type d
+    open_dir "$root/snapshot/localfile" >/dev/null &&
+      find "$root/snapshot/localfile" -mindepth 1 -maxdepth 1 -type d ! -name "$unclean"
     [ -r "$root/snapshot/db/snapshots.json" ] &&
       sed 's/"data_dir"/\n&/g' "$root/snapshot/db/snapshots.json" | sed -n 's/^"data_dir": *"\(\/[^"\\]*\)".*/\1/p'
   } | sort -u | while IFS= read -r dir; do

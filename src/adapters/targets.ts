@@ -105,7 +105,7 @@ export async function loadTargets(common: NodeDefaults['ssh']): Promise<Targets>
 
 /** `[user@]host[:port]`, also as `ssh://…`. */
 function parseHop(text: string): Hop {
-  const match = /^(?:ssh:\/\/)?(?:([^@]+)@)?(?:\[([^\]]+)\]|([^:[\]]+))(?::(\d{1,5}))?\/?$/.exec(text.trim());
+  const match = /^(?:ssh:\/\/)?(?:(.+)@)?(?:\[([^\]]+)\]|([^:@[\]]+))(?::(\d{1,5}))?\/?$/.exec(text.trim());
   const host = match?.[2] ?? match?.[3];
   if (host === undefined || host.startsWith('-')) {
     throw fault('CONFIG_INVALID', { problem: `ProxyJump: ${text} is not [user@]host[:port]` });

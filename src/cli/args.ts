@@ -46,15 +46,26 @@ export interface NodesOptions extends CommonOptions {
   name: 'nodes';
 }
 
-export type Command = RunOptions | DigestOptions | NodesOptions | { name: 'text'; text: string };
+export interface GateOptions extends CommonOptions {
+  name: 'gate';
+  /** Files, directories, `-` for stdin. */
+  manifests: string[];
+  images: string[];
+  snapshots: string[];
+  minReady: Limit | undefined;
+  concurrency: number | undefined;
+  deep: boolean;
+  stream: boolean;
+}
 
-const NOT_BUILT_COMMANDS = ['gate', 'explain', 'doctor', 'status', 'history', 'report', 'merge', 'completion'];
+export type Command = RunOptions | GateOptions | DigestOptions | NodesOptions | { name: 'text'; text: string };
+
+const NOT_BUILT_COMMANDS = ['explain', 'doctor', 'status', 'history', 'report', 'merge', 'completion'];
 const NOT_BUILT_OPTIONS = [
   'until',
   'lock-timeout',
   'wait',
   'grace',
-  'min-ready',
   'observed',
   'shard',
   'report',
@@ -70,14 +81,14 @@ const DEFINITIONS = {
     type: 'string',
     array: true,
     requiresArg: true,
-    describe: 'only these images (reference, repo[:tag], glob; ! excludes)',
+    describe: 'only these images (reference, repo[:tag], glob; ! excludes); for a gate: can it be started?',
   },
   snapshot: {
     alias: 's',
     type: 'string',
     array: true,
     requiresArg: true,
-    describe: 'only these snapshots and their bases',
+    describe: 'only these snapshots and their bases; for a gate: can it be cloned?',
   },
   node: {
     alias: 'w',
@@ -86,7 +97,7 @@ const DEFINITIONS = {
     requiresArg: true,
     describe: 'only these nodes (name, node[1-20], gpu-*, @pool; ! excludes)',
   },
-  output: { alias: 'o', type: 'string', requiresArg: true, describe: 'table or json, on stdout' },
+  output: { alias: 'o', type: 'string', requiresArg: true, describe: 'table, json or (gate) junit, on stdout' },
   clone: { type: 'string', requiresArg: true, describe: 'clone verification: none, files or vm' },
   deep: { type: 'boolean', describe: 'verify blobs by hashing their bytes on the node' },
   repair: {
@@ -103,6 +114,11 @@ const DEFINITIONS = {
     requiresArg: true,
     describe: 'start nothing new past this many failures (N or P%)',
   },
+  'min-ready': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'gate: how many nodes per image and pool must be ready (N or P%)',
+  },
   timeout: { type: 'string', requiresArg: true, describe: 'deadline of the whole run (90s, 15m, 2h)' },
   verbose: { alias: 'v', type: 'boolean', describe: 'show every node and step' },
   quiet: { alias: 'q', type: 'boolean', describe: 'print nothing at all when the exit code is 0' },
@@ -110,22 +126,24 @@ const DEFINITIONS = {
   color: { type: 'boolean', describe: 'colours: on a terminal unless --no-color or NO_COLOR' },
 } as const;
 
-/** Which options change nothing for a command, and are refused there. */
-const RUN_ONLY = [
-  'dry-run',
-  'image',
-  'snapshot',
-  'clone',
-  'max-pulls',
-  'canary',
-  'max-failures',
-  'concurrency',
-  'deep',
-  'repair',
-];
+/** Options that not every command takes: elsewhere they would change nothing, and are refused. */
+const SPECIAL: Record<string, ('run' | 'gate' | 'digest')[]> = {
+  'dry-run': ['run'],
+  image: ['run', 'gate'],
+  snapshot: ['run', 'gate'],
+  clone: ['run'],
+  'max-pulls': ['run'],
+  canary: ['run'],
+  'max-failures': ['run'],
+  concurrency: ['run', 'gate'],
+  'min-ready': ['gate'],
+  deep: ['run', 'gate'],
+  repair: ['run'],
+  stream: ['run', 'gate', 'digest'],
+};
 
-const EPILOGUE = `Exit codes: 0 in sync or healed; 1 the run could not be done; 2 drift is left; 3 the picture is incomplete;
-4 a pull or a verification failed; 129, 130, 143 interrupted.`;
+const EPILOGUE = `Exit codes: 0 in sync or healed, the gate passes; 1 the run could not be done; 2 drift is left, the gate says no;
+3 the picture is incomplete; 4 a pull or a verification failed; 129, 130, 143 interrupted.`;
 
 /**
  * Parses the words after the program's name.
@@ -135,7 +153,9 @@ export async function parseArgs(argv: string[], version: string): Promise<Comman
   refuseNotBuilt(argv);
   const parser = yargs(argv)
     .scriptName('reconcile')
-    .usage('Usage: reconcile [run] [--dry-run] [options]\n       reconcile digest REF…\n       reconcile nodes')
+    .usage(
+      'Usage: reconcile [run] [--dry-run] [options]\n       reconcile gate [CocoonSet.yaml|DIR|-]…\n       reconcile digest REF…\n       reconcile nodes',
+    )
     .epilogue(EPILOGUE)
     .options(DEFINITIONS)
     .parserConfiguration({
@@ -188,13 +208,14 @@ function commandOf(args: Words): Command {
   const [first, ...rest] = args._.map(String);
   const name = first ?? 'run';
   if (NOT_BUILT_COMMANDS.includes(name)) throw usage(`command "${name}" is not built yet`);
-  if (name !== 'run' && name !== 'digest' && name !== 'nodes') throw usage(`unknown command "${name}"`);
-  const common = commonOptions(args);
-  if (name !== 'run') {
-    const stray = RUN_ONLY.find((option) => args[option] !== undefined);
-    if (stray !== undefined) throw usage(`option --${stray} makes no sense with "${name}"`);
-  }
-  if (name === 'nodes' && args['stream'] !== undefined) throw usage('option --stream makes no sense with "nodes"');
+  if (name !== 'run' && name !== 'gate' && name !== 'digest' && name !== 'nodes')
+    throw usage(`unknown command "${name}"`);
+  const common = commonOptions(args, name);
+  const stray = Object.keys(SPECIAL).find(
+    (option) => args[option] !== undefined && !SPECIAL[option]?.some((taker) => taker === name),
+  );
+  if (stray !== undefined) throw usage(`option --${stray} makes no sense with "${name}"`);
+  if (name === 'gate') return gateOptions(args, common, rest);
   if (name === 'digest') {
     if (rest.length === 0) throw usage('digest needs at least one reference, as simular/win11 or simular/win11:v2');
     return { name, ...common, stream: args['stream'] !== false, references: rest };
@@ -231,11 +252,35 @@ function repairs(args: Record<string, unknown>): RunOptions['repair'] {
   });
 }
 
-function commonOptions(args: Record<string, unknown>): CommonOptions {
+function gateOptions(args: Words, common: CommonOptions, manifests: string[]): GateOptions {
+  const images = list(args, 'image');
+  const snapshots = list(args, 'snapshot');
+  const isPattern = (text: string): boolean =>
+    /[\s\p{Cc}]/u.test(text) || (!/^https?:\/\//.test(text) && /^!|[*?[\]{}]/.test(text));
+  const pattern = [...images, ...snapshots].find(isPattern);
+  if (pattern !== undefined) throw usage(`a gate asks for what is named exactly, and "${pattern}" is a pattern`);
+  if (manifests.includes('')) throw usage('the name of a manifest is empty');
+  const minReady = limit(args, 'min-ready');
+  if (minReady?.value === 0) throw usage('--min-ready must be at least 1, or 1%: a gate that asks for nothing is none');
+  return {
+    name: 'gate',
+    ...common,
+    manifests,
+    images,
+    snapshots,
+    minReady,
+    concurrency: whole(args, 'concurrency', 1),
+    deep: args['deep'] === true,
+    stream: args['stream'] !== false,
+  };
+}
+
+function commonOptions(args: Record<string, unknown>, command: string): CommonOptions {
   const output = single(args, 'output') ?? 'table';
-  if (['junit', 'ndjson', 'markdown', 'html', 'prometheus'].includes(output))
-    throw usage(`--output ${output} is not built yet`);
-  if (output !== 'table' && output !== 'json') throw usage(`--output "${output}" is none of table, json`);
+  if (['ndjson', 'markdown', 'html', 'prometheus'].includes(output)) throw usage(`--output ${output} is not built yet`);
+  if (output !== 'table' && output !== 'json' && output !== 'junit')
+    throw usage(`--output "${output}" is none of table, json, junit`);
+  if (output === 'junit' && command !== 'gate') throw usage(`--output junit makes no sense with "${command}"`);
   const logLevel = single(args, 'log-level');
   if (logLevel !== undefined && !LOG_LEVELS.some((level) => level === logLevel)) {
     throw usage(`--log-level "${logLevel}" is none of ${LOG_LEVELS.join(', ')}`);

@@ -11,6 +11,8 @@ export interface Io {
   stderrIsTerminal: boolean;
   out: (text: string) => void;
   err: (text: string) => void;
+  /** What comes in on stdin, for a command that was told to read it. */
+  stdin: () => AsyncIterable<Uint8Array>;
   /** Aborted by SIGHUP, SIGINT and SIGTERM, with a ReconcileError as the reason. */
   interrupted: AbortSignal;
   interruptedBy: () => Signal | null;

@@ -36,6 +36,8 @@ async function dispatch(command: Command, io: Io, tool: Tool): Promise<number> {
       return 0;
     case 'run':
       return await (await import('./run.ts')).runCommand(command, io, tool);
+    case 'gate':
+      return await (await import('./gate.ts')).gateCommand(command, io, tool);
     case 'digest':
       return await (await import('./inspect.ts')).digestCommand(command, io, tool);
     case 'nodes':
@@ -51,6 +53,7 @@ async function main(): Promise<number> {
     stderrIsTerminal: process.stderr.isTTY,
     out: write(process.stdout),
     err: write(process.stderr),
+    stdin: () => process.stdin,
     ...watchSignals(),
   };
   const { name, version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Tool;

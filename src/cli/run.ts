@@ -1,6 +1,5 @@
 /** `reconcile` and `reconcile --dry-run`. */
-import { randomBytes } from 'node:crypto';
-import { fault, ReconcileError } from '../core/errors.ts';
+import { ReconcileError } from '../core/errors.ts';
 import { assemble } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
@@ -10,12 +9,12 @@ import { render } from '../reports/index.ts';
 import type { RunOptions } from './args.ts';
 import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
 import { createLog, progressLog, type Log } from './log.ts';
-import { loadNodes, loadSettings, openClients } from './setup.ts';
+import { loadNodes, loadSettings, openClients, runId, startDeadline } from './setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
   const startedAt = new Date();
-  const id = `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
+  const id = runId(startedAt);
   const log = await createLog(
     levelOf(options),
     io.stderrIsTerminal,
@@ -45,9 +44,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const nodes = await loadNodes(configured, options.nodes, io);
   const { runPipeline } = await import('../pipeline/run.ts');
   const { clients, close } = await openClients(settings, io, log);
-  const deadline = new AbortController();
-  const { timeoutMs } = settings.run;
-  const timer = setTimeout(() => deadline.abort(fault('RUN_DEADLINE', { timeoutMs })), timeoutMs);
+  const deadline = startDeadline(settings.run.timeoutMs);
   try {
     return await runPipeline({
       tool,
@@ -70,7 +67,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
       now: () => new Date(),
     });
   } finally {
-    clearTimeout(timer);
+    deadline.end();
     await close();
   }
 }

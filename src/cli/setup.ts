@@ -1,4 +1,5 @@
 /** Config, environment and flags → settings, nodes and clients. Heavy libraries are loaded here, not at start-up. */
+import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { select } from '../core/nodeset.ts';
 import { fault } from '../core/errors.ts';
@@ -26,10 +27,18 @@ export async function loadSettings(options: CommonOptions, io: Io): Promise<Conf
  * The inventory after the `--node` filters.
  * @throws ReconcileError CONFIG_INVALID, INVENTORY_FAILED, INVENTORY_EMPTY, FILTER_EMPTY
  */
-export async function loadNodes({ file, settings }: Configured, patterns: string[], io: Io): Promise<Node[]> {
+export async function loadNodes(configured: Configured, patterns: string[], io: Io): Promise<Node[]> {
+  return selectNodes(await loadInventory(configured, io), patterns);
+}
+
+/**
+ * The inventory before any filter.
+ * @throws ReconcileError CONFIG_INVALID, INVENTORY_FAILED, INVENTORY_EMPTY
+ */
+export async function loadInventory({ file, settings }: Configured, io: Io): Promise<Node[]> {
   const { resolveInventory } = await import('../adapters/inventory.ts');
   const { loadNodeList, parseNodeList } = await import('../config/load.ts');
-  const nodes = await resolveInventory(
+  return await resolveInventory(
     {
       nodes: settings.nodes,
       ...settings.inventory,
@@ -38,6 +47,10 @@ export async function loadNodes({ file, settings }: Configured, patterns: string
     },
     { ssh: settings.ssh, cocoon: settings.cocoon },
   );
+}
+
+/** @throws ReconcileError INVENTORY_EMPTY, FILTER_EMPTY */
+export function selectNodes(nodes: Node[], patterns: string[]): Node[] {
   const { selected, unmatched } = select(nodes, patterns);
   if (unmatched !== null) {
     throw fault('FILTER_EMPTY', {
@@ -51,6 +64,18 @@ export async function loadNodes({ file, settings }: Configured, patterns: string
 }
 
 const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
+
+/** `20260509T030000Z-1a2b3c`: sorts by time, and two runs that begin at once differ. */
+export function runId(startedAt: Date): string {
+  return `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
+}
+
+/** Ends with an error when the run's time is over; `end` stops the clock. */
+export function startDeadline(timeoutMs: number): { signal: AbortSignal; end: () => void } {
+  const controller = new AbortController();
+  const timer = setTimeout(() => controller.abort(fault('RUN_DEADLINE', { timeoutMs })), timeoutMs);
+  return { signal: controller.signal, end: () => clearTimeout(timer) };
+}
 
 /**
  * Opens what a run speaks to.

@@ -59,13 +59,22 @@ const catalog = {
     message: `${a.host}: ${a.what} took longer than ${formatDuration(a.afterMs)}`,
     hint: 'the machine or the way to it is overloaded or hangs; raise ssh.connectTimeout if it is only slow',
   }),
-  SSH_AUTH_FAILED: (a: { host: string; user: string; tried: string[] }): Words => ({
+  SSH_AUTH_FAILED: (a: {
+    host: string;
+    user: string;
+    tried: string[];
+    /** User certificates that were not offered. */
+    certificates: string[];
+  }): Words => ({
     message: `${a.user}@${a.host} accepted none of the identities (${a.tried.length > 0 ? a.tried.join(', ') : 'none to offer'})`,
-    hint: 'set ssh.identityFile, or add the key to the agent (ssh-add) and its public half to authorized_keys there',
+    hint:
+      a.certificates.length > 0
+        ? `user certificates (${a.certificates.join(', ')}) are not supported: add the public key itself to authorized_keys there, or name another identity`
+        : 'set ssh.identityFile, or add the key to the agent (ssh-add) and its public half to authorized_keys there',
   }),
   SSH_IDENTITY_UNUSABLE: (a: { file: string; problem: string }): Words => ({
     message: `identity file ${a.file} cannot be used: ${clip(a.problem, 200)}`,
-    hint: 'name a private key that this user can read and that needs no passphrase, or use the agent',
+    hint: 'name a private key that this user can read; one with a passphrase needs the agent, RECONCILE_SSH_PASSPHRASE or RECONCILE_SSH_PASSPHRASE_FILE',
   }),
   SSH_HOST_KEY_MISMATCH: (a: { host: string; offered: string; file: string; line: number }): Words => ({
     message: `the host key of ${a.host} (${a.offered}) is another than the one known from ${a.file}:${a.line}`,
@@ -76,10 +85,16 @@ const catalog = {
     port: number;
     offered: string;
     file: string;
+    /** The name under which known_hosts is to know the host, where it is not its own. */
+    alias: string | null;
+    /** The command that leads to the jump host from which the host can be reached. */
+    via: string | null;
     /** Where known_hosts names a certificate authority for the host, as file:line. */
     authority: string | null;
   }): Words => {
-    const scan = `ssh-keyscan ${a.port === 22 ? '' : `-p ${a.port} `}${a.host} >> ${a.file}   # then compare the fingerprint`;
+    const asked = `${a.via === null ? '' : `${a.via} `}ssh-keyscan ${a.port === 22 ? '' : `-p ${a.port} `}${a.host}`;
+    const named = a.alias === null ? '' : ` | sed 's/^[^ ]*/${a.alias}/'`;
+    const scan = `${asked}${named} >> ${a.file}   # then compare the fingerprint`;
     return {
       message: `no host key of ${a.host} is known (it offers ${a.offered})`,
       hint:

@@ -35,9 +35,20 @@ export function judgeImages(served: Served, observation: Observation): ImageRow[
   }
   const world: World = { served, node, observed };
   const rows = observed.entries.map((entry) => withNotes(world, judgeEntry(world, entry)));
-  const present = new Set(observed.entries.map(({ reference }) => coverOf(world, reference) ?? reference));
-  const absent = tracked.filter((image) => !present.has(coverOf(world, image.reference) ?? image.reference));
-  return [...rows, ...absent.map((image) => judgeAbsent(world, image))];
+  const present = new Set(observed.entries.map((entry) => coverOf(world, entry.reference)));
+  return [
+    ...rows,
+    ...tracked
+      .map((image) => ({ image, desired: servedAs(world, image) }))
+      .filter(({ desired }) => desired === null || !present.has(desired))
+      .map(({ image, desired }) => judgeAbsent(world, image, desired)),
+  ];
+}
+
+/** What a registry serves for a tracked image. */
+function servedAs({ served, observed }: World, image: TrackedImage): DesiredImage | null {
+  const { image: name, tag } = trackedBase(image, null);
+  return served.desired.find((d) => d.image === name && d.tag === tag && fits(d, observed)) ?? null;
 }
 
 /** One node, and what it is held against. */
@@ -103,8 +114,7 @@ function withNotes(world: World, judged: ImageRow): ImageRow {
   return notes.length === 0 ? judged : { ...judged, reason: [judged.reason, ...notes].filter(Boolean).join('; ') };
 }
 
-function judgeAbsent(world: World, image: TrackedImage): ImageRow {
-  const desired = coverOf(world, image.reference);
+function judgeAbsent(world: World, image: TrackedImage, desired: DesiredImage | null): ImageRow {
   const base = trackedBase(image, desired?.contentDigest ?? null);
   if (desired === null || desired.contentDigest === null) {
     return row(base, { verdict: 'unknown', reason: desired?.error?.message ?? null, error: desired?.error ?? null });
@@ -112,14 +122,23 @@ function judgeAbsent(world: World, image: TrackedImage): ImageRow {
   if (image.presence === 'if-present') {
     return row(base, { verdict: 'absent', reason: 'not on this node, and it need not be' });
   }
-  return withRefresh(world, desired, row(base, { verdict: 'missing', reason: 'it must be on this node' }));
+  const missing = row(base, { verdict: 'missing', reason: 'it must be on this node' });
+  if (coverOf(world, image.reference) !== desired) {
+    const why = `epoch serves another image under ${image.reference}: give it an unambiguous reference in the config`;
+    return { ...missing, reason: `${missing.reason}, but ${why}` };
+  }
+  return withRefresh(world, desired, missing);
 }
 
 /** What a reference on this node stands for at its registry, for the node's own platform; null where nothing covers it. */
 export function coverOf({ served, observed }: World, reference: string): DesiredImage | null {
   const places = Object.hasOwn(served.covers, reference) ? (served.covers[reference] ?? []) : [];
   const covering = places.flatMap((place) => served.desired[place] ?? []);
-  return covering.find(({ platform }) => platform === null || platform === `linux/${observed.architecture}`) ?? null;
+  return covering.find((image) => fits(image, observed)) ?? null;
+}
+
+function fits({ platform }: DesiredImage, { architecture }: Observed): boolean {
+  return platform === null || platform === `linux/${architecture}`;
 }
 
 /** A row that a change on the node heals, with that plan, or with the reason why none can work. */

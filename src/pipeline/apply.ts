@@ -12,7 +12,17 @@ import { failureBudget } from '../core/plan.ts';
 import { hexOf, localSnapshotName } from '../core/reference.ts';
 import { judgeSnapshots, type ServedSnapshots } from '../core/snapshots.ts';
 import { shortDigest } from '../core/text.ts';
-import type { Action, ActionResult, ErrorInfo, Node, Observed, Policy, SnapshotRow, Step } from '../core/types.ts';
+import type {
+  Action,
+  ActionResult,
+  DesiredImage,
+  ErrorInfo,
+  Node,
+  Observed,
+  Policy,
+  SnapshotRow,
+  Step,
+} from '../core/types.ts';
 import { READ_TIMEOUT_MS } from './observe.ts';
 import type { Resolver } from './resolve.ts';
 
@@ -195,6 +205,7 @@ async function applyAction(
 interface Verified {
   have: string | null;
   now: string;
+  desired: DesiredImage;
   observed: Observed;
   problem: ErrorInfo | null;
 }
@@ -266,6 +277,7 @@ async function verify(action: Action, node: Node, connection: Connection, contex
   const mismatch = (detail: string): Verified => ({
     have,
     now,
+    desired,
     observed,
     problem: errorInfo('VERIFY_MISMATCH', { host: node.name, reference: action.reference, have, want: now, detail }),
   });
@@ -273,8 +285,10 @@ async function verify(action: Action, node: Node, connection: Connection, contex
   const { depth } = context.served;
   const fact = observed.blobs[hexOf(now)];
   const atOnce = blobState(fact, desired, depth);
-  const blob = atOnce.state === 'unproven' ? blobState(fact, await resolver.withStoredForm(desired), depth) : atOnce;
-  return blob.state === 'sound' ? { have, now, observed, problem: null } : mismatch(blob.why ?? 'the blob is unsound');
+  const known = atOnce.state === 'unproven' ? await resolver.withStoredForm(desired) : desired;
+  const blob = blobState(fact, known, depth);
+  if (blob.state !== 'sound') return mismatch(blob.why ?? 'the blob is unsound');
+  return { have, now, desired: known, observed, problem: null };
 }
 
 /**
@@ -301,9 +315,13 @@ async function verifyClones(
 }
 
 /** The snapshots of the node whose base is what was just pulled; one that is broken for another reason does not count. */
-function usersOf(node: Node, { now, observed }: Verified, context: ApplyContext): SnapshotRow[] {
+function usersOf(node: Node, { now, desired, observed }: Verified, context: ApplyContext): SnapshotRow[] {
   const observation = { node, status: 'observed' as const, observed, error: null, durationMs: 0 };
-  return judgeSnapshots(context.served, context.hot, observation).filter(
+  const { served, hot } = context;
+  // What was learned of the image since the plan was made counts here too: its size, and how cocoon stores it.
+  const isSame = ({ image, tag }: DesiredImage): boolean => image === desired.image && tag === desired.tag;
+  const current = { ...served, desired: served.desired.map((other) => (isSame(other) ? desired : other)) };
+  return judgeSnapshots(current, hot, observation).filter(
     (row) => row.id !== null && row.baseDigest === now && row.verdict !== 'broken' && row.verdict !== 'pending',
   );
 }

@@ -9,12 +9,16 @@ export interface RenderOptions {
   brief: boolean;
 }
 
-export const FORMATS = ['table', 'json'] as const;
+export const FORMATS = ['table', 'json', 'junit'] as const;
 export type Format = (typeof FORMATS)[number];
 
 const renderers: Record<Format, () => Promise<(report: Report, options: RenderOptions) => string>> = {
-  table: async () => (await import('./table.ts')).renderTable,
+  table: async () => {
+    const [{ renderTable }, { renderGate }] = await Promise.all([import('./table.ts'), import('./gate.ts')]);
+    return (report, options) => (report.gate === null ? renderTable : renderGate)(report, options);
+  },
   json: async () => (await import('./json.ts')).renderJson,
+  junit: async () => (await import('./junit.ts')).renderJunit,
 };
 
 /** Report → text that ends with a newline. */

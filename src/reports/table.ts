@@ -1,161 +1,286 @@
 /** The report for people: what is wrong, where, and what to do; what is fine is folded; the verdict comes last. */
 import { styleText } from 'node:util';
 import CliTable from 'cli-table3';
-import { fold } from '../core/nodeset.ts';
 import { isOpenDrift, weightOf } from '../core/report.ts';
 import { clip, formatDuration, shortDigest } from '../core/text.ts';
-import type { ImageRow, NodeReport, Report, SnapshotRow } from '../core/types.ts';
+import type { NodeReport, Report } from '../core/types.ts';
 import type { RenderOptions } from './index.ts';
-import { subjectOf, verdictLine, wordOf } from './verdict.ts';
+import { rowsOf, subjectOf, verdictLine, where, wordOf, type Row } from './verdict.ts';
 
 /** Rows of one table; more are counted, not shown: people do not read them, and the table library slows down. */
 const MAX_ROWS = 200;
+/** Pieces of advice, and the places named in one. */
+const MAX_ADVICE = 20;
+const MAX_PLACES = 10;
 
-type Style = 'red' | 'yellow' | 'green' | 'gray' | 'bold';
+type Style = 'red' | 'yellow' | 'green' | 'bold';
 type Paint = (style: Style, text: string) => string;
 
-export function renderTable(report: Report, options: RenderOptions): string {
-  const paint: Paint = (style, text) => (options.color ? styleText(style, text, { validateStream: false }) : text);
-  const last = verdictLine(report);
-  const verdict = `${paint(report.run.exitCode === 0 ? 'green' : 'red', last.split(' ', 1)[0] as string)}${last.slice(last.indexOf(' '))}`;
-  if (options.brief) return `${verdict}\n`;
+export function renderTable(report: Report, { color, verbose, brief }: RenderOptions): string {
+  const paint: Paint = (style, text) => (color ? styleText(style, text, { validateStream: false }) : text);
+  const verdict = painted(verdictLine(report), report.run.exitCode, paint);
+  if (brief) return `${verdict}\n`;
+  const observed = report.nodes.filter((node) => node.status === 'observed');
+  const unread = report.nodes.filter((node) => node.status !== 'observed');
+  const problems = problemsOf(observed);
   const sections = [
-    problems(report.nodes, paint),
-    troubles(report.nodes, paint),
-    advice(report.nodes, paint),
-    options.verbose ? everything(report.nodes, paint) : standing(report.nodes, paint),
+    problemTable(problems, paint),
+    unreadTable(unread, paint),
+    advice([...adviceOn(problems), ...warningsOn(observed), ...unread.map(adviceOnNode)], paint),
+    verbose ? report.nodes.map((node) => everything(node, paint)).join('\n') : standing(observed, paint),
     verdict,
   ];
   return `${sections.filter((section) => section !== '').join('\n\n')}\n`;
 }
 
-/** Rows that are alike but for their node. */
-interface Group<R> {
-  row: R;
-  nodes: string[];
+function painted(verdict: string, exitCode: number, paint: Paint): string {
+  const end = verdict.indexOf(' ');
+  const style = exitCode === 0 ? 'green' : exitCode === 3 ? 'yellow' : 'red';
+  return `${paint(style, verdict.slice(0, end))}${verdict.slice(end)}`;
 }
 
-type Row = ImageRow | SnapshotRow;
+// ---------------------------------------------------------------------------------------------- what is wrong
 
-function grouped(nodes: NodeReport[], wanted: (row: Row) => boolean): Group<Row>[] {
-  const groups = new Map<string, Group<Row>>();
-  for (const node of nodes) {
-    for (const row of [...node.images, ...node.snapshots].filter(wanted)) {
-      const have = 'snapshot' in row ? row.baseDigest : row.have;
-      const key = [subjectOf(row), wordOf(row), have, row.plan, row.wave, row.outcome, row.error?.code].join('\n');
-      const group = groups.get(key) ?? { row, nodes: [] };
-      group.nodes.push(node.name);
-      groups.set(key, group);
-    }
+/** Rows of several nodes that are alike but for the node and its wave. */
+interface Problem {
+  row: Row;
+  places: { node: string; row: Row }[];
+}
+
+function isProblem(row: Row): boolean {
+  return isOpenDrift(row) || row.outcome !== null || row.plan !== null || weightOf(row) === 'incomplete';
+}
+
+/** The worst image first; the rows of an image, then those of the snapshots on it. */
+function problemsOf(nodes: NodeReport[]): Problem[] {
+  const places = nodes.flatMap((node) =>
+    rowsOf(node)
+      .filter(isProblem)
+      .map((row) => ({ node: node.name, row })),
+  );
+  const alike = groupBy(places, ({ row }) => [subjectOf(row), wordOf(row), haveOf(row), wantOf(row), fateOf(row)]);
+  const problems = alike.map((group): Problem => ({ row: group[0].row, places: group }));
+  const worst = new Map<string, number>();
+  for (const { row } of problems) worst.set(imageOf(row), Math.min(worst.get(imageOf(row)) ?? 9, severityOf(row)));
+  const images = [...worst.keys()];
+  const rank = ({ row }: Problem): number[] => {
+    const image = imageOf(row);
+    return [worst.get(image) as number, images.indexOf(image), 'snapshot' in row ? 1 : 0, severityOf(row)];
+  };
+  return problems.sort((a, b) => compare(rank(a), rank(b)));
+}
+
+/** The reference of the image that a row is about, or on which the snapshot stands. */
+function imageOf(row: Row): string {
+  return 'snapshot' in row ? (row.base ?? row.snapshot) : row.reference;
+}
+
+function severityOf(row: Row): number {
+  if (row.outcome === 'failed') return 0;
+  if (isOpenDrift(row)) return 1;
+  return weightOf(row) === 'incomplete' ? 2 : 3;
+}
+
+function styleOf(row: Row): Style {
+  return (['red', 'red', 'yellow', 'green'] as const)[severityOf(row)] ?? 'green';
+}
+
+function haveOf(row: Row): string {
+  return 'snapshot' in row ? '' : shortDigest(row.have);
+}
+
+function wantOf(row: Row): string {
+  return shortDigest('snapshot' in row ? row.baseDigest : row.want);
+}
+
+/** What becomes of a row, but for its wave. */
+function fateOf(row: Row): string {
+  const code = row.error === null ? '' : `: ${row.error.code}`;
+  if (row.outcome === 'healed' && row.steps.some(({ ok }) => ok === null)) return 'healed, no clone to test';
+  if (row.outcome !== null) return `${row.outcome}${code}`;
+  if (row.plan !== null && row.error === null) return row.plan;
+  return row.commands.length > 0 ? `by hand, see below${code}` : `none${code}`;
+}
+
+function problemTable(problems: Problem[], paint: Paint): string {
+  if (problems.length === 0) return '';
+  const isPlan = problems.every(({ row }) => row.outcome === null);
+  const head = ['VERDICT', 'IMAGE OR SNAPSHOT', 'HAVE', 'WANT', 'NODES', isPlan ? 'PLAN' : 'OUTCOME'];
+  const waiting = new Set(
+    problems.flatMap(({ places }) => places.filter(({ row }) => row.wave === 1).map(({ row }) => imageOf(row))),
+  );
+  const rows = problems.map(({ row, places }) => [
+    paint(styleOf(row), wordOf(row)),
+    clip(subjectOf(row), 48),
+    haveOf(row),
+    wantOf(row),
+    where(namesOf(places), 40),
+    `${fateOf(row)}${row.outcome === null && row.wave !== null ? order(places, waiting.has(imageOf(row))) : ''}`,
+  ]);
+  return table(head, rows, paint);
+}
+
+/** Which of the nodes come first. */
+function order(places: Problem['places'], isAnyWaiting: boolean): string {
+  const canaries = places.filter(({ row }) => row.wave === 0 && row.error === null);
+  if (!isAnyWaiting) return '';
+  if (canaries.length === 0) return ', after the canary';
+  return canaries.length === places.length ? ', canary' : `, canary ${where(namesOf(canaries), 32)} first`;
+}
+
+function unreadTable(nodes: NodeReport[], paint: Paint): string {
+  if (nodes.length === 0) return '';
+  const rows = groupBy(nodes, ({ status, error }) => [status, error?.code]).map((group) => [
+    where(
+      group.map(({ name }) => name),
+      60,
+    ),
+    paint('yellow', group[0].status),
+    group[0].error?.code ?? '',
+  ]);
+  return table(['NODES', 'STATUS', 'ERROR'], rows, paint);
+}
+
+// ------------------------------------------------------------------------------------------------- what to do
+
+/** What is to be said of one row or node: the cause, and what a person can do about it. */
+interface Advice {
+  subject: string;
+  node: string;
+  said: string;
+  hint: string | null;
+  commands: string[];
+}
+
+function adviceOnRow(node: string, row: Row): Advice {
+  const said = row.error?.message ?? row.reason ?? '';
+  return {
+    subject: clip(subjectOf(row), 80),
+    node,
+    said: withoutNode(said, node),
+    hint: row.error?.hint ?? null,
+    commands: row.commands,
+  };
+}
+
+/** Most errors begin with their node, which is already said. */
+function withoutNode(said: string, node: string): string {
+  return said.startsWith(`${node}: `) ? said.slice(node.length + 2) : said;
+}
+
+function adviceOn(problems: Problem[]): Advice[] {
+  return problems
+    .flatMap(({ places }) => places)
+    .filter(({ row }) => row.outcome !== 'healed')
+    .map(({ node, row }) => adviceOnRow(node, row));
+}
+
+/** Rows that are in order, with an error that will hurt later. */
+function warningsOn(nodes: NodeReport[]): Advice[] {
+  return nodes.flatMap((node) =>
+    rowsOf(node)
+      .filter((row) => row.error !== null && !isProblem(row))
+      .map((row) => adviceOnRow(node.name, row)),
+  );
+}
+
+function adviceOnNode({ name, error }: NodeReport): Advice {
+  return {
+    subject: '',
+    node: name,
+    said: withoutNode(error?.message ?? '', name),
+    hint: error?.hint ?? null,
+    commands: [],
+  };
+}
+
+/** Each cause once with all its places, and below the causes that share it the same remedy once. */
+function advice(all: Advice[], paint: Paint): string {
+  const remedies = groupBy(
+    all.filter(({ said }) => said !== ''),
+    ({ hint, commands }) => [hint, ...commands],
+  );
+  const blocks = remedies.map((group) => {
+    const [{ hint, commands }] = group;
+    const causes = groupBy(group, ({ subject, said }) => [subject, said]).map((alike) => ({
+      ...alike[0],
+      nodes: where(
+        alike.map(({ node }) => node),
+        60,
+      ),
+    }));
+    const lines = groupBy(causes, ({ nodes, said }) => [nodes, said]).map((alike) => {
+      const subjects = limited([...new Set(alike.map(({ subject }) => subject))], 3).filter(Boolean);
+      const place = [subjects.join(', '), alike[0].nodes].filter(Boolean).join(' on ');
+      return `${paint('bold', place)}: ${clip(alike[0].said, 600)}`;
+    });
+    return [
+      ...limited(lines, MAX_PLACES),
+      ...(hint === null ? [] : [`  → ${clip(hint, 500)}`]),
+      ...commands.map((command) => `  $ ${clip(command, 500)}`),
+    ].join('\n');
+  });
+  return limited(blocks, MAX_ADVICE).join('\n');
+}
+
+function limited(lines: string[], max: number): string[] {
+  return lines.length <= max ? lines : [...lines.slice(0, max), `… and ${lines.length - max} more (see --verbose)`];
+}
+
+// ------------------------------------------------------------------------------------------------ what is fine
+
+/** Nodes of equal standing on one line. */
+function standing(observed: NodeReport[], paint: Paint): string {
+  const fine = observed.filter((node) => !rowsOf(node).some(isProblem)).map(({ name }) => name);
+  return fine.length === 0 ? '' : `${where(fine, 100)}  ${paint('green', 'in-sync')}`;
+}
+
+/** A node with every row and step. */
+function everything(node: NodeReport, paint: Paint): string {
+  const about = [node.status, node.cocoonVersion, node.indexSource, formatDuration(node.durationMs)];
+  return [
+    `${paint('bold', clip(node.name, 100))} (${clip(about.filter(Boolean).join(', '), 200)})`,
+    ...(node.error === null ? [] : [clip(`${node.error.code}: ${node.error.message}`, 600)]),
+    ...node.notes.map((note) => clip(note, 300)),
+    ...rowsOf(node).flatMap((row) => [describe(row, paint), ...stepsOf(row)]),
+  ].join('\n  ');
+}
+
+function describe(row: Row, paint: Paint): string {
+  const digest = shortDigest('snapshot' in row ? row.baseDigest : row.have);
+  const outcome = row.outcome === null ? '' : ` → ${row.outcome}`;
+  const reason = row.reason === null ? '' : `  ${clip(row.reason, 300)}`;
+  return `${paint(styleOf(row), row.verdict)}${outcome}  ${clip(subjectOf(row), 100)}  ${digest}${reason}`;
+}
+
+function stepsOf(row: Row): string[] {
+  return row.steps.map(({ step, ok, durationMs, error }) => {
+    const how = ok === null ? 'nothing to test' : ok ? 'ok' : `failed: ${clip(error?.message ?? '', 300)}`;
+    return `  ${step} ${how} (${formatDuration(durationMs)})`;
+  });
+}
+
+// ------------------------------------------------------------------------------------------------------- parts
+
+function namesOf(places: Problem['places']): string[] {
+  return [...new Set(places.map(({ node }) => node))];
+}
+
+/** Items with the same key, in the order of their first. */
+function groupBy<T>(items: T[], keyOf: (item: T) => unknown[]): [T, ...T[]][] {
+  const groups = new Map<string, [T, ...T[]]>();
+  for (const item of items) {
+    const key = JSON.stringify(keyOf(item));
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [item]);
+    else group.push(item);
   }
   return [...groups.values()];
 }
 
-function isProblem(row: Row): boolean {
-  return weightOf(row) === 'drift' || row.outcome !== null || row.plan !== null;
-}
-
-/** What has drifted or is not known, on which nodes, from what to what, and what becomes of it. */
-function problems(nodes: NodeReport[], paint: Paint): string {
-  const observed = nodes.filter((node) => node.status === 'observed');
-  const rows = grouped(observed, (row) => isProblem(row) || weightOf(row) === 'incomplete');
-  if (rows.length === 0) return '';
-  const head = ['VERDICT', 'IMAGE OR SNAPSHOT', 'HAVE', 'WANT', 'NODES', planned(nodes) ? 'PLAN' : 'OUTCOME'];
-  return table(
-    head,
-    rows.map(({ row, nodes: names }) => [
-      paint(isOpenDrift(row) ? 'red' : weightOf(row) === 'incomplete' ? 'yellow' : 'green', wordOf(row)),
-      clip(subjectOf(row), 60),
-      'snapshot' in row ? '' : shortDigest(row.have),
-      shortDigest('snapshot' in row ? row.baseDigest : row.want),
-      fold(names),
-      doing(row),
-    ]),
-    paint,
-  );
-}
-
-function planned(nodes: NodeReport[]): boolean {
-  return nodes.every(({ images, snapshots }) => [...images, ...snapshots].every((row) => row.outcome === null));
-}
-
-function doing(row: Row): string {
-  if (row.outcome !== null) return row.outcome;
-  if (row.plan === null) return row.error === null ? '—' : row.error.code;
-  if (row.error !== null) return `${row.plan}: ${row.error.code}`;
-  return row.wave === 0 ? `${row.plan} (canary)` : `${row.plan}, after the canary`;
-}
-
-/** Nodes that could not be read, by cause. */
-function troubles(nodes: NodeReport[], paint: Paint): string {
-  const failing = nodes.filter((node) => node.status !== 'observed');
-  if (failing.length === 0) return '';
-  const head = ['NODE', 'STATUS', 'ERROR'];
-  const rows = failing.map(({ name, status, error }) => [clip(name, 60), paint('yellow', status), error?.code ?? '']);
-  const hints = failing.map(({ name, error }) => lines(name, error?.message ?? '', error?.hint ?? null, [], paint));
-  return [table(head, rows, paint), ...hints.slice(0, MAX_ROWS)].join('\n');
-}
-
-/** The reason of each problem once, and what a person can do about it. */
-function advice(nodes: NodeReport[], paint: Paint): string {
-  const observed = nodes.filter((node) => node.status === 'observed');
-  const rows = grouped(observed, (row) => isOpenDrift(row) || weightOf(row) === 'incomplete' || row.error !== null);
-  return rows
-    .slice(0, MAX_ROWS)
-    .map(({ row }) =>
-      lines(subjectOf(row), row.reason ?? row.error?.message ?? '', row.error?.hint ?? null, row.commands, paint),
-    )
-    .join('\n');
-}
-
-function lines(subject: string, reason: string, hint: string | null, commands: string[], paint: Paint): string {
-  const said = [`${paint('bold', clip(subject, 100))}: ${clip(reason, 600)}`];
-  if (hint !== null) said.push(`  → ${clip(hint, 500)}`);
-  for (const command of commands) said.push(`  $ ${clip(command, 500)}`);
-  return said.join('\n');
-}
-
-/** Nodes of equal standing on one line. */
-function standing(nodes: NodeReport[], paint: Paint): string {
-  const fine = nodes.filter(
-    (node) =>
-      node.status === 'observed' &&
-      ![...node.images, ...node.snapshots].some((row) => isProblem(row) || weightOf(row) === 'incomplete'),
-  );
-  return fine.length === 0 ? '' : `${fold(fine.map((node) => node.name))}  ${paint('green', 'in-sync')}`;
-}
-
-/** Every node, row and step. */
-function everything(nodes: NodeReport[], paint: Paint): string {
-  return nodes
-    .map((node) => {
-      const about = [node.status, node.cocoonVersion, node.indexSource, formatDuration(node.durationMs)]
-        .filter(Boolean)
-        .join(', ');
-      const rows = [...node.images, ...node.snapshots].map((row) => `  ${describe(row, paint)}${stepsOf(row)}`);
-      return [
-        `${paint('bold', clip(node.name, 100))} (${clip(about, 200)})`,
-        ...node.notes.map((note) => `  ${note}`),
-        ...rows,
-      ].join('\n');
-    })
-    .join('\n');
-}
-
-function describe(row: Row, paint: Paint): string {
-  const style = isOpenDrift(row) ? 'red' : weightOf(row) === 'incomplete' ? 'yellow' : 'green';
-  const have = 'snapshot' in row ? row.baseDigest : row.have;
-  const outcome = row.outcome === null ? '' : ` → ${row.outcome}`;
-  return `${paint(style, row.verdict)}${outcome}  ${clip(subjectOf(row), 100)}  ${shortDigest(have)}${row.reason === null ? '' : `  ${clip(row.reason, 300)}`}`;
-}
-
-function stepsOf(row: Row): string {
-  return row.steps
-    .map(({ step, ok, durationMs, error }) => {
-      const how = ok === null ? 'nothing to test' : ok ? 'ok' : `failed: ${clip(error?.message ?? '', 300)}`;
-      return `\n    ${step} ${how} (${formatDuration(durationMs)})`;
-    })
-    .join('');
+function compare(a: number[], b: number[]): number {
+  const i = a.findIndex((value, place) => value !== b[place]);
+  return i === -1 ? 0 : (a[i] as number) - (b[i] as number);
 }
 
 function table(head: string[], rows: string[][], paint: Paint): string {

@@ -1,38 +1,32 @@
 /** The verdict in words: the last line of a table, and all that `--quiet` says when something is wrong. */
 import { fold } from '../core/nodeset.ts';
 import { isOpenDrift, weightOf } from '../core/report.ts';
-import { clip, count } from '../core/text.ts';
+import { clip, count, plain } from '../core/text.ts';
 import type { ImageRow, NodeReport, Report, SnapshotRow } from '../core/types.ts';
 
-/** One line without a line end: a word in capitals for the eye and for grep, then what it means. */
-export function verdictLine(report: Report): string {
-  const { run, nodes, summary } = report;
-  const dry = run.mode === 'dry-run' ? ' Nothing was changed (dry run).' : '';
-  if (run.error !== null)
-    return `ERROR ${run.error.code}: ${run.error.message}${hint(run.error.hint)} Nothing was changed.`;
-  const parts = [
-    sentence(failed(nodes)),
-    sentence(open(nodes)),
-    sentence(notRead(report)),
-    sentence(unknown(nodes)),
-    sentence(healed(report)),
-  ].filter(Boolean);
-  const word = WORDS[run.exitCode] ?? 'INTERRUPTED';
-  const all = `${count(summary.nodes.observed, 'node')} read.`;
-  return [`${word}:`, ...(parts.length > 0 ? parts : [word === 'OK' ? inSync(report) : all])].join(' ') + dry;
-}
+export type Row = ImageRow | SnapshotRow;
 
 const WORDS: Record<number, string> = { 0: 'OK', 2: 'DRIFT', 3: 'INCOMPLETE', 4: 'FAILED' };
 
-function hint(text: string | null): string {
-  return text === null ? '.' : ` (${text}).`;
+/** One line without a line end: a word in capitals for the eye and for grep, then what it means. */
+export function verdictLine({ run, nodes, summary }: Report): string {
+  if (run.error !== null) {
+    const hint = run.error.hint === null ? '' : ` (${run.error.hint})`;
+    return plain(`ERROR ${run.error.code}: ${run.error.message}${hint}. Nothing was changed.`);
+  }
+  const observed = nodes.filter((node) => node.status === 'observed');
+  const parts = [
+    failed(observed),
+    said(observed, (row) => isOpenDrift(row) && row.outcome !== 'failed'),
+    notRead(nodes),
+    said(observed, (row) => weightOf(row) === 'incomplete'),
+    healed(observed),
+    run.exitCode === 0 ? inSync(nodes) : null,
+    run.mode === 'dry-run' ? dryRun(observed) : null,
+  ].filter((part) => part !== null);
+  const sentences = parts.length > 0 ? parts : [`${count(summary.nodes.observed, 'node')} read`];
+  return plain(`${WORDS[run.exitCode] ?? 'INTERRUPTED'}: ${sentences.map((text) => `${clip(text, 500)}.`).join(' ')}`);
 }
-
-function sentence(text: string | null): string {
-  return text === null ? '' : `${clip(text, 600)}.`;
-}
-
-type Row = ImageRow | SnapshotRow;
 
 /** What a row is about: `simular/win11:latest`, or the reference where no image is known. */
 export function subjectOf(row: Row): string {
@@ -40,64 +34,81 @@ export function subjectOf(row: Row): string {
   return row.image === null ? row.reference : `${row.image}:${row.tag}`;
 }
 
-function subjects(nodes: NodeReport[], wanted: (row: Row) => boolean): string | null {
-  const where = new Map<string, string[]>();
-  for (const node of nodes) {
-    for (const row of [...node.images, ...node.snapshots].filter(wanted)) {
-      const key = `${subjectOf(row)} is ${wordOf(row)}`;
-      where.set(key, [...(where.get(key) ?? []), node.name]);
-    }
-  }
-  if (where.size === 0) return null;
-  const all = [...where].map(([what, names]) => `${what} on ${fold(names)}`);
-  return all.length > 3 ? `${all.slice(0, 3).join('; ')}; and ${all.length - 3} more` : all.join('; ');
-}
-
 /** The word for a row: its verdict, or for a snapshot not on the node that of its base. */
 export function wordOf(row: Row): string {
   return 'snapshot' in row && row.verdict === 'not-on-node' && row.baseVerdict !== null ? row.baseVerdict : row.verdict;
 }
 
-function failed(nodes: NodeReport[]): string | null {
-  const names = nodes.filter((node) => rowsOf(node).some((row) => row.outcome === 'failed'));
-  if (names.length === 0) return null;
-  const first = names.flatMap(rowsOf).find((row) => row.outcome === 'failed');
-  return `healing failed on ${fold(names.map((node) => node.name))}: ${first?.error?.message ?? first?.reason ?? ''}`;
-}
-
-function open(nodes: NodeReport[]): string | null {
-  return subjects(nodes, (row) => isOpenDrift(row) && row.outcome !== 'failed');
-}
-
-function unknown(nodes: NodeReport[]): string | null {
-  return subjects(
-    nodes.filter((node) => node.status === 'observed'),
-    (row) => weightOf(row) === 'incomplete',
-  );
-}
-
-function notRead({ nodes, summary }: Report): string | null {
-  const names = nodes.filter((node) => node.status !== 'observed').map((node) => node.name);
-  return names.length === 0
-    ? null
-    : `${names.length} of ${count(summary.nodes.total, 'node')} could not be read: ${fold(names)}`;
-}
-
-function healed({ nodes, summary }: Report): string | null {
-  const names = nodes.filter((node) =>
-    rowsOf(node).some((row) => row.outcome === 'healed' || row.outcome === 'superseded'),
-  );
-  if (names.length === 0) return null;
-  const { healed: done, superseded } = summary.actions;
-  return `healed and verified ${count(done + superseded, 'image')} on ${fold(names.map((node) => node.name))}`;
-}
-
-function inSync({ summary }: Report): string {
-  const images = summary.images['in-sync'];
-  const snapshots = summary.snapshots.clonable;
-  return `${count(summary.nodes.total, 'node')} in sync: ${count(images, 'image')} current, ${count(snapshots, 'snapshot')} clonable.`;
-}
-
-function rowsOf(node: NodeReport): Row[] {
+export function rowsOf(node: NodeReport): Row[] {
   return [...node.images, ...node.snapshots];
+}
+
+/** Node names, folded; what does not fit is counted. */
+export function where(names: string[], max: number): string {
+  const folded = plain(fold(names));
+  if (folded.length <= max || names.length === 1) return clip(folded, max);
+  const comma = folded.slice(0, max).lastIndexOf(',');
+  return `${folded.slice(0, comma === -1 ? max : comma + 1)}… (${count(names.length, 'node')})`;
+}
+
+/** `simular/win11:latest is stale on node-[2,4]; …`: each thing once with its nodes, and at most three things. */
+function said(nodes: NodeReport[], wanted: (row: Row) => boolean): string | null {
+  return listed(nodes, wanted, (row) => `${subjectOf(row)} is ${wordOf(row)}`);
+}
+
+function listed(nodes: NodeReport[], wanted: (row: Row) => boolean, word: (row: Row) => string): string | null {
+  const places = new Map<string, Set<string>>();
+  for (const node of nodes) {
+    for (const row of rowsOf(node).filter(wanted)) {
+      const names = places.get(word(row)) ?? new Set();
+      places.set(word(row), names.add(node.name));
+    }
+  }
+  const all = [...places].map(([what, names]) => `${what} on ${where([...names], 48)}`);
+  if (all.length === 0) return null;
+  return all.length > 3 ? `${all.slice(0, 3).join('; ')}; and ${all.length - 3} more` : all.join('; ');
+}
+
+function failed(nodes: NodeReport[]): string | null {
+  const failures = nodes.flatMap((node) =>
+    rowsOf(node).flatMap((row) => (row.outcome === 'failed' ? [{ name: node.name, row }] : [])),
+  );
+  const [first] = failures;
+  if (first === undefined) return null;
+  const names = [...new Set(failures.map(({ name }) => name))];
+  const why = clip(first.row.error?.message ?? first.row.reason ?? '', 300);
+  return `healing failed on ${where(names, 48)}: ${names.length > 1 ? 'first ' : ''}${why}`;
+}
+
+function notRead(nodes: NodeReport[]): string | null {
+  const names = nodes.filter((node) => node.status !== 'observed').map((node) => node.name);
+  if (names.length === 0) return null;
+  return `${names.length} of ${count(nodes.length, 'node')} could not be read: ${where(names, 48)}`;
+}
+
+function healed(nodes: NodeReport[]): string | null {
+  const isDone = (row: Row): boolean => row.outcome === 'healed' || row.outcome === 'superseded';
+  const images = listed(nodes, (row) => isDone(row) && !('snapshot' in row), subjectOf);
+  const done = images ?? listed(nodes, isDone, subjectOf);
+  return done === null ? null : `healed and verified ${done}`;
+}
+
+function inSync(nodes: NodeReport[]): string {
+  const rows = nodes.flatMap(rowsOf);
+  if (rows.some((row) => row.outcome !== null)) return `${count(nodes.length, 'node')} in sync`;
+  const different = (verdict: string): number =>
+    new Set(rows.filter((row) => row.verdict === verdict).map((row) => subjectOf(row))).size;
+  const images = count(different('in-sync'), 'image');
+  const snapshots = count(different('clonable'), 'snapshot');
+  return `${count(nodes.length, 'node')} in sync: ${images} current, ${snapshots} clonable`;
+}
+
+/** What a run would do: an image and its snapshots share a pull. */
+function dryRun(nodes: NodeReport[]): string {
+  const pulls = nodes.flatMap((node) => {
+    const planned = rowsOf(node).filter((row) => row.plan !== null && row.error === null);
+    return [...new Set(planned.map((row) => ('snapshot' in row ? row.base : row.reference)))];
+  });
+  const plan = pulls.length === 0 ? '' : `; a run would do ${count(pulls.length, 'pull')}`;
+  return `Nothing was changed (dry run)${plan}`;
 }

@@ -278,14 +278,14 @@ const BAD: [string, string][] = [
   ['nodes: [{name: a, prot: 1}]', 'FILE:2:19: nodes[0].prot: unknown key, did you mean "port"?'],
   [
     '__proto__: {}',
-    'FILE:2:1: __proto__: unknown key; known here: epoch, nodes, inventory, ssh, cocoon, images, snapshots, verify, rollout, repair, run',
+    'FILE:2:1: __proto__: unknown key; known here: epoch, nodes, inventory, ssh, cocoon, images, snapshots, verify, rollout, repair, gate, run',
   ],
   ['ssh:', 'FILE:2:1: ssh: has no value: remove the key, or give it one'],
   ['ssh: []', 'FILE:2:6: ssh: must be a map of keys'],
   // not built
   ['accept: []', 'FILE:2:1: accept: is not built yet'],
   ['gate: {registries: [ghcr.io]}', 'FILE:2:8: gate.registries: is not built yet'],
-  ['gate: {minReady: 0}', 'FILE:2:17: gate.minReady: must be at least 1, or 1%'],
+  ['gate: {minReady: 0}', 'FILE:2:18: gate.minReady: must be at least 1, or 1%'],
   ['gate: {require: in_sync}', 'FILE:2:17: gate.require: must be one of start, in-sync'],
   ['images: {stream: true}', 'FILE:2:10: images.stream: is not built yet'],
   ['rollout: {minAge: 0s}', 'FILE:2:11: rollout.minAge: is not built yet'],

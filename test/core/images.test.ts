@@ -158,6 +158,16 @@ const WORLDS: Record<string, World> = {
     says: { verdict: 'in-sync', reference: `${WIN11}/latest`, image: 'simular/win11', tag: 'latest' },
   },
 
+  'required, but epoch serves another image under its reference (scenario 19)': {
+    on: { entries: [] },
+    at: served([desired(), desired({ image: 'simular', tag: 'win11', contentDigest: sha('b7') })], {
+      covers: { [WIN11]: 1 },
+      tracked: [tracked({ presence: 'required' })],
+    }),
+    says: { verdict: 'missing', plan: null, image: 'simular/win11', tag: 'latest', want: sha('e2') },
+    reason: /epoch serves another image under .*unambiguous reference/,
+  },
+
   // stale
   'the index names older content': {
     on: stale,

@@ -504,7 +504,7 @@ Host node*
 
   it.each([
     ['Host *\n  ProxyJump b\n', 'more than 8 machines'],
-    ['Host n\n  ProxyJump a@b@c\n', 'a@b@c is not [user@]host[:port]'],
+    ['Host n\n  ProxyJump a:b:c\n', 'a:b:c is not [user@]host[:port]'],
     ['Host n\n  ProxyJump -oX\n', '-oX is not [user@]host[:port]'],
   ])('%j is refused', async (text, problem) => {
     const of = await targets(text);

@@ -15,13 +15,17 @@ const OTHER = 'simular/ubuntu';
 const SNAPSHOT = 'simular/win11-hot-testing:v1-20260509';
 const DOWNLOAD = /^GET \/dl\/simular\/win11$/;
 const node = (n: number): string => `cocoonset-node-${n}`;
-const ALL = [1, 2, 3, 4].map(node);
+const ALL = [1, 2, 3].map(node);
 
 let fleet: Fleet;
 let pushes = 0;
 
 beforeAll(async () => {
-  fleet = await startFleet({ nodes: 4 });
+  fleet = await startFleet({ nodes: ALL.length });
+  for (const image of [IMAGE, OTHER]) {
+    await push(image);
+    await Promise.all(fleet.nodes.map((one) => one.pull(key(image))));
+  }
 });
 afterAll(async () => await fleet?.down());
 afterEach(async () => {
@@ -35,13 +39,16 @@ async function push(image = IMAGE): Promise<Artifact> {
   return await fleet.epoch.pushImage(image, 'latest', { content: makeQcow2({ seed: `${image} ${(pushes += 1)}` }) });
 }
 
-/** Makes every node hold what epoch serves, and then epoch serve something newer: all have drifted. */
-async function drift(image = IMAGE, nodes = fleet.nodes): Promise<{ before: Artifact; after: Artifact }> {
-  const before = await push(image);
-  await Promise.all(nodes.map((one) => one.pull(key(image), true)));
+/** Lets epoch serve something newer than any node holds: all have drifted. */
+async function drift(image = IMAGE): Promise<Artifact> {
   const after = await push(image);
-  await Promise.all(nodes.map((one) => one.clearLog()));
-  return { before, after };
+  await Promise.all(fleet.nodes.map((one) => one.clearLog()));
+  return after;
+}
+
+/** One run over the image that these tests break; the other one has drifted in some of them too. */
+async function run(...args: string[]): Promise<Report> {
+  return await report(fleet, ...(args.includes('-i') ? args : ['-i', IMAGE, ...args]));
 }
 
 async function pullsOn(one: FleetNode): Promise<string[]> {
@@ -65,7 +72,7 @@ describe('a pull that fails', () => {
   beforeAll(async () => {
     await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
-    ran = await report(fleet);
+    ran = await run();
     row = imageOn(ran, node(1));
   });
 
@@ -88,8 +95,8 @@ describe('a pull that fails', () => {
       expect(imageOn(ran, name)).toMatchObject({ outcome: 'skipped', steps: [], error: { code: 'NOT_STARTED' } });
       expect(imageOn(ran, name).reason).toContain(`its canary ${node(1)} was not healed`);
     }
-    expect(await pullCounts()).toEqual([2, 0, 0, 0]);
-    expect(ran.summary.actions).toEqual({ planned: 4, healed: 0, superseded: 0, failed: 1, skipped: 3 });
+    expect(await pullCounts()).toEqual([2, 0, 0]);
+    expect(ran.summary.actions).toEqual({ planned: 3, healed: 0, superseded: 0, failed: 1, skipped: 2 });
   });
 
   it('says so in the table, with what cocoon said', async () => {
@@ -104,13 +111,13 @@ describe('a pull that fails', () => {
 describe('what keeps a bad pull from spreading', () => {
   it('another image goes on where one has failed', async () => {
     await drift();
-    const { after } = await drift(OTHER);
+    const after = await drift(OTHER);
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
     await fleet.writeConfig({ rollout: { maxFailures: 10 } });
-    const ran = await report(fleet);
+    const ran = await run('-i', 'simular/*');
     expect(ran.run.exitCode).toBe(4);
-    expect(outcomes(ran)).toEqual(['failed', 'skipped', 'skipped', 'skipped']);
-    expect(outcomes(ran, OTHER)).toEqual(['healed', 'healed', 'healed', 'healed']);
+    expect(outcomes(ran)).toEqual(['failed', 'skipped', 'skipped']);
+    expect(outcomes(ran, OTHER)).toEqual(['healed', 'healed', 'healed']);
     for (const name of ALL) expect(imageOn(ran, name, OTHER).after).toBe(after.contentDigest);
   });
 
@@ -118,37 +125,37 @@ describe('what keeps a bad pull from spreading', () => {
     await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
     await fleet.writeConfig({ rollout: { canary: 0, maxPulls: 1, maxFailures: 1, pullRetries: 0 } });
-    const ran = await report(fleet);
+    const ran = await run();
     expect(ran.run.exitCode).toBe(4);
-    expect(outcomes(ran)).toEqual(['failed', 'failed', 'skipped', 'skipped']);
+    expect(outcomes(ran)).toEqual(['failed', 'failed', 'skipped']);
     expect(imageOn(ran, node(3)).reason).toContain('rollout.maxFailures');
-    expect(await pullCounts()).toEqual([1, 1, 0, 0]);
+    expect(await pullCounts()).toEqual([1, 1, 0]);
   });
 
   it('a single failure is enough where none is allowed', async () => {
     await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
     await fleet.writeConfig({ rollout: { pullRetries: 0 } });
-    const ran = await report(fleet, '--canary', '0', '--max-pulls', '1', '--max-failures', '0');
-    expect(outcomes(ran)).toEqual(['failed', 'skipped', 'skipped', 'skipped']);
+    const ran = await run('--canary', '0', '--max-pulls', '1', '--max-failures', '0');
+    expect(outcomes(ran)).toEqual(['failed', 'skipped', 'skipped']);
   });
 
   it('the same wrong digest on two nodes stops the image for the fleet', async () => {
-    const { after } = await drift();
+    const after = await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 'flip' });
     await fleet.writeConfig({ rollout: { canary: 0, maxPulls: 1, maxFailures: '100%' } });
-    const ran = await report(fleet);
+    const ran = await run();
     expect(ran.run.exitCode).toBe(4);
-    expect(outcomes(ran)).toEqual(['failed', 'failed', 'skipped', 'skipped']);
+    expect(outcomes(ran)).toEqual(['failed', 'failed', 'skipped']);
     expect(imageOn(ran, node(3)).reason).toContain(`${node(1)} and ${node(2)} received the same wrong digest`);
-    expect(await pullCounts()).toEqual([2, 1, 0, 0]);
+    expect(await pullCounts()).toEqual([2, 1, 0]);
     for (const name of ALL) expect(imageOn(ran, name).after).not.toBe(after.contentDigest);
   });
 
   it('pulls go on one by one where maxPulls is 1', async () => {
     await drift();
     fleet.epoch.requests.length = 0;
-    const ran = await report(fleet, '--canary', '0', '--max-pulls', '1');
+    const ran = await run('--canary', '0', '--max-pulls', '1');
     expect(ran.run.exitCode).toBe(0);
     // Each action looks at the manifest, pulls, and looks again: none began before the one before it was verified.
     expect(traffic(IMAGE)).toEqual(ALL.flatMap(() => ['manifest', 'download', 'manifest']));
@@ -165,17 +172,16 @@ describe('what keeps a bad pull from spreading', () => {
       await both; // without a second pull this would never end
     };
     fleet.epoch.during(DOWNLOAD, hold, 2);
-    const ran = await report(fleet, '--canary', '0', '--max-pulls', '2');
+    const ran = await run('--canary', '0', '--max-pulls', '2');
     expect(ran.run.exitCode).toBe(0);
     expect(waiting).toBe(2);
   });
 
   it('on one node pulls go on one by one, whatever maxPulls is', async () => {
-    const only = fleet.nodes.slice(0, 1);
-    await drift(IMAGE, only);
-    await drift(OTHER, only);
+    await drift(IMAGE);
+    await drift(OTHER);
     fleet.epoch.requests.length = 0;
-    const ran = await report(fleet, '--canary', '0', '--max-pulls', '8', '-w', node(1));
+    const ran = await run('-i', 'simular/*', '--canary', '0', '--max-pulls', '8', '-w', node(1));
     expect(ran.summary.actions.healed).toBe(2);
     const order = fleet.epoch.requests
       .map(({ path }) => /^\/(?:v2\/(simular\/\w+)\/manifests\/latest|dl\/(simular\/\w+))$/.exec(path))
@@ -198,9 +204,9 @@ describe('what keeps a bad pull from spreading', () => {
 
 describe('a pull that succeeds and brings the wrong bytes', () => {
   it.each(['short', 'flip'] as const)('(%s) is tried once more, and is never called healed', async (how) => {
-    const { before, after } = await drift();
+    const after = await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how });
-    const ran = await report(fleet);
+    const ran = await run();
     expect(ran.run.exitCode).toBe(4);
     const row = imageOn(ran, node(1));
     expect(row).toMatchObject({ outcome: 'failed', want: after.contentDigest, error: { code: 'VERIFY_MISMATCH' } });
@@ -210,16 +216,16 @@ describe('a pull that succeeds and brings the wrong bytes', () => {
       ['pull', true],
       ['verify', false],
     ]);
-    expect([before.contentDigest, after.contentDigest, null]).not.toContain(row.after);
-    expect(await pullCounts()).toEqual([2, 0, 0, 0]);
-    const again = await report(fleet, '--dry-run');
+    expect([row.have, after.contentDigest, null]).not.toContain(row.after);
+    expect(await pullCounts()).toEqual([2, 0, 0]);
+    const again = await run('--dry-run');
     expect(imageOn(again, node(1))).toMatchObject({ verdict: 'stale', have: row.after });
   });
 
   it('once heals at the second try', async () => {
-    const { after } = await drift();
+    const after = await drift();
     fleet.epoch.fail({ match: DOWNLOAD, how: 'short' });
-    const ran = await report(fleet);
+    const ran = await run();
     expect(ran.run.exitCode).toBe(0);
     expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'healed', error: null, after: after.contentDigest });
     expect(stepsOf(imageOn(ran, node(1)))).toEqual([
@@ -229,22 +235,22 @@ describe('a pull that succeeds and brings the wrong bytes', () => {
       ['verify', true],
       ['clone', null],
     ]);
-    expect(await pullCounts()).toEqual([2, 1, 1, 1]);
+    expect(await pullCounts()).toEqual([2, 1, 1]);
   });
 });
 
 describe('a world that moves during the run', () => {
   it('a tag that moves before the download leaves the node with what epoch serves by then: superseded', async () => {
-    const { after } = await drift();
+    const after = await drift();
     let moved: Artifact | null = null;
     fleet.epoch.during(DOWNLOAD, async () => void (moved = await push()));
-    const ran = await report(fleet, '-w', node(1));
+    const ran = await run('-w', node(1));
     expect(ran.run.exitCode).toBe(0);
     const row = imageOn(ran, node(1));
     expect(row).toMatchObject({ outcome: 'superseded', want: after.contentDigest, error: null });
     expect(row.after).toBe((moved as Artifact | null)?.contentDigest);
     expect(row.reason).toContain("epoch's tag moved during the run");
-    expect(await pullCounts()).toEqual([1, 0, 0, 0]);
+    expect(await pullCounts()).toEqual([1, 0, 0]);
   });
 
   it('a tag that moves after the download is pulled again, and that is no failure', async () => {
@@ -253,25 +259,25 @@ describe('a world that moves during the run', () => {
     fleet.epoch.during(DOWNLOAD, () => {
       fleet.epoch.during(/^GET \/v2\/simular\/win11\/manifests\//, async () => void (moved = await push()));
     });
-    const ran = await report(fleet, '-w', node(1));
+    const ran = await run('-w', node(1));
     expect(ran.run.exitCode).toBe(0);
     expect(imageOn(ran, node(1))).toMatchObject({
       outcome: 'superseded',
       after: (moved as Artifact | null)?.contentDigest,
     });
-    expect(await pullCounts()).toEqual([2, 0, 0, 0]);
+    expect(await pullCounts()).toEqual([2, 0, 0]);
   });
 
   it('a node that somebody else has healed meanwhile is verified and not pulled', async () => {
-    const { after } = await drift();
+    const after = await drift();
     fleet.epoch.during(DOWNLOAD, async () => await fleet.node(node(2)).pull(key(), true));
-    const ran = await report(fleet, '-w', 'cocoonset-node-[1-2]');
+    const ran = await run('-w', 'cocoonset-node-[1-2]');
     expect(ran.run.exitCode).toBe(0);
     const row = imageOn(ran, node(2));
     expect(row).toMatchObject({ verdict: 'stale', outcome: 'healed', after: after.contentDigest });
     expect(row.reason).toContain('nothing was pulled');
     expect(row.steps.map(({ step }) => step)).not.toContain('pull');
-    expect(await pullCounts()).toEqual([1, 1, 0, 0]); // the one on node 2 was ours, by hand
+    expect(await pullCounts()).toEqual([1, 1, 0]); // the one on node 2 was ours, by hand
   });
 
   it('epoch going down before a node was touched leaves that node skipped, with drift', async () => {
@@ -279,22 +285,22 @@ describe('a world that moves during the run', () => {
     await fleet.writeConfig({ epoch: { retries: 0 } });
     const asked = /^GET \/v2\/simular\/win11\/manifests\/latest/;
     fleet.epoch.fail({ match: asked, skip: 1, times: Infinity, how: 'reset' });
-    const ran = await report(fleet, '-w', node(1));
+    const ran = await run('-w', node(1));
     expect(ran.run.exitCode).toBe(2);
     expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'skipped', error: { code: 'REGISTRY_UNREACHABLE' } });
-    expect(await pullCounts()).toEqual([0, 0, 0, 0]);
+    expect(await pullCounts()).toEqual([0, 0, 0]);
   });
 
   it('a node that is gone when its turn comes is skipped, and the others are healed', async () => {
     await drift();
-    fleet.epoch.during(DOWNLOAD, async () => await fleet.node(node(3)).stop());
+    fleet.epoch.during(DOWNLOAD, async () => await fleet.node(node(2)).stop());
     try {
-      const ran = await report(fleet, '--max-pulls', '1');
+      const ran = await run('--max-pulls', '1');
       expect(ran.run.exitCode).toBe(2);
-      expect(outcomes(ran)).toEqual(['healed', 'healed', 'skipped', 'healed']);
-      expect(imageOn(ran, node(3)).error?.code).toBe('SSH_UNREACHABLE');
+      expect(outcomes(ran)).toEqual(['healed', 'skipped', 'healed']);
+      expect(imageOn(ran, node(2)).error?.code).toBe('SSH_UNREACHABLE');
     } finally {
-      await fleet.node(node(3)).start();
+      await fleet.node(node(2)).start();
     }
   });
 });
@@ -308,13 +314,13 @@ describe('what is not begun', () => {
   it('a pull for which there is no room: NO_SPACE, planned by the dry run too, and 2', async () => {
     await drift();
     await fleet.writeConfig({ rollout: { minFreeBytes: '1000TiB' } });
-    const dry = await report(fleet, '--dry-run');
+    const dry = await run('--dry-run');
     expect(dry.run.exitCode).toBe(2);
     expect(imageOn(dry, node(1))).toMatchObject({ plan: 'pull', outcome: null, error: { code: 'NO_SPACE' } });
-    const ran = await report(fleet);
+    const ran = await run();
     expect(ran.run.exitCode).toBe(2);
     for (const name of ALL) isSkipped(imageOn(ran, name), 'NO_SPACE');
-    expect(await pullCounts()).toEqual([0, 0, 0, 0]);
+    expect(await pullCounts()).toEqual([0, 0, 0]);
   });
 
   it('a pull on a node that another reconcile is changing: LOCKED, and 2', async () => {
@@ -324,15 +330,15 @@ describe('what is not begun', () => {
     const holder = spawn('flock', [file, 'sh', '-c', 'echo held; read _'], { stdio: ['pipe', 'pipe', 'inherit'] });
     try {
       await new Promise((resolve) => holder.stdout.once('data', resolve));
-      const ran = await report(fleet, '-w', node(1));
+      const ran = await run('-w', node(1));
       expect(ran.run.exitCode).toBe(2);
       isSkipped(imageOn(ran, node(1)), 'LOCKED');
       expect(imageOn(ran, node(1)).error?.message).toContain('another reconcile');
-      expect(await pullCounts()).toEqual([0, 0, 0, 0]);
+      expect(await pullCounts()).toEqual([0, 0, 0]);
     } finally {
       holder.stdin.end('\n');
     }
-    expect((await report(fleet, '-w', node(1))).run.exitCode).toBe(0);
+    expect((await run('-w', node(1))).run.exitCode).toBe(0);
   });
 
   it('a pull that somebody types by hand at the same time: LOCKED, with its process, and 2', async () => {
@@ -349,13 +355,13 @@ describe('what is not begun', () => {
     const typed = one.pull(key(), true);
     await begun;
     const [pid] = await cocoonOn(one, 'pull');
-    const ran = await report(fleet, '-w', node(1));
+    const ran = await run('-w', node(1));
     letGo();
     await typed;
     expect(ran.run.exitCode).toBe(2);
     isSkipped(imageOn(ran, node(1)), 'LOCKED');
     expect(imageOn(ran, node(1)).error?.message).toContain(`process ${pid}`);
-    expect(await pullCounts()).toEqual([1, 0, 0, 0]);
+    expect(await pullCounts()).toEqual([1, 0, 0]);
   });
 });
 
@@ -377,20 +383,20 @@ describe('a pull that does not end', () => {
   it('is ended past pullTimeout and not tried again: PULL_TIMEOUT, 4, and no process or file is left', async () => {
     await drift();
     await fleet.writeConfig({ rollout: { pullTimeout: '2s' } });
-    const ran = await withSlowPull(async () => await report(fleet));
+    const ran = await withSlowPull(async () => await run());
     expect(ran.run.exitCode).toBe(4);
     expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'failed', error: { code: 'PULL_TIMEOUT' } });
     expect(stepsOf(imageOn(ran, node(1)))).toEqual([['pull', false]]);
-    expect(outcomes(ran).slice(1)).toEqual(['skipped', 'skipped', 'skipped']);
-    expect(await pullCounts()).toEqual([1, 0, 0, 0]);
+    expect(outcomes(ran).slice(1)).toEqual(['skipped', 'skipped']);
+    expect(await pullCounts()).toEqual([1, 0, 0]);
     await nothingLeft();
   });
 
   it('is ended by the deadline of the whole run, whose report is still there', async () => {
     await drift();
-    const ran = await withSlowPull(async () => await report(fleet, '--timeout', '4s'));
+    const ran = await withSlowPull(async () => await run('--timeout', '4s'));
     expect(ran.run).toMatchObject({ exitCode: 4, error: null });
-    expect(ran.summary.nodes.observed).toBe(4);
+    expect(ran.summary.nodes.observed).toBe(ALL.length);
     expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'failed', error: { code: 'RUN_DEADLINE' } });
     for (const name of ALL.slice(1)) {
       expect(imageOn(ran, name)).toMatchObject({ outcome: 'skipped', error: { code: 'RUN_DEADLINE' } });
@@ -400,9 +406,9 @@ describe('a pull that does not end', () => {
 
   it('is not waited for where epoch hangs: the deadline leaves a report all the same', async () => {
     fleet.epoch.fail({ match: /^GET \/v2\//, times: Infinity, how: 'hang' });
-    const dry = await report(fleet, '--dry-run', '--timeout', '3s');
+    const dry = await run('--dry-run', '--timeout', '3s');
     expect(dry.run.exitCode).not.toBe(0);
-    expect(dry.summary.nodes.observed).toBe(4);
+    expect(dry.summary.nodes.observed).toBe(ALL.length);
     expect(imageOn(dry, node(1)).error?.code).toBe('RUN_DEADLINE');
   });
 });
@@ -416,8 +422,7 @@ describe('the blob beneath an entry', () => {
     await one().pull(key(), true);
     await one().clearLog();
   });
-  const look = async (...args: string[]): Promise<ImageRow> =>
-    imageOn(await report(fleet, ...args, '-w', node(1)), node(1));
+  const look = async (...args: string[]): Promise<ImageRow> => imageOn(await run(...args, '-w', node(1)), node(1));
 
   it('that is not there is pulled again', async () => {
     await rm(one().blobFile(image.contentDigest ?? ''));
@@ -435,13 +440,13 @@ describe('the blob beneath an entry', () => {
   it('that is truncated is corrupt: no plan, because a pull would keep it, but the commands that help', async () => {
     const blob = one().blobFile(image.contentDigest ?? '');
     await truncate(blob, image.sizeBytes / 2);
-    const ran = await report(fleet, '-w', node(1));
+    const ran = await run('-w', node(1));
     expect(ran.run.exitCode).toBe(2);
     const row = imageOn(ran, node(1));
     expect(row).toMatchObject({ verdict: 'blob-corrupt', plan: null, outcome: null });
     expect(row.reason).toContain(`${image.sizeBytes / 2} bytes and not ${image.sizeBytes}`);
     expect(row.commands).toHaveLength(2);
-    expect(await pullCounts()).toMatchObject([0]);
+    expect(await pullCounts()).toEqual([0, 0, 0]);
     for (const command of row.commands) await shell(command);
     expect(await look('--dry-run')).toMatchObject({ verdict: 'in-sync' });
   });
@@ -459,7 +464,7 @@ describe('the blob beneath an entry', () => {
       content: Buffer.alloc(3 * 2 ** 20, 'raw disk'),
     });
     await one().pull(key('simular/raw'));
-    const dry = await report(fleet, '--dry-run', '-w', node(1), '-i', 'simular/raw');
+    const dry = await run('--dry-run', '-w', node(1), '-i', 'simular/raw');
     expect(imageOn(dry, node(1), 'simular/raw')).toMatchObject({
       verdict: 'in-sync',
       have: raw.contentDigest,
@@ -481,9 +486,9 @@ describe('the clone after a pull', () => {
   afterEach(withoutSnapshot);
 
   it('is proven by the files of the snapshots that use the new content', async () => {
-    const { after } = await drift();
+    const after = await drift();
     await withSnapshot(IMAGE, after.contentDigest);
-    const ran = await report(fleet, '-w', node(1));
+    const ran = await run('-w', node(1));
     expect(ran.run.exitCode).toBe(0);
     expect(snapshotOn(ran, node(1))).toMatchObject({ verdict: 'base-drifted', outcome: 'healed' });
     expect(cloneStep(imageOn(ran, node(1)))).toMatchObject({ ok: true, error: null });
@@ -491,7 +496,7 @@ describe('the clone after a pull', () => {
 
   it('is not proven where no snapshot uses it: NOTHING_TO_TEST, and no failure', async () => {
     await drift();
-    const ran = await report(fleet, '-w', node(1));
+    const ran = await run('-w', node(1));
     expect(ran.run.exitCode).toBe(0);
     expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'healed', error: null });
     expect(cloneStep(imageOn(ran, node(1)))).toMatchObject({ ok: null, error: { code: 'NOTHING_TO_TEST' } });
@@ -499,16 +504,16 @@ describe('the clone after a pull', () => {
 
   it('is not asked for with --clone none', async () => {
     await drift();
-    const ran = await report(fleet, '-w', node(1), '--clone', 'none');
+    const ran = await run('-w', node(1), '--clone', 'none');
     expect(cloneStep(imageOn(ran, node(1)))).toBeUndefined();
   });
 
   it('that the hypervisor refuses fails the action, with its words: CLONE_FAILED and 4', async () => {
-    const { after } = await drift();
+    const after = await drift();
     await withSnapshot(IMAGE, after.contentDigest);
     await fleet.node(node(1)).setEnv({ COCOON_DOUBLE_CLONE_ERROR: 'no memory left for this' });
     try {
-      const ran = await report(fleet, '--clone', 'vm');
+      const ran = await run('--clone', 'vm');
       expect(ran.run.exitCode).toBe(4);
       const row = imageOn(ran, node(1));
       expect(row).toMatchObject({ outcome: 'failed', after: after.contentDigest, error: { code: 'CLONE_FAILED' } });
@@ -518,7 +523,7 @@ describe('the clone after a pull', () => {
         ['verify', true],
         ['clone', false],
       ]);
-      expect(outcomes(ran).slice(1)).toEqual(['skipped', 'skipped', 'skipped']);
+      expect(outcomes(ran).slice(1)).toEqual(['skipped', 'skipped']);
     } finally {
       await fleet.node(node(1)).setEnv({ COCOON_DOUBLE_CLONE_ERROR: undefined });
     }
@@ -532,7 +537,7 @@ describe('the clone after a pull', () => {
     await fleet.node(node(1)).pull(key(image));
     const after = await raw('the raw disk of May');
     await withSnapshot(image, after.contentDigest);
-    const ran = await report(fleet, '-w', node(1), '-i', image);
+    const ran = await run('-w', node(1), '-i', image);
     expect(imageOn(ran, node(1), image)).toMatchObject({ outcome: 'healed', after: after.contentDigest, error: null });
     expect(cloneStep(imageOn(ran, node(1), image))).toMatchObject({ ok: true });
     expect(ran.run.exitCode).toBe(0);
@@ -544,11 +549,11 @@ describe('a report', () => {
     await drift();
     fleet.epoch.fail({ match: DOWNLOAD, skip: 1, times: Infinity, how: 404 });
     await fleet.writeConfig({ rollout: { maxPulls: 1, maxFailures: 0, pullRetries: 0 } });
-    const ran = await report(fleet, '-i', IMAGE);
-    expect(outcomes(ran)).toEqual(['healed', 'failed', 'skipped', 'skipped']);
+    const ran = await run('-i', IMAGE);
+    expect(outcomes(ran)).toEqual(['healed', 'failed', 'skipped']);
     const { planned, healed, superseded, failed, skipped } = ran.summary.actions;
     expect(healed + superseded + failed + skipped).toBe(planned);
-    expect(nodeOf(ran, node(4)).images.filter(({ image }) => image === IMAGE)).toHaveLength(1);
+    expect(nodeOf(ran, node(3)).images.filter(({ image }) => image === IMAGE)).toHaveLength(1);
     expect(ran.run.exitCode).toBe(4);
   });
 });

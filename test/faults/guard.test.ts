@@ -1,7 +1,7 @@
 // The dead man's switch over a change on a node: whatever dies, the pull is ended there, cleans up after itself, and
 // holds our lock until it is gone. On real sshd, as root and as somebody who must go through sudo.
 import { execFile, spawn } from 'node:child_process';
-import { access, chmod, mkdir, readdir, rm, symlink, writeFile } from 'node:fs/promises';
+import { access, chmod, mkdir, readdir, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';

@@ -1,6 +1,6 @@
 // What happens on a node while something is being changed there: its processes, our lock, and the guard by itself.
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
-import { existsSync, readFileSync, realpathSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import { shellQuote } from '../../src/core/text.ts';
@@ -61,7 +61,7 @@ export async function cutConnections(fleet: Fleet): Promise<void> {
 /** The lock that a change of this node takes. */
 export function lockFile(node: FleetNode, uid = userInfo().uid): string {
   const dir = uid === 0 ? '/run/cocoon-reconcile' : `/tmp/cocoon-reconcile-${uid}`;
-  return `${dir}/${realpathSync(node.rootDir).replaceAll('/', '_').slice(-200)}.lock`;
+  return `${dir}/${node.rootDir.replaceAll('/', '_').slice(-200)}.lock`;
 }
 
 export function isLocked(node: FleetNode): boolean {

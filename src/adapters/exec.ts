@@ -1,0 +1,215 @@
+/**
+ * Commands over a connection, one channel each. A lost connection (ssh2: `close` without `exit`) is an error and never
+ * an exit code; every promise is settled exactly once.
+ *
+ * What a closed channel means for the command on the node is another matter: it may well live on. Whoever starts
+ * something that must not outlive the connection gives it a heartbeat and a guard that listens for it.
+ */
+import type ssh2 from 'ssh2';
+import type { ClientChannel } from 'ssh2';
+import { fault, type ReconcileError } from '../core/errors.ts';
+import type { Node } from '../core/types.ts';
+import { CAUSES, errorCode, hangUp, quietly, unreachable } from './login.ts';
+import type { Log, Login } from './login.ts';
+
+export interface ExecOptions {
+  /** Written at once. Then standard input ends, unless there is a heartbeat. */
+  stdin?: string;
+  /** Keeps standard input open until the command ends: a byte `x` at once and then every so many milliseconds. */
+  heartbeatMs?: number;
+  /** More than this is an error: a cut answer would look like a whole one. */
+  maxStdoutBytes: number;
+  /** Of standard error only the last bytes are kept. */
+  maxStderrBytes: number;
+  timeoutMs: number;
+  /** Closes the channel and rejects with the signal's reason. */
+  signal: AbortSignal;
+  /** What the command is, for the words of SSH_TIMEOUT. */
+  what?: string;
+}
+
+export interface ExecResult {
+  stdout: Buffer;
+  stderr: string;
+  /** Null for a command that died by a signal. */
+  code: number | null;
+  /** The name, as `SIGKILL`. */
+  signal: string | null;
+}
+
+export interface Connection {
+  /**
+   * Runs a command by the user's login shell, without a terminal.
+   * @throws SSH_TIMEOUT, SSH_UNREACHABLE (the connection was lost, or the server runs no command), NODE_ANSWER_INVALID
+   *   (more output than allowed), or the signal's reason. The channel is closed in each case.
+   */
+  exec(command: string, options: ExecOptions): Promise<ExecResult>;
+  /** Ends the connection and what runs on it; waits for nothing. May be called again. */
+  close(): void;
+}
+
+/** After its exit a command whose output does not end (a child holds it open) is waited for until silent so long. */
+const ORPHAN_MS = 2_000;
+const HEARTBEAT = 'x';
+
+/** @param onEnd called once, when the connection is closed or lost */
+export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => void): Connection {
+  /** What to do with each command under way when the connection ends. */
+  const running = new Set<(reason: ReconcileError) => void>();
+  let ended: ReconcileError | null = null;
+
+  const end = (cause: string, error?: unknown): void => {
+    if (ended !== null) return;
+    ended = unreachable(node, cause, error);
+    hangUp(login);
+    onEnd();
+    for (const abandon of running) abandon(ended);
+  };
+  login.client.on('error', (error) => {
+    log('debug', 'SSH connection failed', { node: node.name, cause: error.message });
+    const silent = (error as ssh2.ClientErrorExtensions).level === 'client-timeout';
+    end(`connection lost (${silent ? 'no sign of life' : (CAUSES[errorCode(error)] ?? error.message)})`, error);
+  });
+  // at `end` ssh2 has already taken its protocol down: a heartbeat after it would throw
+  login.client.on('end', () => end('connection lost'));
+  login.client.on('close', () => end('connection lost'));
+
+  return {
+    close: () => end('the connection was closed'),
+    exec(command, options) {
+      return new Promise<ExecResult>((resolve, reject) => {
+        options.signal.throwIfAborted();
+        if (ended !== null) throw ended;
+        let stop = (): void => undefined;
+        let settled = false;
+        const settle = (finish: () => void): void => {
+          if (settled) return;
+          settled = true;
+          clearTimeout(deadline);
+          options.signal.removeEventListener('abort', onAbort);
+          running.delete(fail);
+          stop();
+          finish();
+        };
+        const fail = (error: unknown): void => settle(() => reject(error));
+        const onAbort = (): void => fail(options.signal.reason);
+        const deadline = setTimeout(() => {
+          const what = options.what ?? 'a command';
+          fail(fault('SSH_TIMEOUT', { host: node.host, what, afterMs: options.timeoutMs }));
+        }, options.timeoutMs);
+        options.signal.addEventListener('abort', onAbort, { once: true });
+        running.add(fail);
+
+        try {
+          login.client.exec(command, (error, opened) => {
+            if (error) return fail(unreachable(node, `the server runs no command: ${error.message}`, error));
+            if (settled) return ignore(opened);
+            stop = follow(opened, node, options, fail, (result) => settle(() => resolve(result)));
+          });
+        } catch (error) {
+          fail(unreachable(node, 'connection lost', error));
+        }
+      });
+    },
+  };
+}
+
+/** Closes a channel that nobody reads any more; what still comes is thrown away, so that it fills no memory. */
+function ignore(channel: ClientChannel): void {
+  channel.on('error', () => undefined).resume();
+  channel.stderr.on('error', () => undefined).resume();
+  quietly(() => channel.close());
+}
+
+/** Feeds a channel and gathers what comes back. Returns what ends that: to be called once it was done or failed. */
+function follow(
+  channel: ClientChannel,
+  node: Node,
+  options: ExecOptions,
+  fail: (error: unknown) => void,
+  done: (result: ExecResult) => void,
+): () => void {
+  const stdout: Buffer[] = [];
+  let stdoutBytes = 0;
+  const stderr = keepTail(options.maxStderrBytes);
+  let exit: { code: number | null; signal: string | null } | null = null;
+  let orphan: NodeJS.Timeout | undefined;
+  let open = 2; // the channel and its standard error: each closes when its last byte was read
+  let stopped = false;
+
+  const finish = (): void => {
+    if (stopped) return;
+    if (exit === null) return fail(unreachable(node, 'the command ended without an exit status'));
+    done({ stdout: Buffer.concat(stdout, stdoutBytes), stderr: stderr.text(), ...exit });
+  };
+  const onStreamClosed = (): void => {
+    open -= 1;
+    if (open === 0) finish();
+  };
+  const waitForOrphan = (): void => {
+    if (exit === null) return;
+    clearTimeout(orphan);
+    orphan = setTimeout(finish, ORPHAN_MS);
+  };
+
+  channel.on('data', (chunk: Buffer) => {
+    stdoutBytes += chunk.length;
+    if (stdoutBytes > options.maxStdoutBytes) {
+      const what = `more than ${options.maxStdoutBytes} bytes of output`;
+      return fail(fault('NODE_ANSWER_INVALID', { host: node.host, what }));
+    }
+    stdout.push(chunk);
+    waitForOrphan();
+  });
+  channel.stderr.on('data', (chunk: Buffer) => {
+    stderr.push(chunk);
+    waitForOrphan();
+  });
+  channel.on('exit', (code: number | null, signal?: string) => {
+    exit = { code, signal: signal ?? null };
+    waitForOrphan();
+  });
+  channel.on('close', onStreamClosed);
+  channel.stderr.on('close', onStreamClosed);
+  channel.on('error', () => undefined); // a write that came too late; `close` tells the rest
+
+  let heartbeat: NodeJS.Timeout | undefined;
+  if (options.stdin !== undefined) channel.write(options.stdin);
+  if (options.heartbeatMs === undefined) {
+    channel.end();
+  } else {
+    const beat = (): void => {
+      if (channel.writable && channel.writableLength === 0) channel.write(HEARTBEAT);
+    };
+    channel.write(HEARTBEAT);
+    heartbeat = setInterval(beat, options.heartbeatMs);
+  }
+
+  return () => {
+    stopped = true;
+    clearTimeout(orphan);
+    clearInterval(heartbeat);
+    channel.removeAllListeners('data').removeAllListeners('exit');
+    channel.stderr.removeAllListeners('data');
+    ignore(channel);
+  };
+}
+
+/** The last `max` bytes of a stream, as text. */
+function keepTail(max: number): { push(chunk: Buffer): void; text(): string } {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  return {
+    push(chunk) {
+      chunks.push(chunk);
+      bytes += chunk.length;
+      while (chunks.length > 1 && bytes - (chunks[0] as Buffer).length >= max) {
+        bytes -= (chunks.shift() as Buffer).length;
+      }
+    },
+    text: () =>
+      Buffer.concat(chunks, bytes)
+        .subarray(Math.max(0, bytes - max))
+        .toString('utf8'),
+  };
+}

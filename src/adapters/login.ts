@@ -1,0 +1,295 @@
+/**
+ * One try to reach a machine and to log in. What ssh2 leaves open is decided here, once: every host key is verified,
+ * no 'error' event is left without a listener, and what fails leaves neither socket nor listener behind.
+ */
+import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import ssh2 from 'ssh2';
+import type { ServerHostKeyAlgorithm } from 'ssh2';
+import { fault, type ReconcileError } from '../core/errors.ts';
+import { shellQuote } from '../core/text.ts';
+import type { SshTarget } from '../core/types.ts';
+import type { Identities } from './identity.ts';
+import { fingerprint, lookupName } from './known-hosts.ts';
+import type { HostKeyVerdict, KnownHosts } from './known-hosts.ts';
+
+export type Log = (
+  level: 'debug' | 'info' | 'warn' | 'error',
+  message: string,
+  fields: Record<string, unknown>,
+) => void;
+
+/** A machine that we are logged in to. */
+export interface Login {
+  client: ssh2.Client;
+  stream: Duplex;
+}
+
+/** How far a connection came and which identities were offered: for the words of its failure. */
+export interface Attempt {
+  stage: 'reading keys' | 'opening a TCP connection' | 'the SSH handshake' | 'authentication';
+  tried: string[];
+}
+
+/** Whom to trust for one machine. */
+export interface Trust {
+  known: KnownHosts;
+  /** Remembers a key that nobody knows; null where such a key is refused. */
+  accept: ((key: Buffer) => Promise<HostKeyVerdict>) | null;
+}
+
+export interface LoginContext {
+  trust: Trust;
+  identity: Identities;
+  attempt: Attempt;
+  stop: AbortSignal;
+  keepaliveMs: number;
+  log: Log;
+  /** The command that leads to the last jump host, null without one: for the words about an unknown host key. */
+  via: string | null;
+}
+
+/** A failure that is worth another try: nobody listens, the connection was dropped before it was made, or took long. */
+export class Dropped extends Error {
+  readonly fault: ReconcileError;
+  readonly why: 'refused' | 'dropped' | 'slow';
+  constructor(reason: ReconcileError, why: Dropped['why']) {
+    super(reason.message);
+    this.fault = reason;
+    this.why = why;
+  }
+}
+
+/** ssh2 gives up one interval after the last unanswered question: 2 makes that three intervals. */
+const KEEPALIVE_UNANSWERED = 2;
+/** How long one of several addresses of a host may take before the next is tried too. */
+const ADDRESS_MS = 1_000;
+/** How long a goodbye may take before the socket is destroyed. */
+const GOODBYE_MS = 1_000;
+
+/** @throws SSH_UNREACHABLE, a Dropped around it, or the signal's reason */
+export function openTcp(target: SshTarget, stop: AbortSignal): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    stop.throwIfAborted();
+    const socket = new Socket();
+    const settle = (end: () => void): void => {
+      stop.removeEventListener('abort', onStop);
+      socket.off('connect', onConnect);
+      end();
+    };
+    const fail = (error: unknown): void =>
+      settle(() => {
+        socket.destroy();
+        reject(error);
+      });
+    const onStop = (): void => fail(stop.reason);
+    const onConnect = (): void => settle(() => resolve(socket));
+    stop.addEventListener('abort', onStop, { once: true });
+    socket.once('connect', onConnect);
+    // stays: whoever takes the socket over adds listeners of its own
+    socket.on('error', (error) => {
+      const reason = unreachable(target, causeOf(error, 'opening a TCP connection'), error);
+      const code = errorCode(error);
+      const why = code === 'ECONNREFUSED' ? 'refused' : DROPPED_CODES.has(code) ? 'dropped' : null;
+      fail(why === null ? reason : new Dropped(reason, why));
+    });
+    socket.setNoDelay(true); // else Nagle's algorithm waits for delayed ACKs: 130 ms per node at 50 ms round trip
+    socket.connect({ host: target.host, port: target.port, autoSelectFamilyAttemptTimeout: ADDRESS_MS });
+  });
+}
+
+/**
+ * Host key and authentication over a stream that leads to the machine's SSH server. Settles once.
+ * @throws SSH_UNREACHABLE, SSH_AUTH_FAILED, SSH_HOST_KEY_…, a Dropped, or the signal's reason
+ */
+export function logIn(stream: Duplex, target: SshTarget, context: LoginContext): Promise<Login> {
+  const { trust, identity, attempt, stop, log } = context;
+  return new Promise((resolve, reject) => {
+    const client = new ssh2.Client();
+    let hostKeyFault: ReconcileError | null = null;
+    /** A key that is to be remembered once the server has proved that it is its own. */
+    let newKey: Buffer | null = null;
+    let settled = false;
+
+    const settle = (end: () => void): void => {
+      if (settled) return;
+      settled = true;
+      stop.removeEventListener('abort', onStop);
+      end();
+    };
+    const fail = (error: unknown): void =>
+      settle(() => {
+        hangUp({ client, stream });
+        reject(error);
+      });
+    const onStop = (): void => fail(stop.reason);
+    const onLost = (error: NodeJS.ErrnoException | null): void => {
+      if (hostKeyFault !== null) return fail(hostKeyFault);
+      const reason = unreachable(target, causeOf(error, attempt.stage), error);
+      const again = error === null || DROPPED_CODES.has(errorCode(error));
+      fail(again && attempt.stage !== 'authentication' ? new Dropped(reason, 'dropped') : reason);
+    };
+
+    client.on('error', (error: ssh2.ClientErrorExtensions & Error) => {
+      if (settled) return;
+      if (hostKeyFault !== null) return fail(hostKeyFault);
+      if (isAuthFailure(error, attempt.stage)) {
+        const { host, user } = target;
+        const tried = [...attempt.tried, ...identity.left];
+        return fail(fault('SSH_AUTH_FAILED', { host, user, tried, certificates: identity.certificates }, error));
+      }
+      // one identity that cannot be used (the agent does not sign, a broken key): ssh2 goes on to the next by itself
+      if (error.level === 'agent' || error.level === 'client-authentication') {
+        return log('debug', 'an identity was not used', { host: target.host, cause: error.message });
+      }
+      onLost(error.message === 'Connection lost before handshake' ? null : error);
+    });
+    client.on('close', () => onLost(null));
+    client.on('handshake', () => {
+      attempt.stage = 'authentication';
+    });
+    client.on('ready', () => settle(() => resolve({ client, stream })));
+
+    if (stop.aborted) return onStop();
+    stop.addEventListener('abort', onStop, { once: true });
+    stream.on('error', (error) => onLost(error));
+    const offer = offerEach(target.user, identity, attempt);
+    const { host, port } = trustedName(target);
+    try {
+      client.connect({
+        sock: stream,
+        username: target.user,
+        readyTimeout: 0, // the deadline is ours: ssh2's own emits two errors
+        keepaliveInterval: context.keepaliveMs,
+        keepaliveCountMax: KEEPALIVE_UNANSWERED,
+        algorithms: { serverHostKey: trust.known.keyTypesFor(host, port) as ServerHostKeyAlgorithm[] },
+        hostVerifier: (key: Buffer) => {
+          const verdict = trust.known.check(host, port, key);
+          if (verdict.verdict === 'unknown' && trust.accept !== null) newKey = key;
+          else hostKeyFault = hostKeyFaultOf(target, verdict, key, context.via);
+          return hostKeyFault === null;
+        },
+        authHandler: (left, partial, next) => {
+          if (newKey === null) return offer(left, partial, next);
+          const key = newKey;
+          newKey = null;
+          (trust.accept as NonNullable<Trust['accept']>)(key)
+            .then((verdict) => {
+              const problem = hostKeyFaultOf(target, verdict, key, context.via);
+              if (problem === null) offer(left, partial, next);
+              else fail(problem);
+            })
+            .catch(fail);
+        },
+      });
+    } catch (error) {
+      fail(unreachable(target, String(error), error));
+    }
+  });
+}
+
+/** The name and port under which known_hosts knows the machine. */
+export function trustedName({ host, port, hostKeyAlias }: SshTarget): { host: string; port: number } {
+  return hostKeyAlias === undefined ? { host, port } : { host: hostKeyAlias, port: 22 };
+}
+
+/** Offers each identity in turn; the first without the `none` round trip by which ssh2 asks what is allowed. */
+function offerEach(user: string, identity: Identities, attempt: Attempt): ssh2.AuthHandlerMiddleware {
+  const offers = identity.offers.values();
+  return (methodsLeft: string[] | null, _partial, next) => {
+    const offer = methodsLeft === null || methodsLeft.includes('publickey') ? offers.next().value : undefined;
+    if (offer === undefined) return next(false as never); // ssh2: nothing more to try
+    attempt.tried.push(offer.label);
+    next(offer.auth(user));
+  };
+}
+
+/** Null when the key is trusted. */
+function hostKeyFaultOf(
+  target: SshTarget,
+  verdict: HostKeyVerdict,
+  key: Buffer,
+  via: string | null,
+): ReconcileError | null {
+  const named = trustedName(target);
+  const host = lookupName(named.host, named.port);
+  switch (verdict.verdict) {
+    case 'ok':
+      return null;
+    case 'mismatch':
+      return fault('SSH_HOST_KEY_MISMATCH', {
+        host,
+        offered: fingerprint(key),
+        file: verdict.file,
+        line: verdict.line,
+      });
+    case 'revoked':
+      return fault('SSH_HOST_KEY_REVOKED', { host, file: verdict.file, line: verdict.line });
+    case 'unknown': {
+      const { authority } = verdict;
+      return fault('SSH_HOST_KEY_UNKNOWN', {
+        host: target.host,
+        port: target.port,
+        alias: target.hostKeyAlias ?? null,
+        via,
+        offered: fingerprint(key),
+        file: shellQuote(target.knownHostsFiles[0] ?? 'known_hosts'),
+        authority: authority === null ? null : `${authority.file}:${authority.line}`,
+      });
+    }
+  }
+}
+
+/** ssh2's last word after all identities, or sshd's after MaxAuthTries. */
+function isAuthFailure(error: ssh2.ClientErrorExtensions & Error, stage: Attempt['stage']): boolean {
+  if (error.level === 'client-authentication') return error.message.startsWith('All configured');
+  return stage === 'authentication' && /too many authentication failures/i.test(error.message);
+}
+
+export const CAUSES: Record<string, string> = {
+  ECONNREFUSED: 'connection refused',
+  ECONNRESET: 'connection reset',
+  EPIPE: 'connection reset',
+  EHOSTUNREACH: 'no route to host',
+  ENETUNREACH: 'network is unreachable',
+  ETIMEDOUT: 'the TCP connection timed out',
+  ENOTFOUND: 'name not found',
+  EAI_AGAIN: 'the name service does not answer',
+};
+const DROPPED_CODES: ReadonlySet<string> = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE']);
+
+/** The code of a system error; of several addresses that failed (an AggregateError) that of the first. */
+export function errorCode(error: Error): string {
+  const first = (error instanceof AggregateError ? error.errors[0] : error) as NodeJS.ErrnoException | undefined;
+  return first?.code ?? '';
+}
+
+function causeOf(error: Error | null, stage: Attempt['stage']): string {
+  if (error === null) {
+    return stage === 'authentication'
+      ? 'the server closed the connection during authentication'
+      : 'the server closed the connection before the SSH handshake (does sshd throttle by MaxStartups?)';
+  }
+  return CAUSES[errorCode(error)] ?? `${stage} failed: ${error.message}`;
+}
+
+export function unreachable({ host, port }: SshTarget, cause: string, error?: unknown): ReconcileError {
+  return fault('SSH_UNREACHABLE', { host, port, cause }, error);
+}
+
+/** ssh2 throws on a write to a connection whose protocol has ended: then there is nobody to tell. */
+export function quietly(write: () => void): void {
+  try {
+    write();
+  } catch {
+    // the connection is gone
+  }
+}
+
+/** Says goodbye, waits for no answer: ssh2 only half-closes, and a frozen peer would keep this process alive. */
+export function hangUp({ client, stream }: Login): void {
+  quietly(() => client.end());
+  if (stream instanceof Socket) stream.destroySoon();
+  else quietly(() => stream.end());
+  if (!stream.destroyed) setTimeout(() => stream.destroy(), GOODBYE_MS).unref();
+}

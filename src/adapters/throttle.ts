@@ -1,0 +1,87 @@
+/**
+ * How many connections may be in the making at once. sshd drops new ones at random while too many have not logged in yet
+ * (`MaxStartups`), and so does a network device that has had enough. There is no limit until something is dropped; then
+ * it halves with each drop, and grows again with what succeeds: slowly at first, faster the longer nothing is dropped.
+ */
+export interface Throttle {
+  /** Waits for a place. @throws the signal's reason */
+  enter(signal: AbortSignal): Promise<Place>;
+  /** How many may be in the making at once. */
+  limit(): number;
+}
+
+/** A connection in the making. Each of these ends that, and all but the first are nothing. */
+export interface Place {
+  succeeded(): void;
+  dropped(): void;
+  /** It failed for a reason that has to do with itself, or takes so long that no one else should wait for it. */
+  leave(): void;
+}
+
+/** Successes without a drop, in multiples of the limit, after which it grows by one with each success. */
+const CALM = 8;
+/** Past this there is no limit again. */
+const ENOUGH = 1024;
+
+/** @param onLimit called when connections begin to be held back */
+export function createThrottle(onLimit: () => void = () => undefined): Throttle {
+  let limit = Infinity;
+  let active = 0;
+  let calm = 0;
+  const waiting = new Set<() => void>();
+
+  const admit = (): void => {
+    for (const enter of waiting) {
+      if (active >= Math.floor(limit)) return;
+      waiting.delete(enter);
+      active += 1;
+      enter();
+    }
+  };
+
+  const place = (): Place => {
+    let left = false;
+    const leave = (learn: () => void): void => {
+      if (left) return;
+      left = true;
+      learn();
+      active -= 1;
+      admit();
+    };
+    return {
+      succeeded: () =>
+        leave(() => {
+          calm += 1;
+          limit += Math.max(1 / limit, Math.min(1, calm / (CALM * limit)));
+          if (limit > ENOUGH) limit = Infinity;
+        }),
+      dropped: () =>
+        leave(() => {
+          calm = 0;
+          if (limit === Infinity) onLimit();
+          limit = Math.max(1, Math.min(limit, active) / 2);
+        }),
+      leave: () => leave(() => undefined),
+    };
+  };
+
+  return {
+    limit: () => limit,
+    enter(signal) {
+      return new Promise((resolve, reject) => {
+        signal.throwIfAborted();
+        const onAbort = (): void => {
+          waiting.delete(enter);
+          reject(signal.reason as Error);
+        };
+        const enter = (): void => {
+          signal.removeEventListener('abort', onAbort);
+          resolve(place());
+        };
+        signal.addEventListener('abort', onAbort, { once: true });
+        waiting.add(enter);
+        admit();
+      });
+    },
+  };
+}

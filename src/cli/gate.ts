@@ -1,0 +1,182 @@
+/** `reconcile gate`: can everything that the manifests and options name start on every node of its pool now? */
+import { askedByOption, placeQuestions, readManifests, type Manifests, type Question } from '../core/cocoonset.ts';
+import { fault, ReconcileError } from '../core/errors.ts';
+import { epochReference, parseImageName, parseSnapshotName } from '../core/reference.ts';
+import { assemble } from '../core/report.ts';
+import type { Settings } from '../core/settings.ts';
+import { count } from '../core/text.ts';
+import type { ErrorInfo, Report } from '../core/types.ts';
+import { render } from '../reports/index.ts';
+import type { GateOptions } from './args.ts';
+import { complain, levelOf, wantsColor, type Io, type Tool } from './io.ts';
+import { createLog } from './log.ts';
+import { loadInventory, loadSettings, openRegistry, openSsh, runId, selectNodes, startDeadline } from './setup.ts';
+
+interface Begun {
+  options: GateOptions;
+  io: Io;
+  tool: Tool;
+  id: string;
+  startedAt: Date;
+}
+
+/** Asks, prints the answers, and returns the exit code. Changes nothing anywhere. */
+export async function gateCommand(options: GateOptions, io: Io, tool: Tool): Promise<number> {
+  const startedAt = new Date();
+  const begun: Begun = { options, io, tool, id: runId(startedAt), startedAt };
+  const report = await attempt(begun).catch((error: unknown) => {
+    if (!(error instanceof ReconcileError)) throw error;
+    return emptyReport(begun, error.info);
+  });
+  await print(report, options, io);
+  return report.run.exitCode;
+}
+
+async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Report> {
+  const configured = await loadSettings(options, io);
+  const settings = withFlags(configured.settings, options);
+  const asked = await questionsOf(options, settings, io);
+  const inventory = await loadInventory(configured, io);
+  const nodes = selectNodes(inventory, options.nodes);
+  const questions = placeQuestions(asked, inventory, nodes);
+
+  const log = await createLog(
+    levelOf(options),
+    io.stderrIsTerminal,
+    wantsColor(options.color, io, io.stderrIsTerminal),
+  );
+  log('info', `asking ${count(questions.length, 'question')}`, {});
+  const { runGate } = await import('../pipeline/gate.ts');
+  const registry = await openRegistry(settings);
+  const ssh = await openSsh(io, log);
+  const deadline = startDeadline(settings.run.timeoutMs);
+  try {
+    return await runGate({
+      tool,
+      id,
+      startedAt,
+      settings,
+      nodes,
+      questions,
+      ssh,
+      registry,
+      events: {
+        onNode: ({ node, status, error, durationMs }) =>
+          log('info', `${node.name}: ${status}`, {
+            durationMs,
+            ...(error === null ? {} : { code: error.code, error: error.message }),
+          }),
+      },
+      signal: AbortSignal.any([deadline.signal, io.interrupted]),
+      interruptedBy: io.interruptedBy,
+      now: () => new Date(),
+    });
+  } finally {
+    deadline.end();
+    ssh.close();
+    await registry.close();
+  }
+}
+
+/** Flags win over the file. */
+function withFlags(settings: Settings, options: GateOptions): Settings {
+  const { gate, ssh, run } = settings;
+  return {
+    ...settings,
+    gate: { ...gate, minReady: options.minReady ?? gate.minReady },
+    ssh: { ...ssh, concurrency: options.concurrency ?? ssh.concurrency },
+    run: { ...run, timeoutMs: options.timeoutMs ?? run.timeoutMs },
+  };
+}
+
+/** @throws ReconcileError MANIFEST_INVALID, and GATE_EMPTY where nothing is asked: that must never pass for a yes */
+async function questionsOf(options: GateOptions, settings: Settings, io: Io): Promise<Question[]> {
+  const { loadManifests } = await import('../config/manifests.ts');
+  const documents = await loadManifests(options.manifests, interruptible(io));
+  const manifests = readManifests(documents);
+  const asked = [
+    ...manifests.questions,
+    ...options.snapshots.map((name) => askedByOption('--snapshot', name, poolsOfSnapshot(name, settings))),
+    ...options.images.map((name) => imageAsked(name, settings)),
+  ];
+  if (options.manifests.length > 0 && manifests.sets === 0) throw fault('GATE_EMPTY', { problem: found(manifests) });
+  if (asked.length === 0) throw fault('GATE_EMPTY', { problem: 'no manifest, snapshot or image is named' });
+  return asked;
+}
+
+/** Stdin, which an interrupt ends. */
+function interruptible({ stdin, interrupted }: Io): () => AsyncIterable<Uint8Array> {
+  return async function* () {
+    const chunks = stdin()[Symbol.asyncIterator]();
+    const gone = new Promise<never>((_, reject) => {
+      if (interrupted.aborted) reject(interrupted.reason as Error);
+      interrupted.addEventListener('abort', () => reject(interrupted.reason as Error), { once: true });
+    });
+    gone.catch(() => undefined);
+    for (;;) {
+      const { done, value } = await Promise.race([chunks.next(), gone]);
+      if (done === true) return;
+      yield value;
+    }
+  };
+}
+
+/** What the manifests hold instead. */
+function found({ otherKinds }: Manifests): string {
+  if (otherKinds.length === 0) return 'the manifests are empty';
+  const kinds = [...new Set(otherKinds)].sort();
+  const named = `${kinds.slice(0, 5).join(', ')}${kinds.length > 5 ? ' …' : ''}`;
+  return `there is no CocoonSet among ${count(otherKinds.length, 'object')} (${named})`;
+}
+
+/** The pools of a snapshot that the config tracks; any other is asked for on all nodes. */
+function poolsOfSnapshot(name: string, { snapshots }: Settings): string[] | null {
+  const parsed = parseSnapshotName(name);
+  if (parsed === null) return null;
+  const full = `${parsed.repository}:${parsed.tag}`;
+  return poolsOf(snapshots.track.filter(({ snapshot }) => snapshot === full));
+}
+
+/** `--image` takes the key on the node, or `repo[:tag]` at epoch, which the config may keep under another key. */
+function imageAsked(name: string, { images, epoch }: Settings): Question {
+  const byKey = images.track.filter(({ reference }) => reference === name);
+  if (byKey.length > 0 || /^https?:\/\//.test(name)) return askedByOption('--image', name, poolsOf(byKey));
+  const parsed = parseImageName(name);
+  if (parsed === null || parsed.registry !== null) return askedByOption('--image', name, null);
+  const tag = parsed.tag ?? 'latest';
+  const tracked = images.track.filter(
+    (item) => item.registry === null && item.image === parsed.repository && item.tag === tag,
+  );
+  const reference = tracked[0]?.reference ?? epochReference(epoch.url, parsed.repository, tag);
+  return askedByOption('--image', reference, poolsOf(tracked));
+}
+
+function poolsOf(tracked: { pools: string[] | null }[]): string[] | null {
+  if (tracked.length === 0 || tracked.some(({ pools }) => pools === null)) return null;
+  return [...new Set(tracked.flatMap(({ pools }) => pools ?? []))];
+}
+
+/** The report of a gate that could not ask. */
+function emptyReport({ io, tool, id, startedAt }: Begun, error: ErrorInfo): Report {
+  return assemble({
+    tool,
+    run: { id, mode: 'gate', startedAt: startedAt.toISOString(), finishedAt: new Date().toISOString() },
+    error,
+    signal: io.interruptedBy(),
+    desired: [],
+    snapshots: [],
+    observations: [],
+    verdicts: [],
+    actions: [],
+  });
+}
+
+/** The answers on stdout; where the gate could not ask, people and pipelines find the reason on stderr too. */
+async function print(report: Report, options: GateOptions, io: Io): Promise<void> {
+  const { exitCode, error } = report.run;
+  if (options.quiet && exitCode === 0) return;
+  if (error !== null && options.output !== 'json') complain(io, new ReconcileError(error));
+  if (options.output === 'table' && report.gate === null) return;
+  const color = wantsColor(options.color, io, io.stdoutIsTerminal);
+  io.out(await render(options.output, report, { color, verbose: options.verbose, brief: options.quiet }));
+}

@@ -1,0 +1,215 @@
+/**
+ * Manifest files → plain documents. They may come from a stranger's pull request, so everything about them is bounded:
+ * size, number, nesting, aliases, and where a symbolic link may lead.
+ */
+import { lstat, readdir, realpath, stat } from 'node:fs/promises';
+import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, visit, type Document } from 'yaml';
+import { mayAsk, type ManifestDocument } from '../core/cocoonset.ts';
+import { fault, type ReconcileError } from '../core/errors.ts';
+import { readText } from './document.ts';
+
+const MAX_FILE_BYTES = 2 ** 20;
+const MAX_BYTES = 16 * 2 ** 20;
+const MAX_FILES = 10_000;
+const MAX_DOCUMENTS = 10_000;
+const MAX_NESTING = 200;
+const MAX_ALIASES = 100;
+
+/** Deeper keys need no line of their own. */
+const MAX_LINE_DEPTH = 12;
+
+/**
+ * Reads what a person names: files, the manifests of a directory (as `kubectl -f DIR` does: not those of directories in
+ * it), and `-` for stdin.
+ * @throws ReconcileError MANIFEST_INVALID that names file and line
+ */
+export async function loadManifests(
+  names: string[],
+  stdin: () => AsyncIterable<Uint8Array>,
+): Promise<ManifestDocument[]> {
+  const documents: ManifestDocument[] = [];
+  let files = 0;
+  let bytes = 0;
+  for await (const { source, text } of textsOf(names, stdin)) {
+    files += 1;
+    bytes += Buffer.byteLength(text);
+    if (files > MAX_FILES) throw invalid(source, `the manifests are in more than ${MAX_FILES} files`);
+    if (bytes > MAX_BYTES) throw invalid(source, `the manifests are larger than ${MAX_BYTES / 2 ** 20} MiB in all`);
+    for (const document of parseManifests(source, text)) {
+      documents.push(document);
+      if (documents.length > MAX_DOCUMENTS) throw invalid(source, `there are more than ${MAX_DOCUMENTS} documents`);
+    }
+  }
+  return documents;
+}
+
+function invalid(source: string, problem: string): ReconcileError {
+  return fault('MANIFEST_INVALID', { problem: `${source}: ${problem}` });
+}
+
+// ----------------------------------------------------------------------------------------------- reading
+
+interface Text {
+  source: string;
+  text: string;
+}
+
+async function* textsOf(names: string[], stdin: () => AsyncIterable<Uint8Array>): AsyncGenerator<Text> {
+  if (names.filter((name) => name === '-').length > 1) throw invalid('-', 'stdin can be read only once');
+  for (const name of names) {
+    if (name === '-') {
+      yield { source: 'stdin', text: await readAll(stdin()) };
+      continue;
+    }
+    const real = await inside(name, homeOf(name));
+    if (!(await stat(real)).isDirectory()) {
+      yield { source: name, text: await readOne(name, real) };
+      continue;
+    }
+    const found = (await readdir(real)).filter((file) => /\.(ya?ml|json)$/.test(file)).sort();
+    if (found.length === 0) throw invalid(name, 'the directory holds no .yaml, .yml or .json file');
+    for (const file of found) {
+      const source = join(name, file);
+      const target = await inside(join(real, file), real, source);
+      if (!(await stat(target)).isDirectory()) yield { source, text: await readOne(source, target) };
+    }
+  }
+}
+
+/**
+ * The directory that a named path may not lead out of by a symbolic link: the working directory for a path in it, since
+ * that may be a checkout, and else the directory that holds it.
+ */
+function homeOf(name: string): string {
+  const isBelow = !isAbsolute(name) && !relative('.', name).startsWith('..');
+  return isBelow ? resolve('.') : dirname(resolve(name));
+}
+
+/** The path without symbolic links. */
+async function inside(path: string, home: string, named = path): Promise<string> {
+  try {
+    const [real, root] = await Promise.all([realpath(path), realpath(home)]);
+    if (real === root || real.startsWith(root === sep ? root : `${root}${sep}`)) return real;
+    throw invalid(named, `a symbolic link leads out of ${home}, to ${real}: name that itself if it is meant`);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' || code === 'ENOTDIR') {
+      const isLink = await lstat(path).catch(() => null);
+      throw invalid(named, isLink === null ? 'does not exist' : 'is a symbolic link to nothing');
+    }
+    if (code === 'EACCES') throw invalid(named, 'cannot be read: permission denied');
+    if (code === 'ELOOP') throw invalid(named, 'is a symbolic link to itself');
+    throw error;
+  }
+}
+
+async function readOne(source: string, file: string): Promise<string> {
+  const read = await readText(file, MAX_FILE_BYTES);
+  if ('problem' in read) throw invalid(source, read.problem);
+  return read.text;
+}
+
+async function readAll(chunks: AsyncIterable<Uint8Array>): Promise<string> {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of chunks) {
+    length += chunk.length;
+    if (length > MAX_BYTES) throw invalid('stdin', `is larger than ${MAX_BYTES / 2 ** 20} MiB`);
+    parts.push(chunk);
+  }
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(parts));
+  } catch {
+    throw invalid('stdin', 'is not UTF-8 text');
+  }
+}
+
+// ----------------------------------------------------------------------------------------------- parsing
+
+/**
+ * Every document of a YAML text; JSON is YAML. Nesting is watched while the text is read, because deep nesting alone
+ * brings the parser down.
+ */
+function* parseManifests(source: string, text: string): Generator<ManifestDocument> {
+  const lines = new LineCounter();
+  const lineAt = (offset: number): number => lines.linePos(offset).line;
+  const wrong = (offset: number, problem: string): ReconcileError => invalid(`${source}:${lineAt(offset)}`, problem);
+  // Unique keys are seen to below: the library compares each key with each.
+  const composer = new Composer({ uniqueKeys: false, stringKeys: true, merge: true, logLevel: 'error' });
+  const parser = new Parser(lines.addNewLine);
+
+  const tokens = function* () {
+    for (const lexeme of new Lexer().lex(text)) {
+      yield* parser.next(lexeme);
+      if (parser.stack.length > MAX_NESTING) throw wrong(parser.offset, `nested more than ${MAX_NESTING} deep`);
+    }
+    yield* parser.end();
+  };
+  for (const document of composer.compose(tokens(), false, text.length)) {
+    const [first] = document.errors;
+    if (first !== undefined) throw wrong(first.pos[0], `no valid YAML: ${first.message}`);
+    const twice = keyGivenTwice(document);
+    if (twice !== null) throw wrong(twice.offset, `the key ${twice.key} is given twice`);
+    const value = toPlain(document, (problem) => wrong(document.range[0], problem));
+    const known: Record<string, number> = Object.create(null) as Record<string, number>;
+    const kind: unknown = isMap(document.contents) ? document.get('kind') : null;
+    if (typeof kind === 'string' && !mayAsk(kind)) {
+      yield { source, value: { kind }, lines: known }; // the rest of it need not be kept
+      continue;
+    }
+    noteLines(document.contents, '', 0, known, lineAt);
+    yield { source, value, lines: known };
+  }
+}
+
+function toPlain(document: Document, wrong: (problem: string) => ReconcileError): unknown {
+  try {
+    return document.toJS({ maxAliasCount: MAX_ALIASES });
+  } catch (error) {
+    throw wrong(`no usable YAML: ${(error as Error).message}`);
+  }
+}
+
+function keyGivenTwice(document: Document): { key: string; offset: number } | null {
+  let found: { key: string; offset: number } | null = null;
+  visit(document, {
+    Map(_, map) {
+      const seen = new Set<string>();
+      for (const { key } of map.items) {
+        if (!isScalar(key)) continue;
+        const name = String(key.value);
+        if (name !== '<<' && seen.has(name)) {
+          found = { key: name, offset: key.range?.[0] ?? 0 };
+          return visit.BREAK;
+        }
+        seen.add(name);
+      }
+      return undefined;
+    },
+  });
+  return found;
+}
+
+/** The line of each value by its path. What an alias stands for has the line of the alias. */
+function noteLines(
+  node: unknown,
+  path: string,
+  depth: number,
+  known: Record<string, number>,
+  lineAt: (offset: number) => number,
+): void {
+  if (depth > MAX_LINE_DEPTH) return;
+  if ((isMap(node) || isSeq(node) || isScalar(node) || isAlias(node)) && node.range)
+    known[path] = lineAt(node.range[0]);
+  if (isMap(node)) {
+    for (const { key, value } of node.items) {
+      if (!isScalar(key)) continue;
+      const below = path === '' ? String(key.value) : `${path}.${String(key.value)}`;
+      noteLines(value, below, depth + 1, known, lineAt);
+      if (key.range) known[below] = lineAt(key.range[0]);
+    }
+  } else if (isSeq(node)) {
+    for (const [i, item] of node.items.entries()) noteLines(item, `${path}[${i}]`, depth + 1, known, lineAt);
+  }
+}

@@ -1,0 +1,272 @@
+/** CocoonSet manifests → what a gate asks: every image that they name, and where it is to start (contract F.2, F.3). */
+import { fault, type ReconcileError } from './errors.ts';
+import { ShapeError, array, object, optionalText, type JsonObject } from './json.ts';
+import { count } from './text.ts';
+import type { StartMode } from './types.ts';
+
+/** One document of a manifest file, as plain data. */
+export interface ManifestDocument {
+  /** The file as it was named, or `stdin`. */
+  source: string;
+  value: unknown;
+  /** The line of each key path, such as `spec.toolboxes[0].image`; that of the document itself under ``. */
+  lines: Record<string, number>;
+}
+
+/** An image that is to start somewhere. */
+export interface Question {
+  source: string;
+  set: string | null;
+  role: 'agent' | 'toolbox' | null;
+  toolbox: string | null;
+  mode: StartMode;
+  image: string;
+  /** The node pulls the image with `--force` before it starts (mode `run` alone; contract F.4). */
+  forcePull: boolean;
+  /** Null: every pool. */
+  pools: string[] | null;
+  nodeName: string | null;
+}
+
+export interface Manifests {
+  questions: Question[];
+  /** How many CocoonSets there are, and the kinds of all other objects. */
+  sets: number;
+  otherKinds: string[];
+}
+
+const GROUP = 'cocoonset.cocoonstack.io';
+const DEFAULT_POOL = 'default';
+const MAX_LIST_DEPTH = 3;
+const MAX_LIST_ITEMS = 10_000;
+const MAX_TOOLBOXES = 1000;
+const MAX_QUESTIONS = 10_000;
+const MAX_ANSWERS = 500_000;
+
+/** Whether an object of this kind can name an image, itself or in a list. */
+export function mayAsk(kind: string): boolean {
+  return kind === 'CocoonSet' || isList(kind);
+}
+
+function isList(kind: string): boolean {
+  return kind === 'List' || kind === 'CocoonSetList';
+}
+
+/**
+ * Reads every CocoonSet; objects of other kinds are only counted, the items of lists are looked into.
+ * @throws ReconcileError MANIFEST_INVALID with file and line, for a CocoonSet that is not understood and for what is no
+ * Kubernetes object at all
+ */
+export function readManifests(documents: ManifestDocument[]): Manifests {
+  const manifests: Manifests = { questions: [], sets: 0, otherKinds: [] };
+  for (const document of documents) readObject({ document, path: '' }, document.value, null, manifests);
+  return manifests;
+}
+
+/** Where in a document something is. */
+interface Place {
+  document: ManifestDocument;
+  path: string;
+}
+
+function at({ document, path }: Place, key: string | number): Place {
+  return { document, path: typeof key === 'number' ? `${path}[${key}]` : path === '' ? key : `${path}.${key}` };
+}
+
+/** `FILE:LINE`; of something that is not there, the line of what would hold it. */
+function sourceOf({ document, path }: Place): string {
+  let known = path;
+  while (!Object.hasOwn(document.lines, known) && known !== '') known = known.replace(/(^|\.)[^.[\]]+$|\[\d+\]$/, '');
+  return `${document.source}:${document.lines[known] ?? 1}`;
+}
+
+function wrong(place: Place, message: string): ReconcileError {
+  const key = place.path === '' ? '' : `${place.path}: `;
+  return fault('MANIFEST_INVALID', { problem: `${sourceOf(place)}: ${key}${message}` });
+}
+
+/** What `read` gives; what it finds wrong is said of this place. */
+function reading<T>(place: Place, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof ShapeError) throw wrong(place, error.message);
+    throw error;
+  }
+}
+
+/** @param listed apiVersion and kind that the list around it gives to an item without its own */
+function readObject(
+  place: Place,
+  value: unknown,
+  listed: { apiVersion: unknown; kind: string } | null,
+  into: Manifests,
+  depth = 0,
+): void {
+  if (value === null || value === undefined) return; // an empty document
+  const map = reading(place, () => object(value, 'a Kubernetes object'));
+  const kind = map['kind'] ?? listed?.kind;
+  if (typeof kind !== 'string' || kind === '') throw wrong(place, 'no Kubernetes object: it has no kind');
+  const apiVersion = map['apiVersion'] ?? listed?.apiVersion;
+  if (isList(kind)) {
+    if (depth >= MAX_LIST_DEPTH) throw wrong(place, `lists are nested more than ${MAX_LIST_DEPTH} deep`);
+    const items = at(place, 'items');
+    const inherited = kind === 'List' ? null : { apiVersion, kind: 'CocoonSet' };
+    for (const [i, item] of reading(items, () => array(map['items'] ?? [], 'items', MAX_LIST_ITEMS)).entries()) {
+      readObject(at(items, i), item, inherited, into, depth + 1);
+    }
+    return;
+  }
+  if (kind !== 'CocoonSet') {
+    into.otherKinds.push(kind);
+    return;
+  }
+  if (typeof apiVersion !== 'string' || !apiVersion.startsWith(`${GROUP}/`)) {
+    throw wrong(
+      at(place, 'apiVersion'),
+      `a CocoonSet of ${JSON.stringify(apiVersion ?? null)} is not known, only of ${GROUP}/v1`,
+    );
+  }
+  into.sets += 1;
+  into.questions.push(...readSet(place, map));
+  if (into.questions.length > MAX_QUESTIONS) throw wrong(place, `the manifests name more than ${MAX_QUESTIONS} images`);
+}
+
+function readSet(place: Place, map: JsonObject): Question[] {
+  const metadata = child(place, map, 'metadata');
+  const name = metadata.text('name');
+  if (name === null) throw wrong(at(metadata.place, 'name'), 'is required');
+  const set = `${metadata.text('namespace') ?? 'default'}/${name}`;
+  const spec = child(place, map, 'spec');
+  const where = { set, pools: [spec.text('nodePool') ?? DEFAULT_POOL], nodeName: spec.text('nodeName') };
+  const agent = child(spec.place, spec.map, 'agent');
+  const questions = [questionOf(agent, 'agent', null, agent.choice('mode', ['clone', 'run'], 'clone'), where)];
+
+  const boxes = at(spec.place, 'toolboxes');
+  for (const [i, item] of reading(boxes, () =>
+    array(spec.map['toolboxes'] ?? [], 'toolboxes', MAX_TOOLBOXES),
+  ).entries()) {
+    const box = child(boxes, { [i]: item }, i);
+    const mode = box.choice('mode', ['run', 'clone', 'static'], 'run');
+    if (mode === 'static') continue; // a machine from elsewhere: nothing is started
+    questions.push(questionOf(box, 'toolbox', box.text('name'), mode, where));
+  }
+  return questions;
+}
+
+function questionOf(
+  holder: Child,
+  role: 'agent' | 'toolbox',
+  toolbox: string | null,
+  mode: StartMode,
+  where: Pick<Question, 'set' | 'pools' | 'nodeName'>,
+): Question {
+  const image = holder.text('image');
+  const place = at(holder.place, 'image');
+  if (image === null) throw wrong(place, 'is required');
+  const forcePull = mode === 'run' && holder.map['forcePull'] === true;
+  return { source: sourceOf(place), role, toolbox, mode, image, forcePull, ...where };
+}
+
+/** A map within a manifest, and how to read its keys. */
+interface Child {
+  place: Place;
+  map: JsonObject;
+  /** Null where it is not there or empty, as Go omits empty fields. */
+  text(key: string): string | null;
+  choice<const V extends string>(key: string, values: readonly V[], otherwise: V): V;
+}
+
+function child(parent: Place, map: JsonObject, key: string | number): Child {
+  const place = at(parent, key);
+  if (map[key] === undefined || map[key] === null) throw wrong(place, 'is required');
+  const inner = reading(place, () => object(map[key], String(key)));
+  const read = (name: string): string | null => reading(at(place, name), () => optionalText(inner[name], name));
+  return {
+    place,
+    map: inner,
+    text: read,
+    choice: (name, values, otherwise) => {
+      const value = read(name) ?? otherwise;
+      const known = values.find((candidate) => candidate === value);
+      if (known === undefined) throw wrong(at(place, name), `"${value}" is none of ${values.join(', ')}`);
+      return known;
+    },
+  };
+}
+
+/** A question of the command line. */
+export function askedByOption(option: '--snapshot' | '--image', image: string, pools: string[] | null): Question {
+  const mode = option === '--snapshot' ? 'clone' : 'run';
+  return { source: option, set: null, role: null, toolbox: null, mode, image, forcePull: false, pools, nodeName: null };
+}
+
+/** A question for the nodes of one pool, or for the one node that it names. */
+export interface PlacedQuestion extends Omit<Question, 'pools'> {
+  pool: string;
+  nodes: string[];
+}
+
+interface Member {
+  name: string;
+  pool: string;
+}
+
+/**
+ * Finds the nodes of every question.
+ * @param inventory all nodes, before any filter: a pool that none of them is in is not known
+ * @param selected those that are left after `--node`
+ * @throws ReconcileError MANIFEST_INVALID for a pool or node that is not known; GATE_EMPTY where the filters leave none,
+ * since a gate that asks nobody must not pass
+ */
+export function placeQuestions(questions: Question[], inventory: Member[], selected: Member[]): PlacedQuestion[] {
+  const placed = questions.flatMap(({ pools, ...question }): PlacedQuestion[] => {
+    if (question.nodeName !== null) return [onNode({ ...question, nodeName: question.nodeName }, inventory, selected)];
+    return (pools ?? [...new Set(selected.map(({ pool }) => pool))]).map((pool) => {
+      const inPool = (member: Member): boolean => member.pool === pool;
+      const known = [...new Set(inventory.map((member) => member.pool))].sort().join(', ');
+      if (!inventory.some(inPool)) throw unknown(question.source, `no node is in pool "${pool}"`, `known: ${known}`);
+      const nodes = selected.filter(inPool).map(({ name }) => name);
+      if (nodes.length === 0) throw unasked(question.source, `no node of pool "${pool}"`);
+      return { ...question, pool, nodes };
+    });
+  });
+  const answers = placed.reduce((sum, { nodes }) => sum + nodes.length, 0);
+  if (answers > MAX_ANSWERS) {
+    throw unknown('', `the gate would give ${answers} answers, more than ${MAX_ANSWERS}: ask for fewer sets at once`);
+  }
+  return placed;
+}
+
+function onNode(
+  question: Omit<Question, 'pools'> & { nodeName: string },
+  inventory: Member[],
+  selected: Member[],
+): PlacedQuestion {
+  const { source, nodeName } = question;
+  const node = inventory.find(({ name }) => name === nodeName);
+  if (node === undefined) {
+    const hint = `of ${count(inventory.length, 'node')} none has this name; \`reconcile nodes\` lists them`;
+    throw unknown(source, `nodeName "${nodeName}" is not known`, hint);
+  }
+  if (!selected.some(({ name }) => name === nodeName)) throw unasked(source, `node "${nodeName}", which it names,`);
+  return { ...question, pool: node.pool, nodes: [nodeName] };
+}
+
+function unknown(source: string, problem: string, hint?: string): ReconcileError {
+  return fault('MANIFEST_INVALID', { problem: `${source}${source === '' ? '' : ': '}${problem}`, hint });
+}
+
+function unasked(source: string, what: string): ReconcileError {
+  return fault('GATE_EMPTY', { problem: `${source}: ${what} is left after the --node filters` });
+}
+
+/**
+ * The snapshot that a clone of this image string asks epoch for: split at the first colon, tag `latest` where there is
+ * none (contract F.3). `host:5000/x` is therefore the repository `host` with the tag `5000/x`, which is no tag at all.
+ */
+export function snapshotAsked(image: string): string {
+  const colon = image.indexOf(':');
+  if (colon === -1) return `${image}:latest`;
+  return colon === image.length - 1 ? `${image}latest` : image;
+}

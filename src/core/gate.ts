@@ -1,0 +1,324 @@
+/** Verdicts → the answers of a gate: can what somebody wants to start, start on every node of its pool now? */
+import { snapshotAsked, type PlacedQuestion } from './cocoonset.ts';
+import { blobState, coveredBy, type Served } from './images.ts';
+import { hexOf, localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from './reference.ts';
+import type { GateSettings } from './settings.ts';
+import { formatBytes, shortDigest } from './text.ts';
+import type {
+  Answer,
+  DesiredImage,
+  DesiredSnapshot,
+  ErrorInfo,
+  Gate,
+  GateAnswer,
+  GateQuestion,
+  ImageRow,
+  ImageVerdict,
+  Limit,
+  NodeVerdicts,
+  Observation,
+  SnapshotRow,
+  SnapshotVerdict,
+} from './types.ts';
+
+/** What each verdict on a snapshot answers to a clone. One that is not on the node is answered by its base's. */
+const CLONE_ANSWER: Record<SnapshotVerdict, Answer> = {
+  unknown: 'unknown',
+  'not-on-node': 'unknown',
+  pending: 'no',
+  broken: 'no',
+  'base-corrupt': 'no',
+  'base-drifted': 'no',
+  'base-restorable': 'no',
+  'base-missing': 'no',
+  'base-lost': 'no',
+  'base-at-risk': 'yes',
+  clonable: 'yes',
+};
+
+/** What each verdict on an image answers to a run; `stale` if the old blob is sound, an absent one if it can be had. */
+const RUN_ANSWER: Record<ImageVerdict, Answer> = {
+  unmanaged: 'unknown',
+  unknown: 'unknown',
+  missing: 'yes',
+  absent: 'yes',
+  stale: 'yes',
+  'blob-missing': 'no',
+  'blob-corrupt': 'no',
+  'in-sync': 'yes',
+};
+
+/** What a person can do where a pull does not help. */
+const HELP: Partial<Record<SnapshotVerdict | ImageVerdict, string>> = {
+  pending: 'wait until it is written, then ask again',
+  broken: 'remove it there and let the next start fetch it again, or bake it again',
+  'base-restorable': 'the base can still be had by its digest: pull that, as the commands say',
+  'base-lost': 'bake the snapshot again, or push the old base back to epoch',
+};
+
+/** Errors of a registry that say no; after any other the answer is not known. */
+const REFUSALS = new Set(['TAG_NOT_FOUND', 'REGISTRY_BLOB_MISSING']);
+
+/** Everything that the answers come from. Verdicts are in the order of the observations. */
+export interface GateFacts {
+  served: Served;
+  snapshots: DesiredSnapshot[];
+  observations: Observation[];
+  verdicts: NodeVerdicts[];
+}
+
+/** Answers every question on every node that it is about. */
+export function judgeGate(questions: PlacedQuestion[], facts: GateFacts, settings: GateSettings): Gate {
+  const nodes = new Map(
+    facts.observations.map((observation, i) => [
+      observation.node.name,
+      { observation, verdicts: facts.verdicts[i] as NodeVerdicts },
+    ]),
+  );
+  const known = new Map<string, GateAnswer>();
+  const answered = questions.map((question): GateQuestion => {
+    const { nodes: names, forcePull, ...asked } = question;
+    const answers = names.map((name) => {
+      const key = JSON.stringify([name, question.mode, question.image, forcePull]);
+      const answer =
+        known.get(key) ?? answerOn(nodes.get(name) as NodeFacts, question, facts, settings.require === 'in-sync');
+      known.set(key, answer);
+      return answer;
+    });
+    return { ...asked, ...outcomeOf(answers, settings.minReady), nodes: answers };
+  });
+  return {
+    pass: answered.every(({ outcome }) => outcome === 'pass'),
+    minReady: `${settings.minReady.value}${settings.minReady.percent ? '%' : ''}`,
+    require: settings.require,
+    questions: answered,
+  };
+}
+
+interface NodeFacts {
+  observation: Observation;
+  verdicts: NodeVerdicts;
+}
+
+/**
+ * Passed where enough nodes say yes; blocked where not even the nodes that are not known could make it enough. A share
+ * is rounded up, and a number that the pool does not have is never reached.
+ */
+function outcomeOf(answers: GateAnswer[], minReady: Limit): Pick<GateQuestion, 'ready' | 'needed' | 'outcome'> {
+  const those = (wanted: Answer): number => answers.filter(({ answer }) => answer === wanted).length;
+  const ready = those('yes');
+  const needed = minReady.percent ? Math.ceil((answers.length * minReady.value) / 100) : minReady.value;
+  if (ready >= needed) return { ready, needed, outcome: 'pass' };
+  return { ready, needed, outcome: ready + those('unknown') >= needed ? 'incomplete' : 'blocked' };
+}
+
+/** An answer without the node. */
+type Said = Omit<GateAnswer, 'node'>;
+
+function answerOn(node: NodeFacts, question: PlacedQuestion, facts: GateFacts, inSync: boolean): GateAnswer {
+  const { observation } = node;
+  const said =
+    observation.observed === null
+      ? byError(observation.error, 'the node could not be read')
+      : question.mode === 'clone'
+        ? cloneAnswer(node, question.image, facts, inSync)
+        : runAnswer(node, question, facts.served, inSync);
+  return { node: observation.node.name, ...said };
+}
+
+function say(answer: Answer, reasonCode: string, reason: string, rest: Partial<Said> = {}): Said {
+  return { answer, reasonCode, reason, pullHelps: false, help: null, commands: [], ...rest };
+}
+
+/** An error as an answer: some say no, all others that nothing is known. */
+function byError(error: ErrorInfo | null, otherwise: string): Said {
+  if (error === null) return say('unknown', 'UNKNOWN', otherwise);
+  return say(REFUSALS.has(error.code) ? 'no' : 'unknown', error.code, error.message, { help: error.hint });
+}
+
+/** `base-drifted` → `BASE_DRIFTED`. */
+function codeOf(verdict: string): string {
+  return verdict.toUpperCase().replaceAll('-', '_');
+}
+
+/** A verdict as an answer, with what helps. */
+function byVerdict(answer: Answer, verdict: SnapshotVerdict | ImageVerdict, row: SnapshotRow | ImageRow): Said {
+  const code = answer === 'unknown' && row.error !== null ? row.error.code : codeOf(verdict);
+  const reason = row.reason ?? row.error?.message ?? PLAIN_REASON[answer];
+  if (answer === 'yes') return say(answer, code, reason);
+  const planned = row.plan === null ? null : `\`reconcile\` heals it (${row.plan})`;
+  return say(answer, code, reason, {
+    pullHelps: row.plan === 'pull',
+    help: planned ?? row.error?.hint ?? HELP[verdict] ?? null,
+    commands: row.commands,
+  });
+}
+
+const PLAIN_REASON: Record<Answer, string> = {
+  yes: 'everything that it needs is there',
+  no: 'something that it needs is not there',
+  unknown: 'what it needs is not known',
+};
+
+/** A yes with something to be said; where the gate asks for content in sync, a no. */
+function withNote(said: Said, code: string, note: string | null, inSync: boolean): Said {
+  if (said.answer !== 'yes' || note === null) return said;
+  return { ...said, answer: inSync ? 'no' : 'yes', reasonCode: code, reason: note };
+}
+
+// ------------------------------------------------------------------------------------------------- clone
+
+function cloneAnswer(node: NodeFacts, image: string, { served, snapshots }: GateFacts, inSync: boolean): Said {
+  const snapshot = snapshotAsked(image);
+  // A node knows it by its local name; what is there under that name is used as it is, for ever (contract F.4).
+  const fact = node.observation.observed?.snapshots.find(({ name }) => name === localSnapshotName(snapshot));
+  const row = node.verdicts.snapshots.find((r) => r.snapshot === snapshot && r.id === (fact?.id ?? null));
+  if (row === undefined) return say('unknown', 'UNKNOWN', PLAIN_REASON.unknown);
+  const wanted = snapshots.find((s) => s.snapshot === snapshot) ?? null;
+  const isHere = row.verdict !== 'not-on-node';
+  const said = isHere
+    ? byVerdict(CLONE_ANSWER[row.verdict], row.verdict, row)
+    : fetchAnswer(node.observation, row, wanted, served);
+  if (said.answer !== 'yes' || (!isHere && !inSync)) return said; // a cold start says more than a tag that moved on
+  const unclear = inSync ? notComparable(row, wanted, served) : null;
+  return unclear ?? withNote(said, 'TAG_MOVED', movedOn(row, wanted, served), inSync);
+}
+
+/** Which tag has moved on since this node fetched the snapshot: that of its base, or its own. */
+function movedOn(row: SnapshotRow, wanted: DesiredSnapshot | null, served: Served): string | null {
+  const now = baseOf(row, served)?.contentDigest ?? null;
+  if (row.baseDigest === null) return null;
+  const pinned = shortDigest(row.baseDigest);
+  if (now !== null && now !== row.baseDigest) {
+    return `the tag of its base has moved on to ${shortDigest(now)}; clones keep using ${pinned}, which is there`;
+  }
+  const rebaked = wanted?.baseDigest ?? null;
+  if (rebaked === null || rebaked === row.baseDigest) return null;
+  return `epoch's snapshot of this tag is baked on ${shortDigest(rebaked)} now; this node keeps its copy on ${pinned}`;
+}
+
+/** Where the gate asks for content in sync: epoch could not be asked what its tags are. */
+function notComparable(row: SnapshotRow, wanted: DesiredSnapshot | null, served: Served): Said | null {
+  const base = baseOf(row, served);
+  if (base !== null && base.contentDigest === null)
+    return byError(base.error, 'what the tag of its base is, is not known');
+  return wanted?.error?.code.startsWith('REGISTRY_') === true ? byError(wanted.error, '') : null;
+}
+
+function baseOf({ base }: SnapshotRow, served: Served): DesiredImage | null {
+  return base === null ? null : coveredBy(served, base);
+}
+
+/** A snapshot that the node has not fetched yet: yes where it can be fetched, and its base is there or comes along. */
+function fetchAnswer(observation: Observation, row: SnapshotRow, wanted: DesiredSnapshot | null, served: Served): Said {
+  if (parseSnapshotName(row.snapshot) === null) {
+    const [repository, ...rest] = row.snapshot.split(':');
+    const reason = `it is not on the node, and a clone asks epoch for the repository "${repository}" with the tag "${rest.join(':')}", which cannot be`;
+    return say('no', 'IMAGE_NAME_INVALID', reason, { help: 'a clone takes REPO[:TAG] at epoch, without a host' });
+  }
+  if (wanted === null || wanted.error !== null) return byError(wanted?.error ?? null, PLAIN_REASON.unknown);
+  const { baseVerdict } = row;
+  const answer = baseVerdict === null ? 'yes' : CLONE_ANSWER[baseVerdict];
+  if (baseVerdict !== null && answer !== 'yes') return byVerdict(answer, baseVerdict, row);
+  if (baseVerdict !== null) return coldStart(observation, [['the snapshot', wanted.sizeBytes]]);
+
+  const base = baseOf(row, served);
+  const pulled = `the first start pulls its base ${row.base} too`;
+  if (base === null || base.contentDigest === null) {
+    return byError(base?.error ?? null, `${pulled}, and what that brings is not known`);
+  }
+  if (base.contentDigest !== row.baseDigest) {
+    const reason = `${pulled}, which brings ${shortDigest(base.contentDigest)} now: the tag has moved on from ${shortDigest(row.baseDigest)}, which it needs`;
+    return say('no', 'BASE_MISSING', reason, { help: HELP['base-lost'] as string });
+  }
+  if (base.missingBlob !== null) return byError(base.error, pulled);
+  return coldStart(observation, [
+    ['the snapshot', wanted.sizeBytes],
+    ['its base', base.sizeBytes],
+  ]);
+}
+
+/** A yes, but one that has to download first; a no where there is no room for it. */
+function coldStart({ observed }: Observation, parts: [what: string, sizeBytes: number | null][]): Said {
+  const all = parts.reduce((sum, [, sizeBytes]) => sum + (sizeBytes ?? 0), 0);
+  const what = parts.map(([name, size]) => (size === null ? name : `${name} (${formatBytes(size)})`)).join(' and ');
+  const free = observed?.freeBytes ?? 0;
+  if (all > free) {
+    return say('no', 'NO_SPACE', `the first start downloads ${what}, and only ${formatBytes(free)} are free`, {
+      help: 'make room there: `cocoon gc` collects what nothing needs',
+    });
+  }
+  return say('yes', 'COLD_START', `not on the node yet: the first start downloads ${what}`);
+}
+
+// --------------------------------------------------------------------------------------------------- run
+
+function runAnswer(node: NodeFacts, { image, forcePull }: PlacedQuestion, served: Served, inSync: boolean): Said {
+  const desired = coveredBy(served, image);
+  const row = node.verdicts.images.find(({ reference }) => reference === image);
+  if (desired === null) return notAsked(image, served.epochUrl);
+  const here = row === undefined || row.verdict === 'absent' || row.verdict === 'missing' ? null : row;
+  // The registry is asked at each start where the node has no such entry or a pull is forced, and for OCI always.
+  const atEpoch = canPull(desired);
+  if (here === null) return atEpoch ?? coldStart(node.observation, [['it', desired.sizeBytes]]);
+  const answer = RUN_ANSWER[here.verdict];
+  if (answer !== 'yes') return byVerdict(answer, here.verdict, here);
+  if (atEpoch !== null && (forcePull || here.type === 'oci')) return atEpoch;
+  if (here.verdict !== 'stale') return byVerdict('yes', here.verdict, here);
+  const said = here.type === 'oci' ? byVerdict('yes', 'stale', here) : staleAnswer(node, here, served);
+  const note = `it starts from ${shortDigest(here.have)}, and epoch serves ${shortDigest(here.want)} now`;
+  const noted = withNote(said, 'STALE', note, inSync);
+  return noted.answer === 'no' ? { ...noted, ...helpOf(byVerdict('no', 'stale', here)) } : noted;
+}
+
+function helpOf({ pullHelps, help, commands }: Said): Pick<Said, 'pullHelps' | 'help' | 'commands'> {
+  return { pullHelps, help, commands };
+}
+
+/** A new VM starts from the blob that the index names, whatever epoch serves: is that one sound? */
+function staleAnswer({ observation }: NodeFacts, row: ImageRow, served: Served): Said {
+  const have = row.have as string;
+  const source = served.desired.find(({ contentDigest }) => contentDigest === have) ?? null;
+  const { state, why } = blobState(observation.observed?.blobs[hexOf(have)], source, served.depth);
+  const old = `its index names ${shortDigest(have)}: ${why}`;
+  switch (state) {
+    case 'sound':
+      return say('yes', 'STALE', PLAIN_REASON.yes);
+    case 'absent':
+      return say('no', 'BLOB_MISSING', old);
+    case 'corrupt':
+      return say('no', 'BLOB_CORRUPT', old);
+    case 'unproven':
+      return say('unknown', 'UNKNOWN', old);
+  }
+}
+
+/** Null where the registry can serve the image; else what follows from that it cannot. */
+function canPull({ error, missingBlob }: DesiredImage): Said | null {
+  return error === null && missingBlob === null ? null : byError(error, PLAIN_REASON.unknown);
+}
+
+/** Why nobody was asked for this image. */
+function notAsked(image: string, epochUrl: string): Said {
+  const url = `for an image of epoch write its URL, ${epochUrl}/dl/REPO[/TAG]`;
+  switch (meaningOf(image, epochUrl).kind) {
+    case 'download':
+      return say('unknown', 'UNKNOWN', 'this is no image that epoch could have', { help: url });
+    case 'immutable':
+      return say('unknown', 'UNMANAGED', 'it names content by its digest, which no tag of epoch covers', { help: url });
+    case 'foreign-url':
+      return say('unknown', 'REGISTRY_NOT_KNOWN', 'the URL is not of this epoch, and only epoch is asked', {
+        help: url,
+      });
+    case 'name': {
+      const registry = parseImageName(image)?.registry ?? 'docker.io';
+      if (registry === new URL(epochUrl).host) {
+        const reason = 'it is an OCI reference on the host of epoch, where cocoon cannot pull without a credential';
+        return say('unknown', 'REGISTRY_NOT_KNOWN', reason, { help: url });
+      }
+      const reason = `a node pulls it from the registry ${registry}, which the config does not name`;
+      const help = `track it under images.track, with this reference; ${url}`;
+      return say('unknown', 'REGISTRY_NOT_KNOWN', reason, { help });
+    }
+  }
+}

@@ -1,0 +1,96 @@
+/** The stages of a gate: observe and resolve, judge, answer, report. It knows nothing that changes a node. */
+import { snapshotAsked, type PlacedQuestion } from '../core/cocoonset.ts';
+import { errorInfo } from '../core/errors.ts';
+import { judgeGate } from '../core/gate.ts';
+import { localSnapshotName } from '../core/reference.ts';
+import { assemble } from '../core/report.ts';
+import type { Settings } from '../core/settings.ts';
+import type { ErrorInfo, NodeVerdicts, Observation, Report } from '../core/types.ts';
+import { judgeFleet, type JudgeRequest, type RunRequest } from './run.ts';
+
+export interface GateRequest extends JudgeRequest, Pick<RunRequest, 'tool' | 'id' | 'startedAt' | 'interruptedBy'> {
+  questions: PlacedQuestion[];
+}
+
+/** Answers the questions by the verdicts on the nodes that they are about; no other node is read. */
+export async function runGate(request: GateRequest): Promise<Report> {
+  const { questions, tool, id, startedAt } = request;
+  const asked = questionsByNode(questions);
+  const nodes = request.nodes.filter(({ name }) => asked.has(name));
+  const settings = settingsFor(request.settings, questions);
+  const { observations, served, hot, verdicts, error } = await judgeFleet({ ...request, nodes, settings }, (seen) =>
+    referencesAsked(seen, questions),
+  );
+  const facts = { served, snapshots: hot.snapshots, observations, verdicts };
+  const gate = judgeGate(questions, facts, settings.gate);
+  const failed = error ?? unread(observations);
+  return assemble(
+    {
+      tool,
+      run: { id, mode: 'gate', startedAt: startedAt.toISOString(), finishedAt: request.now().toISOString() },
+      error: failed,
+      signal: request.interruptedBy(),
+      desired: served.desired,
+      snapshots: hot.snapshots,
+      observations,
+      verdicts: verdicts.map((rows) => rowsAsked(rows, asked.get(rows.node) ?? [])),
+      actions: [],
+    },
+    { ...gate, pass: gate.pass && failed === null },
+  );
+}
+
+function questionsByNode(questions: PlacedQuestion[]): Map<string, PlacedQuestion[]> {
+  const asked = new Map<string, PlacedQuestion[]>();
+  for (const question of questions) {
+    for (const node of question.nodes) {
+      const of = asked.get(node);
+      if (of === undefined) asked.set(node, [question]);
+      else of.push(question);
+    }
+  }
+  return asked;
+}
+
+/** The questions decide what is looked at; of what the config tracks only what gives a reference its meaning counts. */
+function settingsFor(settings: Settings, questions: PlacedQuestion[]): Settings {
+  const run = new Set(questions.filter(({ mode }) => mode === 'run').map(({ image }) => image));
+  const named = settings.images.track.filter(({ reference }) => run.has(reference));
+  const track = [...new Map(named.map((image) => [image.reference, image])).values()];
+  return {
+    ...settings,
+    images: { discover: true, track: track.map((image) => ({ ...image, pools: null })), ignore: [] },
+    snapshots: {
+      discover: false,
+      track: snapshotsAsked(questions).map((snapshot) => ({ snapshot, pools: null })),
+      ignore: [],
+    },
+  };
+}
+
+function snapshotsAsked(questions: PlacedQuestion[]): string[] {
+  return [...new Set(questions.filter(({ mode }) => mode === 'clone').map(({ image }) => snapshotAsked(image)))];
+}
+
+/** The images to start from, and what the asked snapshots on the nodes are based on. */
+function referencesAsked(observations: Observation[], questions: PlacedQuestion[]): string[] {
+  const local = new Set(snapshotsAsked(questions).map(localSnapshotName));
+  const bases = observations.flatMap(({ observed }) =>
+    (observed?.snapshots ?? []).flatMap(({ name, base }) => (base !== null && local.has(name) ? [base] : [])),
+  );
+  return [...new Set([...questions.filter(({ mode }) => mode === 'run').map(({ image }) => image), ...bases])];
+}
+
+/** The rows that the answers come from: the snapshots, the images, and the bases of those snapshots. */
+function rowsAsked({ node, images, snapshots }: NodeVerdicts, questions: PlacedQuestion[]): NodeVerdicts {
+  const wanted = new Set(snapshotsAsked(questions));
+  const kept = snapshots.filter(({ snapshot }) => wanted.has(snapshot));
+  const references = new Set([...questions.map(({ image }) => image), ...kept.map(({ base }) => base)]);
+  return { node, snapshots: kept, images: images.filter(({ reference }) => references.has(reference)) };
+}
+
+/** A gate that could ask no node at all has found out nothing. */
+function unread(observations: Observation[]): ErrorInfo | null {
+  if (observations.some(({ status }) => status === 'observed')) return null;
+  return errorInfo('GATE_UNREAD', { nodes: observations.length });
+}

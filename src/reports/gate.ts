@@ -1,0 +1,132 @@
+/** A gate's answers for people: what says no, where, why and what helps; what says yes is folded; the verdict is last. */
+import { styleText } from 'node:util';
+import { fold } from '../core/nodeset.ts';
+import { clip, count } from '../core/text.ts';
+import type { Answer, Gate, GateAnswer, GateQuestion, Report } from '../core/types.ts';
+import type { RenderOptions } from './index.ts';
+import { plainTable } from './table.ts';
+
+/** Reasons that are told; the rows of the table have a limit of their own. */
+const MAX_TOLD = 200;
+const MAX_NAMED = 3;
+
+type Paint = (style: 'red' | 'yellow' | 'green' | 'bold', text: string) => string;
+
+const STYLE: Record<Answer, 'red' | 'yellow' | 'green'> = { no: 'red', unknown: 'yellow', yes: 'green' };
+const ORDER: Answer[] = ['no', 'unknown', 'yes'];
+
+export function renderGate(report: Report, options: RenderOptions): string {
+  const paint: Paint = (style, text) => (options.color ? styleText(style, text, { validateStream: false }) : text);
+  const last = gateVerdict(report);
+  const word = last.split(' ', 1)[0] as string;
+  const verdict = `${paint(report.run.exitCode === 0 ? 'green' : 'red', word)}${last.slice(word.length)}`;
+  if (options.brief || report.gate === null) return `${verdict}\n`;
+  const groups = groupsOf(report.gate);
+  const head = ['ANSWER', 'IMAGE', 'MODE', 'POOL', 'NODES', 'WHY'].map((title) => paint('bold', title));
+  const rows = groups.map(({ question, answer, nodes }) => [
+    paint(STYLE[answer.answer], answer.answer),
+    clip(question.image, 60),
+    question.mode,
+    clip(question.pool, 30),
+    fold(nodes),
+    answer.reasonCode,
+  ]);
+  const told = groups.filter(({ answer }) => options.verbose || answer.answer !== 'yes' || isNote(answer));
+  const sections = [
+    plainTable(head, rows),
+    told
+      .slice(0, MAX_TOLD)
+      .map((group) => tell(group, paint))
+      .join('\n'),
+  ];
+  return `${[...sections, verdict].filter((section) => section !== '').join('\n\n')}\n`;
+}
+
+/** A yes that comes with something to know. */
+function isNote({ reasonCode }: GateAnswer): boolean {
+  return !['CLONABLE', 'IN_SYNC'].includes(reasonCode);
+}
+
+/** Answers that are alike but for their node, to questions that are alike but for who asks. */
+interface Group {
+  question: GateQuestion;
+  askers: string[];
+  answer: GateAnswer;
+  nodes: string[];
+}
+
+function groupsOf({ questions }: Gate): Group[] {
+  const groups = new Map<string, Group>();
+  for (const question of questions) {
+    for (const answer of question.nodes) {
+      const { node, reason, help, ...rest } = answer;
+      const key = JSON.stringify([question.mode, question.image, question.pool, rest]);
+      const group = groups.get(key) ?? { question, askers: [], answer, nodes: [] };
+      if (!group.nodes.includes(node)) group.nodes.push(node);
+      const asker = askerOf(question);
+      if (!group.askers.includes(asker)) group.askers.push(asker);
+      groups.set(key, group);
+    }
+  }
+  return [...groups.values()].sort((a, b) => ORDER.indexOf(a.answer.answer) - ORDER.indexOf(b.answer.answer));
+}
+
+/** `agent of default/demo (sets/win.yaml:14)`, or the option. */
+export function askerOf({ source, set, role, toolbox }: GateQuestion): string {
+  if (set === null) return source;
+  return `${toolbox === null ? role : `${role} ${toolbox}`} of ${set} (${source})`;
+}
+
+function tell({ question, askers, answer, nodes }: Group, paint: Paint): string {
+  const more = askers.length > MAX_NAMED ? ` and ${askers.length - MAX_NAMED} more` : '';
+  const said = [
+    `${paint('bold', clip(question.image, 100))} on ${fold(nodes)}: ${clip(answer.reason, 600)}`,
+    `  asked by ${clip(`${askers.slice(0, MAX_NAMED).join(', ')}${more}`, 400)}`,
+  ];
+  if (answer.help !== null) said.push(`  → ${clip(answer.help, 500)}`);
+  for (const command of answer.commands) said.push(`  $ ${clip(command, 500)}`);
+  return said.join('\n');
+}
+
+/** One line without a line end: PASS, BLOCKED or ERROR, and what it means. */
+export function gateVerdict({ run, gate }: Report): string {
+  if (run.error !== null || gate === null) {
+    const hint = run.error?.hint == null ? '' : ` (${run.error.hint})`;
+    return `ERROR ${run.error?.code ?? ''}: ${run.error?.message ?? 'nothing was asked'}${hint}.`;
+  }
+  const { questions, minReady, require } = gate;
+  const asked = `${count(new Set(questions.map(({ image, mode }) => `${mode} ${image}`)).size, 'image')} on ${count(
+    new Set(questions.flatMap(({ nodes }) => nodes.map(({ node }) => node))).size,
+    'node',
+  )}`;
+  const inSync = require === 'in-sync' ? ', in sync' : '';
+  if (gate.pass) {
+    const lacking = questions.flatMap(({ nodes }) => nodes.filter(({ answer }) => answer !== 'yes'));
+    const within =
+      lacking.length === 0 ? '' : `; ${count(lacking.length, 'answer')} short of it, within minReady ${minReady}`;
+    return `PASS: ${asked} can start now${inSync}${within}.`;
+  }
+  const blocked = questions.filter(({ outcome }) => outcome === 'blocked');
+  const open = questions.filter(({ outcome }) => outcome === 'incomplete');
+  const parts = [
+    ...blocked.map((question) => shortfall(question, 'no')),
+    ...open.map((question) => shortfall(question, 'unknown')),
+  ];
+  const unique = [...new Set(parts)];
+  const more = unique.length > MAX_NAMED ? `; and ${unique.length - MAX_NAMED} more` : '';
+  return `BLOCKED: ${unique.slice(0, MAX_NAMED).join('; ')}${more}.`;
+}
+
+/** `simular/win11-hot:v1 cannot start on node-2 (BASE_DRIFTED)`, and the count where it is not simply all. */
+function shortfall(question: GateQuestion, wanted: 'no' | 'unknown'): string {
+  const { image, pool, ready, needed, nodes } = question;
+  const those = nodes.filter(({ answer }) => answer === wanted);
+  const codes = [...new Set(those.map(({ reasonCode }) => reasonCode))].join(', ');
+  const what = wanted === 'no' ? 'cannot start' : 'is not known to start';
+  const where = those.length === 0 ? '' : ` ${what} on ${fold(those.map(({ node }) => node))} (${codes})`;
+  const all = needed === nodes.length && those.length > 0;
+  const short = all
+    ? ''
+    : `${where === '' ? ' is' : ', and is'} ready on ${ready} of ${count(nodes.length, 'node')} of pool ${pool}, ${needed} needed`;
+  return clip(`${image}${where}${short}`, 400);
+}

@@ -1,0 +1,767 @@
+/** The probe: what its answer means, that no answer can do harm, and what the script reads from a real directory. */
+import { spawnSync } from 'node:child_process';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { parseProbe } from '../../src/adapters/node-read.ts';
+import { ReconcileError } from '../../src/core/errors.ts';
+import { judgeImages } from '../../src/core/images.ts';
+import { isDigest } from '../../src/core/reference.ts';
+import type { Node, Observed } from '../../src/core/types.ts';
+import { blob, blobPath, blobs, entry, node, observation, QCOW2, ROOT, served, sha, WIN11 } from '../helpers/facts.ts';
+import { treeOf } from '../helpers/tree.ts';
+
+const NONCE = 'c0ffee00c0ffee00';
+const HEX = { a1: 'a1'.repeat(32), e2: 'e2'.repeat(32), d4: 'd4'.repeat(32), e5: 'e5'.repeat(32) };
+const ID = 'MFRGGZDFMZTWQ2LKNNWG23TPOA';
+const DATA = `${ROOT}/snapshot/localfile/${ID}`;
+
+/** One thing that the probe prints: a line, or a file with its text. */
+type Said = string | { file: string; text: string };
+
+function file(name: string, content: unknown): Said {
+  return { file: name, text: typeof content === 'string' ? content : `${JSON.stringify(content)}\n` };
+}
+
+function hexed(hex: string): string {
+  return hex.replace(/../g, ' $&');
+}
+
+/** An answer in the format of `probe.sh`. */
+function answer(...said: Said[]): string {
+  const lines = said.map((one) =>
+    typeof one === 'string' ? `${one}\n` : `file ${one.file}\n${one.text.replace(/^(?=.|\n.)/gm, '|')}\n`,
+  );
+  return `cocoon-probe 1 ${NONCE}\n${lines.join('')}cocoon-probe end ${NONCE}\n`;
+}
+
+const MACHINE = ['machine x86_64', 'version v0.3.8'];
+const FREE = 'free 500000000000';
+const cloudimg = (images: Record<string, unknown>): Said => file('cloudimg', { images });
+const stale = cloudimg({
+  [WIN11]: { ref: WIN11, content_sum: sha('a1'), size: 5, created_at: '2026-04-27T19:44:01Z' },
+});
+
+const record = {
+  id: ID,
+  name: 'simular/win11-hot:v1',
+  image: WIN11,
+  image_digest: sha('e2'),
+  image_type: 'cloudimg',
+  image_blob_ids: { [HEX.e2]: {} },
+  hypervisor: 'cloud-hypervisor',
+  created_at: '2026-04-27T20:01:02.000000003+08:00',
+  data_dir: DATA,
+};
+const snapshots = (...records: object[]): Said =>
+  file('snapshots', {
+    snapshots: Object.fromEntries(records.map((r) => [(r as { id?: string }).id ?? ID, r])),
+    names: { 'simular/win11-hot:v1': ID },
+  });
+const CONFIG = { payload: { firmware: `${ROOT}/firmware/CLOUDHV.fd` } };
+const directory: Said[] = [
+  `snapshot ${DATA}`,
+  'has 300 cocoon.json',
+  'has 900 config.json',
+  'has 9 state.json',
+  'has 8 memory-ranges',
+  'has 7 overlay.qcow2',
+  file('cocoon.json', { storage_configs: [] }),
+  file('config.json', CONFIG),
+  `path file ${ROOT}/firmware/CLOUDHV.fd`,
+  `backing ${hexed(Buffer.from(blobPath('e2')).toString('hex'))}`,
+  `path file ${blobPath('e2')}`,
+];
+const GOOD = answer(
+  ...MACHINE,
+  stale,
+  snapshots(record),
+  `blob f 5 ${HEX.a1}.qcow2`,
+  `head ${HEX.a1}.qcow2 ${hexed(QCOW2)}`,
+  ...directory,
+  FREE,
+);
+
+function parse(text: string, of: Node = node()): Observed {
+  return parseProbe(text, NONCE, of);
+}
+
+function errorOf(text: string, stderr = ''): ReconcileError {
+  try {
+    parseProbe(text, NONCE, node(), stderr);
+  } catch (error) {
+    if (error instanceof ReconcileError) return error;
+    throw error;
+  }
+  throw new Error('the answer was accepted');
+}
+
+describe('a good answer', () => {
+  test('is understood', () => {
+    expect(parse(GOOD)).toEqual({
+      cocoonVersion: 'v0.3.8',
+      architecture: 'amd64',
+      indexSource: 'json',
+      freeBytes: 500_000_000_000,
+      entries: [entry(sha('a1'))],
+      conflicts: [],
+      blobs: blobs({ a1: blob({ sizeBytes: 5 }) }),
+      files: { [`${ROOT}/firmware/CLOUDHV.fd`]: 'file', [blobPath('e2')]: 'file' },
+      snapshots: [
+        {
+          id: ID,
+          name: 'simular/win11-hot:v1',
+          hypervisor: 'cloud-hypervisor',
+          base: WIN11,
+          baseDigest: sha('e2'),
+          baseType: 'cloudimg',
+          blobIds: [HEX.e2],
+          pending: false,
+          createdAt: '2026-04-27T20:01:02.000000003+08:00',
+          recorded: true,
+          dataDir: DATA,
+          files: { 'cocoon.json': 300, 'config.json': 900, 'state.json': 9, 'memory-ranges': 8, 'overlay.qcow2': 7 },
+          unusable: null,
+          backing: blobPath('e2'),
+          bootFiles: [`${ROOT}/firmware/CLOUDHV.fd`],
+          layerFiles: [],
+        },
+      ],
+      notes: [],
+    });
+  });
+
+  test.each<[string, Said[], Partial<Observed>]>([
+    ['no store at all', [], { indexSource: 'none', entries: [], notes: ['cocoon has no store there yet'] }],
+    ['arm64', ['machine aarch64'], { architecture: 'arm64' }],
+    ['a machine of another kind', ['machine riscv64'], { architecture: 'riscv64' }],
+    ['a machine named like a property of every object', ['machine constructor'], { architecture: 'constructor' }],
+    ['no version of cocoon', ['machine x86_64'], { cocoonVersion: '' }],
+    ['an index without entries', [file('cloudimg', {})], { indexSource: 'json', entries: [] }],
+    ['null entries', [cloudimg({ x: null, y: { content_sum: sha('a1') } })], { entries: [entry(sha('a1'), 'y')] }],
+    ['no table', [file('cloudimg', { images: null })], { entries: [] }],
+    ['an index over many lines', [file('cloudimg', '{\n "images":\n\n {}\n}\n')], { entries: [] }],
+    [
+      'an OCI entry',
+      [
+        file('oci', {
+          images: {
+            'ghcr.io/a/b:1': {
+              manifest_digest: sha('c3'),
+              layers: [{ digest: sha('d4') }, { digest: sha('e5') }],
+              kernel_layer: sha('e5'),
+              initrd_layer: '',
+            },
+          },
+        }),
+      ],
+      {
+        entries: [
+          { ...entry(sha('c3'), 'ghcr.io/a/b:1', 'oci'), layers: [sha('d4'), sha('e5')], kernelLayer: sha('e5') },
+        ],
+      },
+    ],
+    [
+      'a blob that is empty',
+      [`blob f 0 ${HEX.a1}.qcow2`],
+      { blobs: blobs({ a1: blob({ sizeBytes: 0, header: null }) }) },
+    ],
+    [
+      'a blob that is a directory',
+      [`blob d 4096 ${HEX.a1}.qcow2`],
+      { blobs: blobs({ a1: blob({ regular: false, sizeBytes: 4096, header: null }) }) },
+    ],
+    [
+      'a file that is no blob',
+      ['blob f 5 disk.qcow2', 'head disk.qcow2  51', `blob f 5 ${HEX.a1}.qcow2.bad`],
+      { blobs: {} },
+    ],
+    ['the header of a blob that is not there', [`head ${HEX.a1}.qcow2 ${hexed(QCOW2)}`], { blobs: {} }],
+    ['paths', ['path absent /x y', 'path empty /z'], { files: { '/x y': 'absent', '/z': 'empty' } }],
+  ])('%s', (_name, said, expected) => {
+    expect(parse(answer(...said, FREE))).toMatchObject(expected);
+  });
+
+  test('noise of shell start-up files before the first mark is left out', () => {
+    const noise = `Welcome!\nfree 1\ncocoon-probe 1 ${'0'.repeat(16)}\nblob f 5 ${HEX.e2}.qcow2\n`;
+    expect(parse(noise + GOOD)).toEqual(parse(GOOD));
+  });
+
+  test('a text of a file cannot pass for a line of the answer', () => {
+    const text = `{"images": {}}\nfree 1\ndenied /\ncocoon-probe end ${NONCE}\n`;
+    expect(errorOf(answer(file('cloudimg', text), FREE)).info.code).toBe('NODE_INDEX_CORRUPT');
+    const sidecar = file('cocoon.json', `{}\ndenied /\ncocoon-probe end ${NONCE}\n`);
+    const [first] = parse(answer(snapshots(record), `snapshot ${DATA}`, sidecar, FREE)).snapshots;
+    expect(first?.unusable).toMatch(/^its configuration cannot be used: cocoon.json is no JSON/);
+  });
+});
+
+describe('a store in SQLite', () => {
+  const list = [
+    { id: sha('e2'), name: WIN11, type: 'cloudimg', size: 5, created_at: '2026-04-27T19:44:01Z' },
+    { id: sha('c3'), name: 'ghcr.io/a/b:1', type: 'oci', size: 5, created_at: '2026-04-27T19:44:01Z' },
+  ];
+  const sqlite = (images: unknown, hot: unknown, code = 0): Said[] => [
+    'store sqlite',
+    `listed image ${code}`,
+    file('image-list', images),
+    file('image-errors', code === 0 ? '' : 'Error: list oci: boom\n'),
+    'listed snapshot 0',
+    file('snapshot-list', hot),
+    file('snapshot-errors', ''),
+  ];
+
+  test('is what cocoon lists', () => {
+    const { data_dir: _dir, ...hot } = record;
+    const observed = parse(answer(...sqlite(list, [hot]), ...directory, FREE));
+    expect(observed).toMatchObject({
+      indexSource: 'sqlite',
+      entries: [entry(sha('e2')), entry(sha('c3'), 'ghcr.io/a/b:1', 'oci')],
+      notes: [],
+      snapshots: [{ id: ID, dataDir: DATA, baseDigest: sha('e2'), recorded: true, files: { 'state.json': 9 } }],
+    });
+  });
+
+  test('may be empty, and says so in words', () => {
+    const observed = parse(answer(...sqlite('No images found.\n', 'No snapshots found.\n'), FREE));
+    expect(observed).toMatchObject({ indexSource: 'sqlite', entries: [], snapshots: [] });
+  });
+
+  test('wins over a JSON index beside it, which is named, and doubted where both differ', () => {
+    expect(parse(answer(stale, ...sqlite(list, []), FREE))).toMatchObject({
+      entries: [{ digest: sha('e2') }, {}],
+      conflicts: [WIN11],
+      notes: ['a JSON index lies beside meta.db, which is the one that counts'],
+    });
+    const same = cloudimg({ [WIN11]: { content_sum: sha('e2') } });
+    expect(parse(answer(same, ...sqlite(list, []), FREE))).toMatchObject({ conflicts: [] });
+  });
+
+  test.each<[string, Said[], RegExp]>([
+    ['cocoon fails', sqlite(list, [], 1), /cocoon image list failed: Error: list oci: boom/],
+    ['cocoon is ended', sqlite('', [], 124), /failed/],
+    ['it prints no JSON', sqlite('oops', []), /is no JSON/],
+    ['a type that is not known', sqlite([{ ...list[0], type: 'iso' }], []), /type is unknown/],
+    ['no list', sqlite({}, []), /is no list/],
+    ['it says nothing of images', ['store sqlite'], /cocoon image list failed/],
+  ])('%s', (_name, said, what) => {
+    const { info } = errorOf(answer(...said, FREE));
+    expect(info.code).toBe('NODE_INDEX_CORRUPT');
+    expect(info.message).toMatch(what);
+  });
+});
+
+describe('snapshots', () => {
+  const first = (...said: Said[]): Observed['snapshots'][number] | undefined =>
+    parse(answer(...said, FREE)).snapshots[0];
+
+  test.each<[string, Said[], object]>([
+    ['a record of an older cocoon', [snapshots({ ...record, image_digest: undefined })], { baseDigest: null }],
+    ['an empty digest', [snapshots({ ...record, image_digest: '' })], { baseDigest: null }],
+    ['no data directory', [snapshots(record)], { dataDir: DATA, files: null, backing: null }],
+    ['none recorded', [snapshots({ ...record, data_dir: '' })], { dataDir: null, files: null }],
+    ['pending', [snapshots({ ...record, pending: true })], { pending: true }],
+    ['pending, but not quite', [snapshots({ ...record, pending: 'yes' })], { pending: false }],
+    ['without a name', [snapshots({ ...record, name: '' })], { name: '' }],
+    [
+      'a data directory named like a property of every object',
+      [snapshots({ ...record, data_dir: '__proto__' }), 'snapshot __proto__', 'has 1 __proto__'],
+      { files: null, unusable: null },
+    ],
+    ['the same without one', [snapshots({ ...record, data_dir: 'constructor' })], { files: null, unusable: null }],
+    [
+      'a kernel of its own',
+      [snapshots(record), `snapshot ${DATA}`, file('config.json', { payload: { kernel: '/boot/k', initramfs: '/i' } })],
+      { bootFiles: ['/boot/k', '/i'], layerFiles: [] },
+    ],
+    [
+      'layers and kernel of an OCI base',
+      [
+        snapshots({ ...record, image_type: 'oci' }),
+        `snapshot ${DATA}`,
+        file('config.json', { payload: { kernel: `${ROOT}/oci/boot/x/vmlinuz` } }),
+        file('cocoon.json', {
+          storage_configs: [
+            { path: `${ROOT}/oci/blobs/d.erofs`, role: 'layer' },
+            { path: '/run/cow.raw', role: 'cow' },
+          ],
+        }),
+      ],
+      { baseType: 'oci', bootFiles: [], layerFiles: [`${ROOT}/oci/blobs/d.erofs`, `${ROOT}/oci/boot/x/vmlinuz`] },
+    ],
+    [
+      'a configuration of the wrong shape',
+      [snapshots(record), `snapshot ${DATA}`, file('config.json', { payload: [] })],
+      { unusable: 'its configuration cannot be used: payload is no object' },
+    ],
+    [
+      'a configuration cut short',
+      [snapshots(record), `snapshot ${DATA}`, file('config.json', '{"payload": ')],
+      { unusable: expect.stringMatching(/^its configuration cannot be used: config.json is no JSON/) as string },
+    ],
+    [
+      'a backing path that is no text',
+      [snapshots(record), `snapshot ${DATA}`, 'backing  ff fe 00'],
+      { backing: expect.any(String) as string },
+    ],
+  ])('%s', (_name, said, expected) => {
+    expect(first(...said)).toMatchObject(expected);
+  });
+
+  test('a name without a record', () => {
+    const names = file('snapshots', { snapshots: {}, names: { ghost: 'GONE' } });
+    expect(first(names)).toMatchObject({ id: 'GONE', name: 'ghost', recorded: false, base: null, files: null });
+  });
+});
+
+describe('trouble has a code of its own', () => {
+  test.each<[string, string, string, RegExp]>([
+    ['no cocoon', answer(...MACHINE, 'missing cocoon'), 'NODE_COCOON_MISSING', /there is no cocoon \(cocoon\)/],
+    ['a closed directory', answer(...MACHINE, `denied ${ROOT}`, FREE), 'NODE_PERMISSION_DENIED', /\/var\/lib\/cocoon/],
+    ['a conversion', answer(...MACHINE, 'store converting', FREE), 'NODE_BUSY', /conversion/],
+    [
+      'a store that does not hold still',
+      answer('store sqlite', 'failed no copy', FREE),
+      'NODE_INDEX_CORRUPT',
+      /no copy/,
+    ],
+    ['an index cut short', answer(file('cloudimg', '{"images": {'), FREE), 'NODE_INDEX_CORRUPT', /no JSON/],
+    ['an empty index', answer(file('cloudimg', ''), FREE), 'NODE_INDEX_CORRUPT', /no JSON/],
+    ['an index that is a list', answer(file('cloudimg', '[]'), FREE), 'NODE_INDEX_CORRUPT', /no object/],
+    [
+      'an entry without a digest',
+      answer(cloudimg({ x: {} }), FREE),
+      'NODE_INDEX_CORRUPT',
+      /"x".content_sum is no sha256/,
+    ],
+    [
+      'a digest in capitals',
+      answer(cloudimg({ x: { content_sum: sha('AB') } }), FREE),
+      'NODE_INDEX_CORRUPT',
+      /is no sha256 digest/,
+    ],
+    ['a hostile key', answer(cloudimg({ '\u001b[2J': {} }), FREE), 'NODE_INDEX_CORRUPT', /control characters/],
+    ['a key without end', answer(cloudimg({ ['x'.repeat(3000)]: {} }), FREE), 'NODE_INDEX_CORRUPT', /too long/],
+    [
+      'too many entries',
+      answer(cloudimg(Object.fromEntries(Array.from({ length: 10_001 }, (_, i) => [`k${i}`, {}]))), FREE),
+      'NODE_INDEX_CORRUPT',
+      /more than 10000 entries/,
+    ],
+    [
+      'a snapshot without an object',
+      answer(file('snapshots', { snapshots: { x: 1 } }), FREE),
+      'NODE_INDEX_CORRUPT',
+      /./,
+    ],
+    ['no free space told', answer(...MACHINE), 'NODE_ANSWER_INVALID', /free space/],
+    [
+      'nothing between the marks',
+      `cocoon-probe 1 ${NONCE}\ncocoon-probe end ${NONCE}\n`,
+      'NODE_ANSWER_INVALID',
+      /free/,
+    ],
+    ['free space that is no number', answer('free lots'), 'NODE_ANSWER_INVALID', /line 1: free lots/],
+    ['more free space than there is', answer('free 99999999999999999999'), 'NODE_ANSWER_INVALID', /line 1/],
+    ['negative free space', answer('free -1'), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a line of an unknown kind', answer(FREE, 'rm -rf /'), 'NODE_ANSWER_INVALID', /line 2: rm -rf/],
+    ['a relative path', answer('path file x', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a state of an unknown kind', answer('path maybe /x', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a file of no snapshot', answer('has 5 x', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a backing file of no snapshot', answer('backing  41', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a version in colour', answer('version \u001b[31mred', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    [
+      'an index that is too large',
+      answer(file('cloudimg', 'x'.repeat(2 ** 23 + 1)), FREE),
+      'NODE_ANSWER_INVALID',
+      /8 MiB/,
+    ],
+  ])('%s', (_name, text, code, message) => {
+    const { info } = errorOf(text);
+    expect(info.code).toBe(code);
+    expect(info.message).toMatch(/^node-1: /);
+    expect(info.message).toMatch(message);
+  });
+
+  test.each([
+    ['nothing at all', ''],
+    ['no end', GOOD.slice(0, -1)],
+    ['no end mark', GOOD.slice(0, GOOD.lastIndexOf('cocoon-probe'))],
+    ['more after the end', `${GOOD}x`],
+    ['no beginning', GOOD.slice(5)],
+    ['the mark of another run', GOOD.replaceAll(NONCE, '0123456789abcdef')],
+  ])('torn: %s', (_name, text) => {
+    const { info } = errorOf(text, 'sh: 1: Syntax error\n');
+    expect(info).toMatchObject({ code: 'NODE_ANSWER_INVALID' });
+    expect(info.message).toMatch(/the answer is torn: its end mark is missing; it said: sh: 1: Syntax error$/);
+  });
+});
+
+// ------------------------------------------------------------------------------------------------------ mutations
+
+/** A small generator of numbers from 0 to 1 that repeats itself for a seed. */
+function random(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+const INSERTS = [
+  '\n',
+  '|',
+  '"',
+  '{',
+  '}',
+  '[',
+  ']',
+  ',',
+  '\\',
+  '\0',
+  '\u202e',
+  '-1',
+  '9'.repeat(30),
+  'null',
+  '__proto__',
+];
+const LINES = [
+  'free 5',
+  'store sqlite',
+  'store converting',
+  'file snapshots',
+  'snapshot /x',
+  'denied /',
+  'missing x',
+  'has',
+];
+
+/** One to three changes: characters replaced, removed, doubled, moved or inserted, whole lines too. */
+function mutate(text: string, next: () => number): string {
+  let mutated = text;
+  const pick = <T>(from: readonly T[]): T => from[Math.floor(next() * from.length)] as T;
+  for (let n = Math.ceil(next() * 3); n > 0; n -= 1) {
+    const at = Math.floor(next() * mutated.length);
+    const length = Math.floor(next() ** 3 * 80);
+    const [before, part, after] = [mutated.slice(0, at), mutated.slice(at, at + length), mutated.slice(at + length)];
+    mutated = pick([
+      () => before + String.fromCharCode(Math.floor(next() * 256)) + mutated.slice(at + 1),
+      () => before + after,
+      () => before + part + part + after,
+      () => after + before + part,
+      () => before + pick(INSERTS) + mutated.slice(at),
+      () => `${before}\n${pick(LINES)}\n${mutated.slice(at)}`,
+    ])();
+  }
+  return mutated;
+}
+
+describe('mutations', () => {
+  const begin = GOOD.indexOf('\n') + 1;
+  const end = GOOD.lastIndexOf('cocoon-probe end');
+  const inAnswer = (next: () => number): string =>
+    GOOD.slice(0, begin) + mutate(GOOD.slice(begin, end), next) + GOOD.slice(end);
+  const index = JSON.stringify({ images: { [WIN11]: { ref: WIN11, content_sum: sha('a1'), size: 5 } } });
+  const inIndex = (next: () => number): string =>
+    answer(...MACHINE, file('cloudimg', mutate(index, next)), `blob f 5 ${HEX.e2}.qcow2`, FREE);
+  const anywhere = (next: () => number): string => mutate(GOOD, next);
+
+  test.each([
+    ['of the answer', inAnswer],
+    ['of images.json', inIndex],
+    ['of the marks too', anywhere],
+  ])('%s are an error of the node or valid facts, and never bring a stale node in sync', (_name, mutated) => {
+    let understood = 0;
+    for (let seed = 1; seed <= 1500; seed += 1) {
+      const text = mutated(random(seed));
+      let observed: Observed;
+      try {
+        observed = parse(text);
+      } catch (error) {
+        if (!(error instanceof ReconcileError) || !error.info.code.startsWith('NODE_')) {
+          throw new Error(`seed ${seed}: ${JSON.stringify(text)}`, { cause: error });
+        }
+        continue;
+      }
+      understood += 1;
+      expect(JSON.parse(JSON.stringify(observed))).toEqual(observed);
+      expect(observed.entries.filter(({ digest }) => !isDigest(digest))).toEqual([]);
+      expect(Object.keys(observed.blobs).filter((hex) => !/^[0-9a-f]{64}$/.test(hex))).toEqual([]);
+      const rows = judgeImages(served(), observation(observed));
+      expect(
+        rows.filter((row) => row.verdict === 'in-sync'),
+        `seed ${seed}`,
+      ).toEqual([]);
+    }
+    expect(understood).toBeGreaterThan(30);
+  });
+});
+
+// ------------------------------------------------------------------------------------------------- the real script
+
+const base = mkdtempSync(join(tmpdir(), 'reconcile-probe-'));
+chmodSync(base, 0o755);
+afterAll(() => rmSync(base, { recursive: true, force: true }));
+
+/** All that a minimal Debian has and the script may use. */
+const TOOLS = 'cat cp df dirname find grep head ls mkdir mktemp od rm sed sort stat tail timeout tr uname'.split(' ');
+const bin = join(base, 'bin');
+mkdirSync(bin);
+for (const tool of TOOLS) symlinkSync(`/usr/bin/${tool}`, join(bin, tool));
+const cocoon = join(base, 'cocoon');
+writeFileSync(cocoon, '#!/bin/sh\necho "Version:        v0.3.8"\n', { mode: 0o755 });
+
+const script = readFileSync(new URL('../../src/adapters/probe.sh', import.meta.url), 'utf8');
+const asNobody = ['/usr/bin/setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
+const canDrop = process.getuid?.() === 0 && existsSync('/usr/bin/setpriv');
+const shells = [
+  ['dash', '/usr/bin/dash'],
+  ['bash', '/usr/bin/bash'],
+].filter(([, path]) => existsSync(path as string)) as [string, string][];
+
+describe.each(shells)('the script in %s', (_name, shell) => {
+  let root: string;
+  beforeEach(() => {
+    root = mkdtempSync(join(base, 'root '));
+    chmodSync(root, 0o755);
+    put('cloudimg/db/images.json', JSON.stringify({ images: { [WIN11]: { content_sum: sha('a1') } } }));
+    mkdirSync(join(root, 'cloudimg/blobs'), { recursive: true });
+  });
+
+  const put = (path: string, content: string | Buffer, mode = 0o644): string => {
+    const full = join(root, path);
+    mkdirSync(dirname(full), { recursive: true });
+    writeFileSync(full, content, { mode });
+    return full;
+  };
+  const run = (words: string[] = [], binary = cocoon): { stdout: string; stderr: string } => {
+    const [command = '', ...args] = [...words, shell, '-s', '--', NONCE, binary, root];
+    const { stdout, stderr } = spawnSync(command, args, {
+      input: script,
+      env: { PATH: bin, TMPDIR: base },
+      encoding: 'utf8',
+      timeout: 20_000,
+    });
+    return { stdout, stderr };
+  };
+  const observe = (): Observed => {
+    const { stdout, stderr } = run();
+    expect(stderr).toBe('');
+    return parseProbe(stdout, NONCE, node('node-1', { cocoon: { ...node().cocoon, rootDir: root } }));
+  };
+
+  const qcow2 = (backing = ''): Buffer => {
+    const head = Buffer.alloc(512 + backing.length);
+    head.writeUInt32BE(0x514649fb, 0);
+    head.writeUInt32BE(3, 4);
+    if (backing !== '') {
+      head.writeBigUInt64BE(512n, 8);
+      head.writeUInt32BE(backing.length, 16);
+      head.write(backing, 512, 'latin1');
+    }
+    return head;
+  };
+  const hot = (over: object = {}, overlay = qcow2(join(root, `cloudimg/blobs/${HEX.e2}.qcow2`))): string => {
+    const dir = join(root, 'snapshot/localfile', ID);
+    const files = { 'state.json': '{}', 'memory-ranges': 'm', 'cocoon.json': '{"storage_configs": []}' };
+    for (const [name, content] of Object.entries(files)) put(`snapshot/localfile/${ID}/${name}`, content);
+    const payload = { firmware: join(root, 'firmware/CLOUDHV.fd') };
+    put(`snapshot/localfile/${ID}/config.json`, JSON.stringify({ payload }, null, 2));
+    put(`snapshot/localfile/${ID}/overlay.qcow2`, overlay);
+    put('firmware/CLOUDHV.fd', 'fw');
+    const known = { snapshots: { [ID]: { ...record, data_dir: dir, ...over } }, names: {} };
+    put('snapshot/db/snapshots.json', JSON.stringify(known));
+    return dir;
+  };
+
+  test('reads a store, and changes nothing of it', async () => {
+    put(`cloudimg/blobs/${HEX.a1}.qcow2`, qcow2());
+    const dir = hot();
+    const before = await treeOf(root);
+    const observed = observe();
+    expect(await treeOf(root)).toEqual(before);
+    expect(observed).toMatchObject({
+      cocoonVersion: 'v0.3.8',
+      indexSource: 'json',
+      entries: [entry(sha('a1'))],
+      blobs: { [HEX.a1]: { regular: true, sizeBytes: 512, header: QCOW2 } },
+      snapshots: [
+        {
+          dataDir: dir,
+          files: { 'state.json': 2, 'overlay.qcow2': 512 + blobPath('e2', root).length },
+          backing: blobPath('e2', root),
+          bootFiles: [join(root, 'firmware/CLOUDHV.fd')],
+          unusable: null,
+        },
+      ],
+      files: { [join(root, 'firmware/CLOUDHV.fd')]: 'file', [blobPath('e2', root)]: 'absent' },
+    });
+    expect(observed.freeBytes).toBeGreaterThan(0);
+  });
+
+  test('an empty root, and none at all', () => {
+    rmSync(join(root, 'cloudimg'), { recursive: true });
+    expect(observe()).toMatchObject({ indexSource: 'none', entries: [], blobs: {}, snapshots: [] });
+    rmSync(root, { recursive: true });
+    expect(observe()).toMatchObject({ indexSource: 'none', entries: [] });
+    expect(existsSync(root)).toBe(false);
+  });
+
+  test('no cocoon', () => {
+    expect(errorOf(run([], '/no/such/cocoon').stdout).info.code).toBe('NODE_COCOON_MISSING');
+  });
+
+  test('a conversion in flight', () => {
+    put('meta/meta-convert.manifest', '');
+    expect(errorOf(run().stdout).info.code).toBe('NODE_BUSY');
+  });
+
+  test('what lies among the blobs', () => {
+    const elsewhere = put('elsewhere', qcow2());
+    symlinkSync(elsewhere, join(root, `cloudimg/blobs/${HEX.e2}.qcow2`));
+    symlinkSync('/no/such', join(root, `cloudimg/blobs/${HEX.d4}.qcow2`));
+    mkdirSync(join(root, `cloudimg/blobs/${HEX.e5}.qcow2`));
+    put(`cloudimg/blobs/${HEX.a1}.qcow2`, '');
+    for (const odd of [
+      '.qcow2',
+      '-n.qcow2',
+      'a b.qcow2',
+      '*.qcow2',
+      `x\nblob f 5 ${HEX.a1}.qcow2`,
+      `${HEX.a1}.qcow2.bad`,
+    ]) {
+      put(`cloudimg/blobs/${odd}`, qcow2());
+    }
+    expect(observe().blobs).toEqual({
+      [HEX.e2]: { regular: true, sizeBytes: 512, header: QCOW2 },
+      [HEX.d4]: { regular: false, sizeBytes: 8, header: null },
+      [HEX.e5]: { regular: false, sizeBytes: expect.any(Number) as number, header: null },
+      [HEX.a1]: { regular: true, sizeBytes: 0, header: null },
+    });
+  });
+
+  test('a blob shorter than a header', () => {
+    put(`cloudimg/blobs/${HEX.a1}.qcow2`, 'QFI');
+    expect(observe().blobs[HEX.a1]).toEqual({ regular: true, sizeBytes: 3, header: '514649' });
+  });
+
+  test('OCI files of any name', () => {
+    put(`oci/blobs/${HEX.d4}.erofs`, 'x');
+    put(`oci/blobs/${HEX.a1}.erofs`, '');
+    put(`oci/blobs/odd\npath file /etc/shadow.erofs`, 'x');
+    put(`oci/boot/${HEX.e5}/vmlinuz`, 'x');
+    put('oci/boot/odd\nfree 0/vmlinuz', 'x');
+    expect(observe().files).toEqual({
+      [join(root, `oci/blobs/${HEX.d4}.erofs`)]: 'file',
+      [join(root, `oci/boot/${HEX.e5}/vmlinuz`)]: 'file',
+    });
+  });
+
+  test('a snapshot with files of odd names', () => {
+    hot();
+    for (const odd of ['a b', '-rf', '*', 'x\nfree 0', "it's", '$(reboot)'])
+      put(`snapshot/localfile/${ID}/${odd}`, 'x');
+    put('snapshot/localfile/odd\nsnapshot /etc/state.json', 'x');
+    const [first, ...more] = observe().snapshots;
+    expect(more).toEqual([]);
+    expect(Object.keys(first?.files ?? {})).toEqual(expect.arrayContaining(['a b', '-rf', '*', "it's", '$(reboot)']));
+    expect(Object.keys(first?.files ?? {}).some((name) => name.startsWith('x'))).toBe(false);
+  });
+
+  test('a snapshot kept elsewhere', () => {
+    const dir = join(base, `elsewhere of ${root.length} ${shell.length}`);
+    mkdirSync(dir, { recursive: true });
+    writeFileSync(join(dir, 'state.json'), '{}');
+    hot({ data_dir: dir });
+    expect(observe().snapshots).toMatchObject([{ dataDir: dir, files: { 'state.json': 2 } }]);
+  });
+
+  test.each([
+    ['relative', 'base.qcow2'],
+    ['with blanks', '/mnt/my disks/base.qcow2'],
+    ['with a line end', '/mnt/a\nfree 0'],
+    ['hostile', '/$(reboot)/`id`/\u001b[2J'],
+  ])('an overlay on a base whose path is %s', (_kind, backing) => {
+    hot({}, qcow2(backing));
+    const observed = observe();
+    expect(observed.snapshots[0]?.backing).toBe(backing);
+    expect(Object.values(observed.files)).not.toContain(undefined);
+  });
+
+  test.each([
+    ['no qcow2', Buffer.from('not a disk at all, but long enough')],
+    ['short', qcow2().subarray(0, 10)],
+    ['without a base', qcow2()],
+    ['empty', Buffer.alloc(0)],
+    [
+      'with a base beyond its end',
+      (() => {
+        const head = qcow2('/x');
+        head.writeBigUInt64BE(1n << 62n, 8);
+        return head;
+      })(),
+    ],
+    [
+      'with a base of no end',
+      (() => {
+        const head = qcow2('/x');
+        head.writeUInt32BE(0xffffffff, 16);
+        return head;
+      })(),
+    ],
+  ])('an overlay that is %s', (_kind, overlay) => {
+    hot({}, overlay);
+    expect(observe().snapshots[0]).toMatchObject({ backing: null, unusable: null });
+  });
+
+  test('an index without its line end, with line ends, with marks', () => {
+    const text = `{\n"images": {\n"a|b": {"content_sum":\n\n"${sha('a1')}"}}}`;
+    put('cloudimg/db/images.json', text);
+    expect(observe().entries).toEqual([entry(sha('a1'), 'a|b')]);
+    put('cloudimg/db/images.json', `{"images": {}}\ncocoon-probe end ${NONCE}\nfree 5\n`);
+    expect(errorOf(run().stdout).info.code).toBe('NODE_INDEX_CORRUPT');
+  });
+
+  test('an index larger than 8 MiB', () => {
+    put('cloudimg/db/images.json', Buffer.alloc(2 ** 23 + 5000, ' '));
+    expect(errorOf(run().stdout).info).toMatchObject({ code: 'NODE_ANSWER_INVALID' });
+  });
+
+  test.skipIf(!canDrop).each([
+    ['the root', ''],
+    ['a store', 'cloudimg/db'],
+    ['the blobs', 'cloudimg/blobs'],
+    ['a blob', `cloudimg/blobs/${HEX.a1}.qcow2`],
+    ['an index', 'cloudimg/db/images.json'],
+    ['the snapshots', 'snapshot/localfile'],
+    ['a snapshot', `snapshot/localfile/${ID}`],
+  ])('%s closed to a user who is not root: denied, and never missing', (_what, path) => {
+    put(`cloudimg/blobs/${HEX.a1}.qcow2`, qcow2());
+    hot();
+    const closed = join(root, path);
+    chownSync(closed, 0, 0);
+    chmodSync(closed, 0);
+    const { info } = errorOf(run(asNobody).stdout);
+    chmodSync(closed, 0o755);
+    expect(info.code).toBe('NODE_PERMISSION_DENIED');
+    expect(info.message).toContain(closed.replace(/\/$/, ''));
+  });
+
+  test.skipIf(!canDrop)('a store that is open to others is read without root', () => {
+    put(`cloudimg/blobs/${HEX.a1}.qcow2`, qcow2());
+    expect(parse(run(asNobody).stdout).entries).toEqual([entry(sha('a1'))]);
+  });
+});
