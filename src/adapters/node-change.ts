@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault, infoOf } from '../core/errors.ts';
+import { hexOf } from '../core/reference.ts';
 import { shellQuote } from '../core/text.ts';
 import type { ErrorInfo, Node } from '../core/types.ts';
 import type { Connection } from './ssh.ts';
@@ -9,7 +10,7 @@ import type { Connection } from './ssh.ts';
 /** The guard ends its command when it hears nothing for this long (contract §K). */
 const SILENCE_SECONDS = 30;
 /** How long all else but the command itself may take there, before the connection is given up, in ms. */
-const GRACE_MS = { pull: 60_000, canary: 120_000, remove: 180_000 };
+const GRACE_MS = { pull: 60_000, replace: 600_000, import: 600_000, canary: 120_000, remove: 180_000 };
 /** How long a removal may take to get a connection. */
 const CONNECT_MS = 60_000;
 
@@ -26,6 +27,10 @@ interface Answer {
   ended: { code: number; why: string; said: string } | null;
   /** Who is at it already: the reason to leave the node alone. */
   busy: string | null;
+  /** A process has the blob open that was to be replaced. */
+  isInUse: boolean;
+  /** The digest of the content that arrived for an import. */
+  received: string | null;
   /** The state of the VM that was cloned. */
   state: string | null;
   /** VM → why it could not be removed, or null where it is gone. */
@@ -47,6 +52,7 @@ async function change(
   words: string[],
   timeoutMs: number,
   signal: AbortSignal,
+  content?: AsyncIterable<Uint8Array>,
 ): Promise<Answer> {
   const { binary, rootDir, runDir, logDir, sudo } = node.cocoon;
   const nonce = randomBytes(8).toString('hex');
@@ -56,18 +62,27 @@ async function change(
   const command = ['sh', '-c', `eval "$(head -c ${text.length})"`, 'change', ...fixed, ...words];
   const result = await connection.exec(command.map(shellQuote).join(' '), {
     stdin: text.toString('utf8'),
+    ...(content === undefined ? {} : { content }),
     heartbeatMs: (SILENCE_SECONDS * 1000) / 3,
     maxStdoutBytes: 262_144,
     maxStderrBytes: 4096,
     timeoutMs: timeoutMs + GRACE_MS[verb],
     signal,
-    what: verb === 'pull' ? 'a pull' : 'a canary VM',
+    what: verb === 'canary' || verb === 'remove' ? 'a canary VM' : `a ${verb}`,
   });
   return parseAnswer(result.stdout.toString('utf8'), nonce, result.stderr);
 }
 
 function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
-  const answer: Answer = { ended: null, busy: null, state: null, removed: new Map(), stderr: lastLines(stderr) };
+  const answer: Answer = {
+    ended: null,
+    busy: null,
+    isInUse: false,
+    received: null,
+    state: null,
+    removed: new Map(),
+    stderr: lastLines(stderr),
+  };
   let said: string[] = [];
   for (const line of stdout.split('\n')) {
     if (!line.startsWith(`${nonce} `)) continue;
@@ -82,6 +97,8 @@ function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
     if (word === 'locked') answer.busy = 'another reconcile is changing this node';
     else if (word === 'busy') answer.busy = `the same image is being pulled there already (process ${words})`;
     else if (word === 'ended') answer.ended = { code: Number(first), why: rest.join(' '), said: why };
+    else if (word === 'in-use') answer.isInUse = true;
+    else if (word === 'received') answer.received = `sha256:${words}`;
     else if (word === 'state') answer.state = words;
     else if (word === 'removed') answer.removed.set(words, null);
     else if (word === 'left') answer.removed.set(words, why);
@@ -106,8 +123,70 @@ export async function pullImage(
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<void> {
+  refuseFailedPull(await change(connection, node, 'pull', [reference], timeoutMs, signal), node, reference, timeoutMs);
+}
+
+/**
+ * Sets the blob of `digest` aside, pulls the reference with `--force`, and removes the old file once bytes of exactly
+ * that digest are there; on any failure the old file is put back. One guarded script on the node does all of it.
+ * @throws ReconcileError BLOB_IN_USE, and as `pullImage`
+ */
+export async function replaceBlob(
+  connection: Connection,
+  node: Node,
+  reference: string,
+  digest: string,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const answer = await change(connection, node, 'replace', [reference, hexOf(digest)], timeoutMs, signal);
+  if (answer.isInUse) throw fault('BLOB_IN_USE', { host: node.name, digest });
+  refuseFailedPull(answer, node, reference, timeoutMs);
+}
+
+/** What is imported, as it comes from the registry. */
+export interface ImportContent {
+  content: AsyncIterable<Uint8Array>;
+  digest: string;
+  sizeBytes: number;
+}
+
+/**
+ * Streams the content into a private file on the node, compares its digest there, and lets cocoon import it under the
+ * name. Nothing is imported that is not exactly the wanted content; the file goes whatever happens.
+ * @param timeoutMs of the transfer, and again of the import
+ * @throws ReconcileError IMPORT_FAILED, LOCKED, SSH_*
+ */
+export async function importImage(
+  connection: Connection,
+  node: Node,
+  reference: string,
+  { content, digest, sizeBytes }: ImportContent,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<void> {
   const host = node.name;
-  const { ended, busy, stderr } = await change(connection, node, 'pull', [reference], timeoutMs, signal);
+  const failed = (why: string): Error => fault('IMPORT_FAILED', { host, reference, why });
+  const words = [reference, hexOf(digest), String(sizeBytes)];
+  const { busy, received, ended, stderr } = await change(
+    connection,
+    node,
+    'import',
+    words,
+    2 * timeoutMs,
+    signal,
+    content,
+  );
+  if (busy !== null) throw fault('LOCKED', { host, by: busy });
+  if (received !== digest)
+    throw failed(received === null ? `nothing arrived: ${stderr}` : `${received} arrived and not ${digest}`);
+  if (ended === null) throw failed(`it did not start: ${stderr}`);
+  if (ended.code !== 0) throw failed(ended.why === '' ? ended.said : `it was ended: ${ended.why}`);
+}
+
+/** Turns the answer to a pull that did not succeed into its error. */
+function refuseFailedPull({ ended, busy, stderr }: Answer, node: Node, reference: string, timeoutMs: number): void {
+  const host = node.name;
   if (busy !== null) throw fault('LOCKED', { host, by: busy });
   if (ended === null) throw fault('PULL_FAILED', { host, reference, exit: 'did not start', stderr });
   if (ended.code === 0) return;

@@ -164,11 +164,19 @@ const catalog = {
     message: `${a.host}: pulling ${a.reference} took longer than ${formatDuration(a.afterMs)} and was ended`,
     hint: 'raise rollout.pullTimeout (cocoon itself gives up after 30 minutes), or see what holds cocoon up there',
   }),
+  IMPORT_FAILED: (a: { host: string; reference: string; why: string }): Words => ({
+    message: `${a.host}: importing ${a.reference} failed: ${clip(a.why, 600)}`,
+    hint: null,
+  }),
+  BLOB_IN_USE: (a: { host: string; digest: string }): Words => ({
+    message: `${a.host}: a process holds the blob ${shortDigest(a.digest)} open, so it is not replaced`,
+    hint: 'stop the VMs that run on it, then run again',
+  }),
   VERIFY_MISMATCH: (a: {
     host: string;
     reference: string;
     have: string | null;
-    want: string;
+    want: string | null;
     detail: string;
   }): Words => ({
     message: `${a.host}: after the pull ${a.reference} is ${shortDigest(a.have)} and not ${shortDigest(a.want)}: ${a.detail}`,

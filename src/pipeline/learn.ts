@@ -17,7 +17,7 @@ import type { DesiredImage, Node, Observation, Observed } from '../core/types.ts
 import { whyOf } from './ask.ts';
 
 /** Deadline for hashing on one node, in ms: twenty gigabytes twice, on a slow disk at idle priority. */
-const HASH_TIMEOUT_MS = 30 * 60_000;
+export const HASH_TIMEOUT_MS = 30 * 60_000;
 const PART_TRIES = 4;
 
 export interface LearnContext {
