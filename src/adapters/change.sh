@@ -13,8 +13,9 @@
 #   remove NAME                   remove a VM that an earlier connection may have left
 #
 # Answers with lines that begin with the nonce, so that what shell start-up files print is not taken for an answer:
-# `locked`, `busy PID`, `in-use`, `received HEX`, `ended CODE [silence|deadline]`, `state WORDS`, `removed NAME`, `left NAME`, and before `ended` and
-# `left` what cocoon said on its stderr, `said TEXT`. Needs dash, coreutils, util-linux, grep and sed.
+# `locked`, `busy PID`, `in-use`, `received HEX`, `begun`, `ended CODE [silence|deadline]`, `state WORDS`, `removed NAME`,
+# `left NAME`, and before `ended` and `left` what cocoon said on its stderr, `said TEXT`. Needs dash, coreutils,
+# findutils, util-linux, grep and sed.
 set -u
 LC_ALL=C NO_COLOR=1
 export LC_ALL NO_COLOR
@@ -84,6 +85,11 @@ end() {
   kill -s "$1" -- "-$p" || kill -s "$1" "$p" || as_root sh -c 'kill -s "$1" "$2"' sh "$1" "$p"
 } 2>/dev/null
 
+# A process of another user may not be signalled, or may not be seen, but not both.
+is_alive() {
+  kill -0 "$p" 2>/dev/null || [ -d "/proc/$p" ]
+}
+
 # Whole seconds of a clock that nobody sets.
 clock() {
   cut -d . -f 1 /proc/uptime
@@ -105,9 +111,14 @@ watch() {
   [ "$(clock)" -lt "$until" ] || why=deadline
   printf '%s' "$why" >"$scratch/why" || exit
   end TERM
-  sleep 10 &
-  wait "$!"
-  [ ! -e "$scratch/why" ] || end HUP
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    sleep 1 &
+    wait "$!"
+    [ -e "$scratch/why" ] || exit
+    is_alive || break
+  done
+  if is_alive; then end HUP; fi
+  kill -0 "$$" || rm -rf -- "$scratch"
 }
 
 # guarded COMMAND...: runs it under the switch; leaves its exit code in rc. It is in a session of its own, because sudo
@@ -121,6 +132,7 @@ guarded() {
     setsid "$@" 3<&- >/dev/null 2>"$scratch/err" &
   fi
   p=$!
+  say begun
   watch &
   w=$!
   trap 'again=yes; end TERM' HUP INT TERM

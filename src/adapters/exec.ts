@@ -8,7 +8,7 @@
 import { once } from 'node:events';
 import type ssh2 from 'ssh2';
 import type { ClientChannel } from 'ssh2';
-import { fault, type ReconcileError } from '../core/errors.ts';
+import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node } from '../core/types.ts';
 import { CAUSES, errorCode, hangUp, quietly, unreachable } from './login.ts';
 import type { Log, Login } from './login.ts';
@@ -55,30 +55,38 @@ export interface Connection {
 const ORPHAN_MS = 2_000;
 const HEARTBEAT = 'x';
 
+/** SSH_UNREACHABLE for a connection that broke, and not for one that fell silent: a new one may well be made. */
+export class ConnectionLost extends ReconcileError {}
+
+function lost(node: Node, cause: string, error?: unknown): ConnectionLost {
+  return new ConnectionLost(unreachable(node, cause).info, { cause: error });
+}
+
 /** @param onEnd called once, when the connection is closed or lost */
 export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => void): Connection {
   /** What to do with each command under way when the connection ends. */
   const running = new Set<(reason: ReconcileError) => void>();
   let ended: ReconcileError | null = null;
 
-  const end = (cause: string, error?: unknown): void => {
+  const end = (reason: ReconcileError): void => {
     if (ended !== null) return;
-    ended = unreachable(node, cause, error);
+    ended = reason;
     hangUp(login);
     onEnd();
     for (const abandon of running) abandon(ended);
   };
   login.client.on('error', (error) => {
     log('debug', 'SSH connection failed', { node: node.name, cause: error.message });
-    const silent = (error as ssh2.ClientErrorExtensions).level === 'client-timeout';
-    end(`connection lost (${silent ? 'no sign of life' : (CAUSES[errorCode(error)] ?? error.message)})`, error);
+    const isSilent = (error as ssh2.ClientErrorExtensions).level === 'client-timeout';
+    if (isSilent) end(unreachable(node, 'connection lost (no sign of life)', error));
+    else end(lost(node, `connection lost (${CAUSES[errorCode(error)] ?? error.message})`, error));
   });
   // at `end` ssh2 has already taken its protocol down: a heartbeat after it would throw
-  login.client.on('end', () => end('connection lost'));
-  login.client.on('close', () => end('connection lost'));
+  login.client.on('end', () => end(lost(node, 'connection lost')));
+  login.client.on('close', () => end(lost(node, 'connection lost')));
 
   return {
-    close: () => end('the connection was closed'),
+    close: () => end(unreachable(node, 'the connection was closed')),
     exec(command, options) {
       return new Promise<ExecResult>((resolve, reject) => {
         options.signal.throwIfAborted();
@@ -110,7 +118,7 @@ export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => 
             stop = follow(opened, node, options, fail, (result) => settle(() => resolve(result)));
           });
         } catch (error) {
-          fail(unreachable(node, 'connection lost', error));
+          fail(lost(node, 'connection lost', error));
         }
       });
     },
@@ -142,7 +150,7 @@ function follow(
 
   const finish = (): void => {
     if (stopped) return;
-    if (exit === null) return fail(unreachable(node, 'the command ended without an exit status'));
+    if (exit === null) return fail(lost(node, 'the command ended without an exit status'));
     done({ stdout: Buffer.concat(stdout, stdoutBytes), stderr: stderr.text(), ...exit });
   };
   const onStreamClosed = (): void => {
@@ -177,11 +185,12 @@ function follow(
   channel.on('error', () => undefined); // a write that came too late; `close` tells the rest
 
   let heartbeat: NodeJS.Timeout | undefined;
+  const feeding = new AbortController();
   const feed = async (): Promise<void> => {
     if (options.stdin !== undefined) channel.write(options.stdin);
     for await (const chunk of options.content ?? []) {
       if (stopped) return;
-      if (!channel.write(chunk)) await once(channel, 'drain', { signal: options.signal });
+      if (!channel.write(chunk)) await once(channel, 'drain', { signal: feeding.signal });
     }
     if (stopped) return;
     if (options.heartbeatMs === undefined) {
@@ -194,10 +203,13 @@ function follow(
     channel.write(HEARTBEAT);
     heartbeat = setInterval(beat, options.heartbeatMs);
   };
-  feed().catch(fail);
+  feed().catch((error: unknown) => {
+    if (!stopped) fail(error);
+  });
 
   return () => {
     stopped = true;
+    feeding.abort();
     clearTimeout(orphan);
     clearInterval(heartbeat);
     channel.removeAllListeners('data').removeAllListeners('exit');

@@ -23,7 +23,9 @@ function changeScript(): Buffer {
 
 /** What `change.sh` answered. */
 interface Answer {
-  /** How the guarded command ended; null where it never began. */
+  /** Whether the guarded command was started. */
+  begun: boolean;
+  /** How it ended; null where it never began, or the guard itself was killed. */
   ended: { code: number; why: string; said: string } | null;
   /** Who is at it already: the reason to leave the node alone. */
   busy: string | null;
@@ -75,6 +77,7 @@ async function change(
 
 function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
   const answer: Answer = {
+    begun: false,
     ended: null,
     busy: null,
     isInUse: false,
@@ -96,6 +99,7 @@ function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
     said = [];
     if (word === 'locked') answer.busy = 'another reconcile is changing this node';
     else if (word === 'busy') answer.busy = `the same image is being pulled there already (process ${words})`;
+    else if (word === 'begun') answer.begun = true;
     else if (word === 'ended') answer.ended = { code: Number(first), why: rest.join(' '), said: why };
     else if (word === 'in-use') answer.isInUse = true;
     else if (word === 'received') answer.received = `sha256:${words}`;
@@ -185,10 +189,18 @@ export async function importImage(
 }
 
 /** Turns the answer to a pull that did not succeed into its error. */
-function refuseFailedPull({ ended, busy, stderr }: Answer, node: Node, reference: string, timeoutMs: number): void {
+function refuseFailedPull(
+  { begun, ended, busy, stderr }: Answer,
+  node: Node,
+  reference: string,
+  timeoutMs: number,
+): void {
   const host = node.name;
   if (busy !== null) throw fault('LOCKED', { host, by: busy });
-  if (ended === null) throw fault('PULL_FAILED', { host, reference, exit: 'did not start', stderr });
+  if (ended === null) {
+    const exit = begun ? 'was broken off there' : 'did not start';
+    throw fault('PULL_FAILED', { host, reference, exit, stderr });
+  }
   if (ended.code === 0) return;
   if (ended.why === 'deadline') throw fault('PULL_TIMEOUT', { host, reference, afterMs: timeoutMs });
   const exit = ended.why === 'silence' ? `was ended: ${UNHEARD}` : `exited with ${ended.code}`;
@@ -226,14 +238,12 @@ export async function cloneCanary(
   } catch (error) {
     return { clone: failed(infoOf(error).message), left: await removeAgain(connect, node, name) };
   }
-  const { ended, busy, state, removed, stderr } = answer;
+  const { begun, ended, busy, state, stderr } = answer;
   if (busy !== null) return { clone: infoOf(fault('LOCKED', { host, by: busy })), left: null };
-  if (ended === null) return { clone: failed(`the clone did not start: ${stderr}`), left: null };
-  const left = removed.has(name) ? (removed.get(name) ?? null) : stderr;
-  return {
-    clone: whyNotRunning(ended, state, timeoutMs, failed),
-    left: left === null ? null : leftBehind(node, name, left),
-  };
+  if (!begun) return { clone: failed(`the clone did not start: ${stderr}`), left: null };
+  const clone = ended === null ? failed('it was broken off there') : whyNotRunning(ended, state, timeoutMs, failed);
+  const isAnswered = answer.removed.has(name);
+  return { clone, left: isAnswered ? leftBehind(node, name, answer) : await removeAgain(connect, node, name) };
 }
 
 function whyNotRunning(
@@ -248,7 +258,13 @@ function whyNotRunning(
   return failed(said);
 }
 
-function leftBehind(node: Node, name: string, why: string): ErrorInfo {
+/** Null where the VM is gone. */
+function leftBehind(node: Node, name: string, { removed, stderr }: Answer): ErrorInfo | null {
+  const why = removed.has(name) ? removed.get(name) : stderr;
+  return why === null ? null : canaryLeft(node, name, why || 'no reason was given');
+}
+
+function canaryLeft(node: Node, name: string, why: string): ErrorInfo {
   return infoOf(fault('CANARY_LEFT', { host: node.name, name, why }));
 }
 
@@ -258,13 +274,11 @@ async function removeAgain(connect: () => Promise<Connection>, node: Node, name:
     const connection = await connect();
     try {
       const deadline = AbortSignal.timeout(CONNECT_MS + GRACE_MS.remove);
-      const { removed, stderr } = await change(connection, node, 'remove', [name], 0, deadline);
-      const left = removed.has(name) ? (removed.get(name) ?? null) : stderr;
-      return left === null ? null : leftBehind(node, name, left);
+      return leftBehind(node, name, await change(connection, node, 'remove', [name], 0, deadline));
     } finally {
       connection.close();
     }
   } catch (error) {
-    return leftBehind(node, name, infoOf(error).message);
+    return canaryLeft(node, name, infoOf(error).message);
   }
 }

@@ -3,6 +3,7 @@
  * (`jump.ts`), one try after the other (`login.ts`, `retry.ts`, `throttle.ts`), and commands on what comes of it
  * (`exec.ts`). Every wait has a deadline, and a dead peer is noticed by keepalives.
  */
+import { readFile } from 'node:fs/promises';
 import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node, SshTarget } from '../core/types.ts';
 import { createAcceptor } from './accept-new.ts';
@@ -27,6 +28,8 @@ export interface Ssh {
    *   the signal's reason; those of a jump host too
    */
   connect(node: Node, signal: AbortSignal): Promise<Connection>;
+  /** So many connections at once of those wanted, as this process may have files open; fewer ones are said in the log. */
+  affordable(wanted: number): Promise<number>;
   /** Ends every connection, also those that are being made. */
   close(): void;
 }
@@ -52,6 +55,8 @@ const RETRY: RetryPolicy = { retries: 8, pauseMs: 250, maxPauseMs: 2_000 };
 const AGAIN: Record<Dropped['why'], number> = { dropped: Infinity, refused: 2, slow: 1 };
 /** So many drops of one machine say something about the way there; more of them, about the machine. */
 const TELLING_DROPS = 2;
+/** Open files beside those of nodes: of Node.js itself, connections to registries, the agent, logs. */
+const OTHER_FILES = 64;
 /** A connection that takes longer in the making holds no other one back. */
 const SLOW_MS = 2_000;
 
@@ -165,12 +170,30 @@ export function createSsh(options: SshOptions): Ssh {
         for (const off of unlink) off();
       }
     },
+    async affordable(wanted) {
+      const limit = await openFilesLimit();
+      const most = Math.max(1, limit - OTHER_FILES);
+      if (wanted <= most) return wanted;
+      log(
+        'warn',
+        `only ${most} nodes at once and not ${wanted}: no more than ${limit} files may be open (ulimit -n)`,
+        {},
+      );
+      return most;
+    },
     close() {
       closing.abort(new Error('the SSH client was closed'));
       for (const connection of open.values()) connection.close();
       ways.close();
     },
   };
+}
+
+/** The soft limit of open files; none where the system does not say it. */
+async function openFilesLimit(): Promise<number> {
+  const limits = await readFile('/proc/self/limits', 'utf8').catch(() => '');
+  const soft = /^Max open files +(\d+)/m.exec(limits)?.[1];
+  return soft === undefined ? Infinity : Number(soft);
 }
 
 /** What to type to have a command run on the last of these machines. */

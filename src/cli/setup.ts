@@ -6,6 +6,7 @@ import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/settings.ts';
 import type { Node } from '../core/types.ts';
 import type { Registry } from '../adapters/registry.ts';
+import type { Ssh } from '../adapters/ssh.ts';
 import type { CommonOptions } from './args.ts';
 import type { Clients } from '../pipeline/judge.ts';
 import type { Io } from './io.ts';
@@ -65,6 +66,23 @@ export function selectNodes(nodes: Node[], patterns: string[]): Node[] {
 
 const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
 
+/** SSH as the config, the ssh config and the environment say. */
+async function openSsh({ ssh }: Settings, io: Io, log: Log): Promise<Ssh> {
+  const { createSsh } = await import('../adapters/ssh.ts');
+  const { loadSshConfig } = await import('../adapters/ssh-config.ts');
+  const ignored = ssh.configFile === null ? [] : (await loadSshConfig(ssh.configFile, ssh.home)).ignored;
+  if (ignored.length > 0) log('info', `not honoured in the ssh config: ${ignored.join(', ')}`, {});
+  return createSsh({
+    agentSocket: io.env['SSH_AUTH_SOCK'] || null,
+    defaultIdentityFiles: DEFAULT_IDENTITIES.map((name) => join(io.home, '.ssh', name)),
+    passphrase: {
+      text: io.env['RECONCILE_SSH_PASSPHRASE'] || null,
+      file: io.env['RECONCILE_SSH_PASSPHRASE_FILE'] || null,
+    },
+    log,
+  });
+}
+
 /** `20260509T030000Z-1a2b3c`: sorts by time, and two runs that begin at once differ. */
 export function runId(startedAt: Date): string {
   return `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
@@ -89,14 +107,9 @@ export async function openClients(
 ): Promise<{ clients: Clients; close: () => Promise<void> }> {
   const { createRegistry } = await import('../adapters/registry.ts');
   const { openState } = await import('../adapters/state.ts');
-  const { createSsh } = await import('../adapters/ssh.ts');
   const state = await openState(settings.run.stateDir, stateDirs(io), (message) => log('warn', message, {}));
   const epoch = createRegistry({ ...settings.epoch, credentials: null });
-  const ssh = createSsh({
-    agentSocket: io.env['SSH_AUTH_SOCK'] || null,
-    defaultIdentityFiles: DEFAULT_IDENTITIES.map((name) => join(io.home, '.ssh', name)),
-    log,
-  });
+  const ssh = await openSsh(settings, io, log);
   const others = new Map<string, Promise<Registry>>();
   const registryOf = (host: string): Promise<Registry> => {
     const known = others.get(host) ?? openOther(host, settings, io);

@@ -133,6 +133,7 @@ async function readAll(chunks: AsyncIterable<Uint8Array>): Promise<string> {
  */
 function* parseManifests(source: string, text: string): Generator<ManifestDocument> {
   const lines = new LineCounter();
+  lines.addNewLine(0);
   const lineAt = (offset: number): number => lines.linePos(offset).line;
   const wrong = (offset: number, problem: string): ReconcileError => invalid(`${source}:${lineAt(offset)}`, problem);
   // Unique keys are seen to below: the library compares each key with each.

@@ -104,7 +104,8 @@ function readObject(
   depth = 0,
 ): void {
   if (value === null || value === undefined) return; // an empty document
-  const map = reading(place, () => object(value, 'a Kubernetes object'));
+  if (typeof value !== 'object' || Array.isArray(value)) throw wrong(place, 'no Kubernetes object: it is no map');
+  const map = value as JsonObject;
   const kind = map['kind'] ?? listed?.kind;
   if (typeof kind !== 'string' || kind === '') throw wrong(place, 'no Kubernetes object: it has no kind');
   const apiVersion = map['apiVersion'] ?? listed?.apiVersion;
@@ -225,7 +226,7 @@ export function placeQuestions(questions: Question[], inventory: Member[], selec
     return (pools ?? [...new Set(selected.map(({ pool }) => pool))]).map((pool) => {
       const inPool = (member: Member): boolean => member.pool === pool;
       const known = [...new Set(inventory.map((member) => member.pool))].sort().join(', ');
-      if (!inventory.some(inPool)) throw unknown(question.source, `no node is in pool "${pool}"`, `known: ${known}`);
+      if (!inventory.some(inPool)) throw unknown(question.source, `no node is in pool "${pool}" (pools: ${known})`);
       const nodes = selected.filter(inPool).map(({ name }) => name);
       if (nodes.length === 0) throw unasked(question.source, `no node of pool "${pool}"`);
       return { ...question, pool, nodes };
@@ -245,16 +246,13 @@ function onNode(
 ): PlacedQuestion {
   const { source, nodeName } = question;
   const node = inventory.find(({ name }) => name === nodeName);
-  if (node === undefined) {
-    const hint = `of ${count(inventory.length, 'node')} none has this name; \`reconcile nodes\` lists them`;
-    throw unknown(source, `nodeName "${nodeName}" is not known`, hint);
-  }
+  if (node === undefined) throw unknown(source, `nodeName "${nodeName}" is none of ${count(inventory.length, 'node')}`);
   if (!selected.some(({ name }) => name === nodeName)) throw unasked(source, `node "${nodeName}", which it names,`);
   return { ...question, pool: node.pool, nodes: [nodeName] };
 }
 
-function unknown(source: string, problem: string, hint?: string): ReconcileError {
-  return fault('MANIFEST_INVALID', { problem: `${source}${source === '' ? '' : ': '}${problem}`, hint });
+function unknown(source: string, problem: string): ReconcileError {
+  return fault('MANIFEST_INVALID', { problem: `${source}${source === '' ? '' : ': '}${problem}` });
 }
 
 function unasked(source: string, what: string): ReconcileError {

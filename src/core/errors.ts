@@ -25,13 +25,10 @@ const catalog = {
     message: `the inventory from ${a.source} cannot be used: ${a.problem}`,
     hint: null,
   }),
-  MANIFEST_INVALID: (a: { problem: string; hint?: string | undefined }): Words => ({
-    message: a.problem,
-    hint: a.hint ?? null,
-  }),
+  MANIFEST_INVALID: (a: { problem: string }): Words => ({ message: a.problem, hint: null }),
   GATE_EMPTY: (a: { problem: string }): Words => ({
     message: `the gate has nothing to ask: ${a.problem}`,
-    hint: 'name CocoonSet manifests (files, a directory, or - for stdin), --snapshot or --image',
+    hint: null,
   }),
   GATE_UNREAD: (a: { nodes: number }): Words => ({
     message: `the gate has no answer: ${a.nodes === 1 ? 'the node' : `none of the ${a.nodes} nodes`} that it asks could be read`,

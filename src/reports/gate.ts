@@ -1,7 +1,7 @@
 /** A gate's answers for people: what says no, where, why and what helps; what says yes is folded; the verdict is last. */
 import { styleText } from 'node:util';
 import { fold } from '../core/nodeset.ts';
-import { clip, count } from '../core/text.ts';
+import { clip, count, plain } from '../core/text.ts';
 import type { Answer, Gate, GateAnswer, GateQuestion, Report } from '../core/types.ts';
 import type { RenderOptions } from './index.ts';
 import { plainTable } from './table.ts';
@@ -28,7 +28,7 @@ export function renderGate(report: Report, options: RenderOptions): string {
     clip(question.image, 60),
     question.mode,
     clip(question.pool, 30),
-    fold(nodes),
+    plain(fold(nodes)),
     answer.reasonCode,
   ]);
   const told = groups.filter(({ answer }) => options.verbose || answer.answer !== 'yes' || isNote(answer));
@@ -59,8 +59,9 @@ function groupsOf({ questions }: Gate): Group[] {
   const groups = new Map<string, Group>();
   for (const question of questions) {
     for (const answer of question.nodes) {
-      const { node, reason, help, ...rest } = answer;
-      const key = JSON.stringify([question.mode, question.image, question.pool, rest]);
+      const { node, pullHelps, commands } = answer;
+      const alike = [answer.answer, answer.reasonCode, pullHelps, commands];
+      const key = JSON.stringify([question.mode, question.image, question.pool, ...alike]);
       const group = groups.get(key) ?? { question, askers: [], answer, nodes: [] };
       if (!group.nodes.includes(node)) group.nodes.push(node);
       const asker = askerOf(question);
@@ -80,7 +81,7 @@ export function askerOf({ source, set, role, toolbox }: GateQuestion): string {
 function tell({ question, askers, answer, nodes }: Group, paint: Paint): string {
   const more = askers.length > MAX_NAMED ? ` and ${askers.length - MAX_NAMED} more` : '';
   const said = [
-    `${paint('bold', clip(question.image, 100))} on ${fold(nodes)}: ${clip(answer.reason, 600)}`,
+    `${paint('bold', clip(question.image, 100))} on ${plain(fold(nodes))}: ${clip(answer.reason, 600)}`,
     `  asked by ${clip(`${askers.slice(0, MAX_NAMED).join(', ')}${more}`, 400)}`,
   ];
   if (answer.help !== null) said.push(`  → ${clip(answer.help, 500)}`);
@@ -103,7 +104,7 @@ export function gateVerdict({ run, gate }: Report): string {
   if (gate.pass) {
     const lacking = questions.flatMap(({ nodes }) => nodes.filter(({ answer }) => answer !== 'yes'));
     const within =
-      lacking.length === 0 ? '' : `; ${count(lacking.length, 'answer')} short of it, within minReady ${minReady}`;
+      lacking.length === 0 ? '' : `; ${count(lacking.length, 'answer')} other than yes, as minReady ${minReady} allows`;
     return `PASS: ${asked} can start now${inSync}${within}.`;
   }
   const blocked = questions.filter(({ outcome }) => outcome === 'blocked');

@@ -5,13 +5,13 @@ import { isOpenDrift, weightOf } from '../core/report.ts';
 import { clip, formatDuration, shortDigest } from '../core/text.ts';
 import type { NodeReport, Report } from '../core/types.ts';
 import type { RenderOptions } from './index.ts';
-import { rowsOf, subjectOf, verdictLine, where, wordOf, type Row } from './verdict.ts';
+import { rowsOf, subjectOf, verdictLine, where, withoutNode, wordOf, type Row } from './verdict.ts';
 
 /** Rows of one table; more are counted, not shown: people do not read them, and the table library slows down. */
 const MAX_ROWS = 200;
-/** Pieces of advice, and the places named in one. */
+/** Pieces of advice, and the causes that are named above one remedy. */
 const MAX_ADVICE = 20;
-const MAX_PLACES = 10;
+const MAX_CAUSES = 3;
 
 type Style = 'red' | 'yellow' | 'green' | 'bold';
 type Paint = (style: Style, text: string) => string;
@@ -106,24 +106,29 @@ function problemTable(problems: Problem[], paint: Paint): string {
   if (problems.length === 0) return '';
   const isPlan = problems.every(({ row }) => row.outcome === null);
   const head = ['VERDICT', 'IMAGE OR SNAPSHOT', 'HAVE', 'WANT', 'NODES', isPlan ? 'PLAN' : 'OUTCOME'];
-  const waiting = new Set(
-    problems.flatMap(({ places }) => places.filter(({ row }) => row.wave === 1).map(({ row }) => imageOf(row))),
-  );
+  const waiting = new Set(problems.filter(({ places }) => places.some(isWaiting)).map(({ row }) => imageOf(row)));
   const rows = problems.map(({ row, places }) => [
     paint(styleOf(row), wordOf(row)),
     clip(subjectOf(row), 48),
     haveOf(row),
     wantOf(row),
     where(namesOf(places), 40),
-    `${fateOf(row)}${row.outcome === null && row.wave !== null ? order(places, waiting.has(imageOf(row))) : ''}`,
+    `${fateOf(row)}${isPlanned(row) && waiting.has(imageOf(row)) ? order(places) : ''}`,
   ]);
   return table(head, rows, paint);
 }
 
-/** Which of the nodes come first. */
-function order(places: Problem['places'], isAnyWaiting: boolean): string {
-  const canaries = places.filter(({ row }) => row.wave === 0 && row.error === null);
-  if (!isAnyWaiting) return '';
+function isPlanned(row: Row): boolean {
+  return row.plan !== null && row.outcome === null && row.error === null;
+}
+
+function isWaiting({ row }: { row: Row }): boolean {
+  return isPlanned(row) && row.wave === 1;
+}
+
+/** Which of the nodes come first, where some have to wait. */
+function order(places: Problem['places']): string {
+  const canaries = places.filter(({ row }) => row.wave === 0);
   if (canaries.length === 0) return ', after the canary';
   return canaries.length === places.length ? ', canary' : `, canary ${where(namesOf(canaries), 32)} first`;
 }
@@ -161,11 +166,6 @@ function adviceOnRow(node: string, row: Row): Advice {
     hint: row.error?.hint ?? null,
     commands: row.commands,
   };
-}
-
-/** Most errors begin with their node, which is already said. */
-function withoutNode(said: string, node: string): string {
-  return said.startsWith(`${node}: `) ? said.slice(node.length + 2) : said;
 }
 
 function adviceOn(problems: Problem[]): Advice[] {
@@ -215,7 +215,7 @@ function advice(all: Advice[], paint: Paint): string {
       return `${paint('bold', place)}: ${clip(alike[0].said, 600)}`;
     });
     return [
-      ...limited(lines, MAX_PLACES),
+      ...limited(lines, hint === null && commands.length === 0 ? MAX_ADVICE : MAX_CAUSES),
       ...(hint === null ? [] : [`  → ${clip(hint, 500)}`]),
       ...commands.map((command) => `  $ ${clip(command, 500)}`),
     ].join('\n');
@@ -224,7 +224,9 @@ function advice(all: Advice[], paint: Paint): string {
 }
 
 function limited(lines: string[], max: number): string[] {
-  return lines.length <= max ? lines : [...lines.slice(0, max), `… and ${lines.length - max} more (see --verbose)`];
+  return lines.length <= max
+    ? lines
+    : [...lines.slice(0, max), `… and ${lines.length - max} more (--verbose has each)`];
 }
 
 // ------------------------------------------------------------------------------------------------ what is fine

@@ -43,6 +43,11 @@ export function rowsOf(node: NodeReport): Row[] {
   return [...node.images, ...node.snapshots];
 }
 
+/** Most errors begin with their node, which is said beside them. */
+export function withoutNode(said: string, node: string): string {
+  return said.startsWith(`${node}: `) ? said.slice(node.length + 2) : said;
+}
+
 /** Node names, folded; what does not fit is counted. */
 export function where(names: string[], max: number): string {
   const folded = plain(fold(names));
@@ -76,8 +81,8 @@ function failed(nodes: NodeReport[]): string | null {
   const [first] = failures;
   if (first === undefined) return null;
   const names = [...new Set(failures.map(({ name }) => name))];
-  const why = clip(first.row.error?.message ?? first.row.reason ?? '', 300);
-  return `healing failed on ${where(names, 48)}: ${names.length > 1 ? 'first ' : ''}${why}`;
+  const why = withoutNode(first.row.error?.message ?? first.row.reason ?? '', first.name);
+  return `healing failed on ${where(names, 48)}: ${clip(why, 300)}`;
 }
 
 function notRead(nodes: NodeReport[]): string | null {

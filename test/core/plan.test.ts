@@ -316,7 +316,7 @@ describe('over generated fleets', () => {
   const holds = (property: (given: Fleet, actions: Action[]) => void): void =>
     fc.assert(
       fc.property(anyFleet, (given) => property(given, plan(given.at, given.fleet, given.policy))),
-      { numRuns: 200 },
+      { numRuns: 150 },
     );
 
   test('planning again gives the same plan, one action per node and reference', () => {

@@ -134,7 +134,8 @@ const WORLDS: Record<string, World> = {
   'the incident': {
     on: { snapshots: [snapshot('e2')], entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) },
     says: { verdict: 'base-drifted', base: WIN11, baseDigest: sha('e2'), plan: 'pull' },
-    reason: "its base e2e2e2e2e2e2: the blob is not there, but epoch's tag serves exactly that: a forced pull heals it",
+    reason:
+      "its base e2e2e2e2e2e2: the blob is not there, but epoch's tag serves exactly that, so a forced pull heals it",
   },
   'the base is empty (scenario 8)': {
     on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sizeBytes: 0 }) }) },

@@ -177,7 +177,7 @@ describe('shellQuote', () => {
         expect(status).toBe(0);
         expect(stdout).toBe(words.map((text) => `${text}\0`).join(''));
       }),
-      { numRuns: 60 },
+      { numRuns: 25 },
     );
   });
 });

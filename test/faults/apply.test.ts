@@ -255,6 +255,7 @@ describe('a world that moves during the run', () => {
 
   it('a tag that moves after the download is pulled again, and that is no failure', async () => {
     await drift();
+    await fleet.writeConfig({ rollout: { pullRetries: 0 } });
     let moved: Artifact | null = null;
     fleet.epoch.during(DOWNLOAD, () => {
       fleet.epoch.during(/^GET \/v2\/simular\/win11\/manifests\//, async () => void (moved = await push()));

@@ -1,10 +1,10 @@
 // The dead man's switch over a change on a node: whatever dies, the pull is ended there, cleans up after itself, and
 // holds our lock until it is gone. On real sshd, as root and as somebody who must go through sudo.
 import { execFile, spawn } from 'node:child_process';
-import { access, chmod, mkdir, readdir, rm, symlink } from 'node:fs/promises';
+import { access, chmod, cp, mkdir, readdir, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
 import {
   cocoonOn,
@@ -35,17 +35,21 @@ beforeAll(async () => {
   fleet = await startFleet({ nodes: 1 });
   incident = await breakAsInTheIncident(fleet, [NODE]);
   node = fleet.node(NODE);
+  await cp(indexFile(), join(fleet.dir, 'drifted.json'));
 });
 afterAll(async () => {
   await fleet?.down();
   if (node !== undefined) await rm(lockFile(node), { force: true });
 });
+// A test whose pull succeeds heals the node; the next one finds it as it was.
+beforeEach(async () => await cp(join(fleet.dir, 'drifted.json'), indexFile()));
 afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
   fleet.epoch.heal();
   await until('no process left on the node', async () => (await strays(node)).length === 0);
 });
 
+const indexFile = (): string => join(node.rootDir, 'cloudimg', 'db', 'images.json');
 const temporary = async (): Promise<string[]> => await readdir(join(node.rootDir, 'cloudimg', 'temp'));
 
 /** From now on downloads come half the way and stand still. */
@@ -271,12 +275,9 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
       `$(touch ${trace})`,
       `\`touch ${trace}\``,
       `'; touch ${trace}; '`,
-      `"; touch ${trace}; "`,
       `a b\ttouch ${trace}`,
       `\ntouch ${trace}\n`,
       `\\'; touch ${trace} #`,
-      '*',
-      '',
     ].map((text) => `${fleet.epoch.url}/dl/no/such/${text}`);
     await node.clearLog();
     for (const reference of hostile) {

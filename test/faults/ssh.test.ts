@@ -7,6 +7,7 @@ import type { AddressInfo, Server, Socket } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import ssh2 from 'ssh2';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createSsh } from '../../src/adapters/ssh.ts';
 import type { Connection, ExecOptions, Ssh, SshOptions } from '../../src/adapters/ssh.ts';
@@ -98,7 +99,8 @@ function node(port: number, changes: Partial<Node> = {}): Node {
 }
 
 function client(changes: Partial<SshOptions> = {}): Ssh {
-  const ssh = createSsh({ agentSocket: null, defaultIdentityFiles: [], log: () => undefined, ...changes });
+  const retry = { retries: 4, pauseMs: 10, maxPauseMs: 40 };
+  const ssh = createSsh({ agentSocket: null, defaultIdentityFiles: [], log: () => undefined, retry, ...changes });
   cleanups.push(() => ssh.close());
   return ssh;
 }
@@ -310,7 +312,7 @@ describe('the identity', () => {
     await writeFile(at('rubbish'), 'hello\n');
     for (const [file, problem] of [
       ['rubbish', 'Unsupported key format'],
-      ['key.pub', 'no private key'],
+      ['key.pub', 'it holds no private key, and the agent has none'],
     ] as const) {
       const error = await failure(connectWith([at(file)]));
       expect(error).toMatchObject({ code: 'SSH_IDENTITY_UNUSABLE', message: expect.stringContaining(problem) });
@@ -336,10 +338,95 @@ describe('the identity', () => {
     }
   });
 
-  it('comes from the agent where its file is encrypted, and after the files', async () => {
+  it('comes from the agent, where its file is encrypted too', async () => {
     const agentSocket = await startAgent(at('key'));
     await works(connectWith([at('encrypted')], { agentSocket }));
     await works(connectWith([at('stranger')], { agentSocket }));
+  });
+
+  it('is offered in the order of ssh: named keys of the agent, its others, then the files', async () => {
+    for (const name of ['order-1', 'order-2', 'order-3']) await makeKey(name, 'ed25519');
+    const agentSocket = await startAgent(at('order-1'), at('order-2'));
+    const files = [at('stranger'), at('order-2')];
+    const error = await failure(connectWith(files, { agentSocket }));
+    const other = (await run('ssh-keygen', ['-lf', at('order-1.pub')])).stdout.split(' ')[1];
+    const tried = [at('order-2'), `agent ED25519 ${other}`, at('stranger')];
+    expect(error.message).toContain(`(${tried.join(', ')})`);
+
+    const alone = client({ agentSocket }).connect(
+      node(server.port, { identityFiles: files, identitiesOnly: true }),
+      never,
+    );
+    expect((await failure(alone)).message).toContain(`(${[at('order-2'), at('stranger')].join(', ')})`);
+
+    // ssh itself, on the same server
+    const { stderr } = await run('ssh', [
+      ...['-v', '-F', 'none', '-p', String(server.port), '-o', 'BatchMode=yes'],
+      ...['-o', `UserKnownHostsFile=${at('known-shared')}`, '-o', `IdentityAgent=${agentSocket}`],
+      ...files.flatMap((file) => ['-i', file]),
+      '127.0.0.1',
+      'true',
+    ]).catch((thrown: unknown) => thrown as { stderr: string });
+    const offered = [...stderr.matchAll(/Offering public key: .*(SHA256:\S+)/g)].map(([, hash]) => hash);
+    const hashes = await Promise.all(
+      ['order-2', 'order-1', 'stranger'].map(
+        async (name) => (await run('ssh-keygen', ['-lf', at(`${name}.pub`)])).stdout.split(' ')[1],
+      ),
+    );
+    expect(offered).toEqual(hashes);
+  });
+
+  it('that is encrypted is opened with the passphrase, or that of a file, once and quietly', async () => {
+    const said: string[] = [];
+    const log: SshOptions['log'] = (...line) => said.push(JSON.stringify(line));
+    await writeFile(at('passphrase'), 'secret\n');
+    await works(connectWith([at('encrypted')], { log, passphrase: { text: 'secret', file: null } }));
+    await works(connectWith([at('encrypted')], { log, passphrase: { text: null, file: at('passphrase') } }));
+    for (const [passphrase, problem] of [
+      [{ text: 'sesame-sesame', file: null }, 'the passphrase does not open it'],
+      [{ text: null, file: at('no-such-file') }, `its passphrase file ${at('no-such-file')} cannot be read (ENOENT)`],
+    ] as const) {
+      const error = await failure(connectWith([at('encrypted')], { log, passphrase }));
+      expect(error).toMatchObject({ code: 'SSH_IDENTITY_UNUSABLE', message: expect.stringContaining(problem) });
+      said.push(JSON.stringify(error));
+    }
+    expect(said.join('\n')).not.toMatch(/secret|sesame/);
+  });
+
+  it('is opened once for all nodes', async () => {
+    const parse = vi.spyOn(ssh2.utils, 'parseKey');
+    cleanups.push(() => parse.mockRestore());
+    const ssh = client({ passphrase: { text: 'secret', file: null } });
+    const ports = await Promise.all([startNode('once-1'), startNode('once-2')]);
+    for (const [i, { port }] of ports.entries()) {
+      const known = { identityFiles: [at('encrypted')], knownHostsFiles: [at(`known-once-${i + 1}`)] };
+      await works(ssh.connect(node(port, known), never));
+    }
+    expect(parse.mock.calls.filter(([, passphrase]) => passphrase !== undefined)).toHaveLength(1);
+  });
+
+  it('that the agent holds needs no passphrase, and no private file', async () => {
+    await run('cp', [at('encrypted'), at('to-agent')]);
+    await run('ssh-keygen', ['-q', '-p', '-P', 'secret', '-N', '', '-f', at('to-agent')]);
+    const agentSocket = await startAgent(at('to-agent'));
+    const only = (file: string) =>
+      client({ agentSocket }).connect(node(server.port, { identityFiles: [at(file)], identitiesOnly: true }), never);
+    await works(only('encrypted'));
+    await works(only('encrypted.pub'));
+  });
+
+  it('has a certificate, which is not supported', async () => {
+    await makeKey('certified', 'ed25519');
+    await makeKey('authority-key', 'ed25519');
+    const sign = ['-q', '-s', at('authority-key'), '-I', 'someone', '-n', userInfo().username, at('certified.pub')];
+    await run('ssh-keygen', sign);
+    const { hint } = await failure(connectWith([at('certified')]));
+    expect(hint).toContain(`user certificates (${at('certified-cert.pub')}) are not supported`);
+  });
+
+  it('of an ssh config may lack its file', async () => {
+    const lenient = { identityFiles: [at('absent'), at('key')], mayLackIdentityFiles: true };
+    await works(client().connect(node(server.port, lenient), never));
   });
 
   it('is not looked for in an agent that is gone', async () => {
@@ -423,7 +510,7 @@ describe('a server', () => {
     expect((await failure(client().connect(node(endless.port), never))).code).toBe('SSH_UNREACHABLE');
   });
 
-  it('that hangs up before the handshake is asked three times', async () => {
+  it('that hangs up before the handshake is asked again', async () => {
     let connections = 0;
     const { port } = await startOther((socket, count) => {
       connections = count;
@@ -431,7 +518,7 @@ describe('a server', () => {
     });
     const error = await failure(client().connect(node(port), never));
     expect(error).toMatchObject({ code: 'SSH_UNREACHABLE' });
-    expect(connections).toBe(3);
+    expect(connections).toBe(5);
   });
 
   it('that throttles is reached at the third try', async () => {

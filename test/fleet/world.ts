@@ -339,7 +339,8 @@ function baseConfig(url: string, identityFile: string, knownHostsFile: string, n
       logDir: node.logDir,
       ...spec.config,
     })),
-    ssh: { user, identityFile, knownHostsFile },
+    ssh: { user, identityFile, knownHostsFile, configFile: 'none' },
+    run: { stateDir: join(dirname(identityFile), 'state') },
     // Everything here belongs to the user who started it.
     ...(process.getuid?.() === 0 ? {} : { cocoon: { sudo: false } }),
   };

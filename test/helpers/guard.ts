@@ -53,7 +53,11 @@ export async function strays(node: FleetNode): Promise<string[]> {
 /** Kills the SSH server's processes of every open connection, and not the server itself. */
 export async function cutConnections(fleet: Fleet): Promise<void> {
   const all = await processes();
-  const doomed = all.filter(({ parent, argv }) => fleet.pids().includes(parent) && argv[0]?.startsWith('sshd'));
+  const isServer = ({ argv }: Process): boolean => argv[0]?.startsWith('sshd') === true;
+  const first = all.filter((process) => fleet.pids().includes(process.parent) && isServer(process));
+  // for a user who is not root there is one more behind each
+  const second = all.filter((process) => first.some(({ pid }) => pid === process.parent) && isServer(process));
+  const doomed = [...first, ...second];
   if (doomed.length === 0) throw new Error('no connection is open');
   for (const { pid } of doomed) process.kill(pid, 'SIGKILL');
 }

@@ -24,15 +24,16 @@ export const program = `${root}dist/main.js`;
 export interface RunOptions {
   env?: Record<string, string>;
   cwd?: string;
+  stdin?: string;
 }
 
 /** Starts the program without waiting for its end. */
-export function start(args: string[], { env = {}, cwd }: RunOptions = {}): Started {
+export function start(args: string[], { env = {}, cwd, stdin }: RunOptions = {}): Started {
   const { NO_COLOR: _color, FORCE_COLOR: _force, EPOCH_URL: _url, RECONCILE_CONFIG: _config, ...inherited } = process.env;
   const child = spawn(process.execPath, [program, ...args], {
     env: { ...inherited, SSH_AUTH_SOCK: '', ...env },
     cwd,
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [stdin === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
   });
   const ended = new Promise<Run>((resolve, reject) => {
     let stdout = '';

@@ -1,0 +1,181 @@
+/** The rules of the linter bite: a violation of each is planted in a copy of the tree, and each is caught in its line. */
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+
+const root = new URL('../../', import.meta.url).pathname;
+
+/** A line of code in a file, and the rule that must catch it, with a word of its message; null: it is allowed. */
+type Plant = [file: string, code: string, rule: string | null, message?: string];
+
+const IMPORT = 'no-restricted-imports';
+const GLOBAL = 'no-restricted-globals';
+const PROPERTY = 'no-restricted-properties';
+
+/** The folders of `src` that each may import beside itself. */
+const LAYERS: Record<string, string[]> = {
+  core: [],
+  config: ['core'],
+  adapters: ['core'],
+  reports: ['core'],
+  pipeline: ['core', 'adapters'],
+  cli: ['core', 'config', 'adapters', 'reports', 'pipeline'],
+};
+
+const layers: Plant[] = Object.entries(LAYERS).flatMap(([from, allowed]) =>
+  Object.keys(LAYERS)
+    .filter((to) => to !== from)
+    .flatMap((to): Plant[] => {
+      const rule = allowed.includes(to) ? null : IMPORT;
+      return [
+        [`${from}/planted.ts`, `import { x as ${to}Value } from '../${to}/x.ts';`, rule],
+        [`${from}/planted.ts`, `import type { X as ${to}Type } from '../${to}/x.ts';`, rule],
+        [`${from}/planted.ts`, `export { x as ${to} } from '../${to}/x.ts';`, rule],
+        [`${from}/planted.ts`, `await import('../${to}/x.ts');`, rule],
+      ];
+    }),
+);
+
+const core: Plant[] = [
+  ['core/pure.ts', "import { readFileSync } from 'node:fs';", IMPORT, 'no I/O'],
+  ['core/pure.ts', "import { statSync } from 'fs';", IMPORT, 'no I/O'],
+  ['core/pure.ts', "import { readFile } from 'fs/promises';", IMPORT, 'no I/O'],
+  ['core/pure.ts', "await import('node:fs');", IMPORT, 'no I/O'],
+  ['core/pure.ts', "await import('node:timers/promises');", IMPORT, 'no I/O'],
+  ...['ssh2', 'undici', 'yargs', 'p-queue', 'cli-table3', 'pino', 'yaml', 'zod'].map((library): Plant => [
+    'core/pure.ts',
+    `import * as ${library.replace(/\W/g, '_')} from '${library}';`,
+    IMPORT,
+    'core is pure',
+  ]),
+  ...['process.pid', 'console', 'performance', 'crypto'].map((it): Plant => ['core/pure.ts', `void ${it};`, GLOBAL]),
+  ...['setTimeout', 'setInterval', 'setImmediate', 'queueMicrotask', 'fetch'].map((it): Plant => [
+    'core/pure.ts',
+    `void ${it}('x');`,
+    GLOBAL,
+  ]),
+  ['core/pure.ts', 'void Date.now();', PROPERTY, 'given the time'],
+  ['core/pure.ts', 'void Math.random();', PROPERTY, 'given its randomness'],
+  ['core/pure.ts', "import { fold } from './nodeset.ts';", null],
+  ['core/pure.ts', "import picomatch from 'picomatch';", null],
+  ['core/pure.ts', "void [Date.parse('x'), Math.max(1), new Map()];", null],
+];
+
+const CHANGES = 'reaches what changes a node';
+const changes: Plant[] = [
+  ['cli/change.ts', "import { pullImage } from '../adapters/node-change.ts';", IMPORT, CHANGES],
+  ['cli/change.ts', "await import('../adapters/node-change.ts');", IMPORT, CHANGES],
+  ['cli/change.ts', "import { applyPlan } from '../pipeline/apply.ts';", IMPORT, CHANGES],
+  ['cli/change.ts', "import { runPipeline } from '../pipeline/run.ts';", null],
+  ['pipeline/observe.ts', "import { pullImage } from '../adapters/node-change.ts';", IMPORT, CHANGES],
+  ['pipeline/observe.ts', "await import('../adapters/node-change.ts');", IMPORT, CHANGES],
+  ['pipeline/run.ts', "import { pullImage } from '../adapters/node-change.ts';", IMPORT, CHANGES],
+  ['pipeline/run.ts', "import { applyPlan } from './apply.ts';", IMPORT, 'dynamic import'],
+  ['pipeline/run.ts', "await import('./apply.ts');", IMPORT, 'dynamic import'],
+  ['pipeline/run.ts', "import { observeAll } from './observe.ts';", null],
+  ['pipeline/apply.ts', "import { pullImage } from '../adapters/node-change.ts';", null],
+  ['pipeline/apply.ts', "import { x } from '../cli/io.ts';", IMPORT, 'core and adapters only'],
+  ['adapters/other.ts', "import { pullImage } from './node-change.ts';", IMPORT, CHANGES],
+  ['adapters/other.ts', "export { pullImage } from './node-change.ts';", IMPORT, CHANGES],
+  ['adapters/other.ts', "import { readNode } from './node-read.ts';", null],
+];
+
+/** Every file there is, and in each folder one that somebody may add. */
+const files = Object.keys(LAYERS).flatMap((layer) =>
+  [...readdirSync(join(root, 'src', layer)).filter((name) => name.endsWith('.ts')), 'new.ts'].map(
+    (name) => `${layer}/${name}`,
+  ),
+);
+const processes = files.map((file): Plant => [file, 'void process.argv;', file === 'cli/main.ts' ? null : GLOBAL]);
+
+const FLOATING = 'no-floating-promises';
+const floating: Plant[] = [
+  'const work = async (): Promise<void> => await Promise.resolve();',
+  'work();',
+  'work().then(() => 1);',
+  'Promise.all([work(), work()]);',
+  '[1, 2].map(async () => await work());',
+  'void 0, work();',
+].map((code, i) => ['adapters/floating.ts', code, i === 0 ? null : FLOATING]);
+
+const others: Plant[] = [
+  ['core/others.ts', 'export default 1;', 'no-default-export'],
+  ['core/others.ts', 'export const loose = (x: any): unknown => x;', 'no-explicit-any'],
+  ['core/others.ts', "export const thrown = (): never => { throw 'text'; };", 'only-throw-error'],
+  [
+    'core/others.ts',
+    'export const misused = (): void => [1].forEach(async () => await Promise.resolve());',
+    'no-misused-promises',
+  ],
+];
+
+const plants = [...layers, ...core, ...changes, ...processes, ...floating, ...others];
+
+interface Diagnostic {
+  code?: string;
+  help?: string;
+  filename: string;
+  labels: { span: { line: number } }[];
+}
+
+let dir: string;
+/** `file:line` → what the linter says there. */
+const found = new Map<string, Diagnostic[]>();
+const lines = new Map<string, string[]>();
+const placeOf = ([file, code]: Plant): string => `src/${file}:${(lines.get(file) ?? []).indexOf(code) + 1}`;
+
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'reconcile-lint-'));
+  for (const name of ['.oxlintrc.json', 'tsconfig.json']) cpSync(join(root, name), join(dir, name));
+  symlinkSync(join(root, 'node_modules'), join(dir, 'node_modules'));
+  for (const [file, code] of plants) lines.set(file, [...(lines.get(file) ?? []), code]);
+  for (const [file, code] of lines) {
+    mkdirSync(dirname(join(dir, 'src', file)), { recursive: true });
+    writeFileSync(join(dir, 'src', file), `${code.join('\n')}\nexport {};\n`);
+  }
+  const { stdout, stderr } = spawnSync(join(root, 'node_modules/.bin/oxlint'), ['--type-aware', '-f', 'json', 'src'], {
+    cwd: dir,
+    encoding: 'utf8',
+    maxBuffer: 2 ** 26,
+  });
+  expect(stderr).toBe('');
+  const { diagnostics } = JSON.parse(stdout) as { diagnostics: Diagnostic[] };
+  expect(diagnostics.filter(({ code }) => code === undefined)).toEqual([]); // what cannot be parsed is not linted
+  for (const diagnostic of diagnostics) {
+    for (const { span } of diagnostic.labels.slice(0, 1)) {
+      const place = `${diagnostic.filename}:${span.line}`;
+      found.set(place, [...(found.get(place) ?? []), diagnostic]);
+    }
+  }
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+const RULES = [IMPORT, GLOBAL, PROPERTY, FLOATING];
+
+describe.each([
+  ['who may import whom', layers],
+  ['core decides and does nothing else', core],
+  ['only apply.ts changes a node', changes],
+  ['only cli/main.ts touches process', processes],
+  ['no promise floats', floating],
+  ['and the rest', others],
+])('%s', (_name, group) => {
+  test.each(group)('%s: %s', (file, code, rule, message = '') => {
+    const said = found.get(placeOf([file, code, rule])) ?? [];
+    if (rule === null) expect(said.filter(({ code: by }) => RULES.some((name) => by?.includes(name)))).toEqual([]);
+    else {
+      const caught = said.filter(({ code: by }) => by?.includes(rule));
+      expect(caught.length, JSON.stringify(said)).toBeGreaterThan(0);
+      expect(caught.some(({ help = '' }) => help.includes(message))).toBe(true);
+    }
+  });
+});
+
+test('five floating promises are five', () => {
+  const caught = [...found].flatMap(([place, said]) =>
+    place.includes('floating.ts') ? said.filter(({ code }) => code?.includes(FLOATING)) : [],
+  );
+  expect(caught).toHaveLength(5);
+});

