@@ -30,9 +30,9 @@ const catalog = {
     message: `the gate has nothing to ask: ${a.problem}`,
     hint: null,
   }),
-  GATE_UNREAD: (a: { nodes: number }): Words => ({
-    message: `the gate has no answer: ${a.nodes === 1 ? 'the node' : `none of the ${a.nodes} nodes`} that it asks could be read`,
-    hint: null,
+  GATE_UNREAD: (a: { nodes: number; first: ErrorInfo | null }): Words => ({
+    message: `the gate has no answer: ${a.nodes === 1 ? 'the node that it asks could not' : `none of the ${a.nodes} nodes that it asks could`} be read${a.first === null ? '' : `: ${a.first.message}`}`,
+    hint: a.first?.hint ?? null,
   }),
   RUN_DEADLINE: (a: { timeoutMs: number }): Words => ({
     message: `the run's deadline of ${formatDuration(a.timeoutMs)} passed`,

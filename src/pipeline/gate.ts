@@ -100,5 +100,5 @@ function rowsAsked({ node, images, snapshots }: NodeVerdicts, questions: PlacedQ
 /** A gate that could ask no node at all has found out nothing. */
 function unread(observations: Observation[]): ErrorInfo | null {
   if (observations.some(({ status }) => status === 'observed')) return null;
-  return errorInfo('GATE_UNREAD', { nodes: observations.length });
+  return errorInfo('GATE_UNREAD', { nodes: observations.length, first: observations[0]?.error ?? null });
 }

@@ -70,13 +70,17 @@ interface Case {
   fault: { kind: 'failure' | 'error'; type: string; message: string; text: string } | null;
 }
 
-function casesOf({ gate, nodes, run }: Report): Case[] {
-  if (gate === null) {
-    const { code, message, hint } = run.error ?? { code: 'GATE_EMPTY', message: 'nothing was asked', hint: null };
-    return [
-      { classname: 'gate', name: 'gate', ms: 0, fault: { kind: 'error', type: code, message, text: hint ?? message } },
-    ];
-  }
+function casesOf(report: Report): Case[] {
+  const { error } = report.run;
+  if (error === null) return answersOf(report);
+  // Answers alone could look like a pass.
+  const { code: type, message, hint } = error;
+  const fault = { kind: 'error' as const, type, message, text: hint ?? message };
+  return [...answersOf(report), { classname: 'gate', name: 'gate', ms: 0, fault }];
+}
+
+function answersOf({ gate, nodes }: Report): Case[] {
+  if (gate === null) return [];
   const durations = new Map(nodes.map(({ name, durationMs }) => [name, durationMs]));
   const modes = new Map<string, Set<string>>();
   for (const { image, mode } of gate.questions) modes.set(image, (modes.get(image) ?? new Set()).add(mode));

@@ -36,8 +36,8 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
   afterAll(async () => await fleet?.down());
   afterEach(() => fleet.epoch.heal());
 
-  const pulls = async ({ commands }: FleetNode): Promise<string[][]> =>
-    (await commands()).filter((argv) => argv.includes('pull'));
+  const pulls = async (one: FleetNode): Promise<string[][]> =>
+    (await one.commands()).filter((argv) => argv.includes('pull'));
 
   describe('--dry-run', () => {
     let dry: Report;

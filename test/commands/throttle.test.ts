@@ -1,8 +1,10 @@
 // One sshd that serves many addresses and throttles: whoever connects to all of them at once loses some, we do not.
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import ssh2 from 'ssh2';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { MARK } from '../fleet/sshd.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
 import { report } from '../helpers/reconcile.ts';
 
@@ -13,7 +15,11 @@ let port: number;
 const hosts = Array.from({ length: NODES }, (_, i) => `127.0.1.${i + 1}`);
 
 beforeAll(async () => {
-  fleet = await startFleet({ nodes: [{ sshd: { host: '0.0.0.0', maxStartups: '5:30:10' } }] });
+  const dir = await mkdtemp(join(tmpdir(), 'throttle-'));
+  // SHLVL: bash then takes no start-up file, which on some machines would be slower than all the rest
+  const config = [`SetEnv ${MARK}=${join(dir, 'nodes/n')} SHLVL=1`];
+  const sshd = { host: '0.0.0.0', maxStartups: '5:30:10', config };
+  fleet = await startFleet({ dir, nodes: [{ name: 'n', sshd }] });
   const [node] = fleet.nodes;
   if (node === undefined) throw new Error('no node');
   port = node.port;

@@ -297,11 +297,8 @@ describe('what epoch serves', () => {
   });
 
   it('images that no config names are judged where a node holds them, and nowhere else', () => {
-    expect(
-      nodeOf(dry, BARE)
-        .images.map(({ image }) => image)
-        .sort(),
-    ).toEqual(['needed', 'never-pushed', 'optional', 'win11'].map(repo));
+    const names = nodeOf(dry, BARE).images.map(({ image }) => image);
+    expect(new Set(names)).toEqual(new Set(['needed', 'never-pushed', 'optional', 'win11'].map(repo)));
   });
 
   it('without discovery only what the config names is judged', async () => {

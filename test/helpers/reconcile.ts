@@ -24,17 +24,26 @@ export const program = `${root}dist/main.js`;
 export interface RunOptions {
   env?: Record<string, string>;
   cwd?: string;
+  /** What comes in on stdin; default nothing. */
   stdin?: string;
 }
 
 /** Starts the program without waiting for its end. */
-export function start(args: string[], { env = {}, cwd, stdin }: RunOptions = {}): Started {
-  const { NO_COLOR: _color, FORCE_COLOR: _force, EPOCH_URL: _url, RECONCILE_CONFIG: _config, ...inherited } = process.env;
+export function start(args: string[], { env = {}, cwd, stdin = '' }: RunOptions = {}): Started {
+  const {
+    NO_COLOR: _color,
+    FORCE_COLOR: _force,
+    EPOCH_URL: _url,
+    RECONCILE_CONFIG: _config,
+    ...inherited
+  } = process.env;
   const child = spawn(process.execPath, [program, ...args], {
     env: { ...inherited, SSH_AUTH_SOCK: '', ...env },
     cwd,
-    stdio: [stdin === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+    stdio: ['pipe', 'pipe', 'pipe'],
   });
+  child.stdin.on('error', () => undefined);
+  child.stdin.end(stdin);
   const ended = new Promise<Run>((resolve, reject) => {
     let stdout = '';
     let stderr = '';
