@@ -58,7 +58,7 @@ export function entry(digest: string, reference = WIN11, type: IndexEntry['type'
 }
 
 export function blob(over: Partial<BlobFact> = {}): BlobFact {
-  return { regular: true, sizeBytes: SIZE, header: QCOW2, ...over };
+  return { regular: true, sizeBytes: SIZE, header: QCOW2, stamp: `${SIZE} 1 1`, sha256: null, ...over };
 }
 
 /** `{ a1: blob() }` → by digest, as observed. */
@@ -107,6 +107,8 @@ export function observed(over: Partial<Observed> = {}): Observed {
     blobs: blobs({ e2: blob() }),
     files: { [FIRMWARE]: 'file' },
     snapshots: [],
+    vms: [],
+    unlistedBackings: [],
     notes: [],
     ...over,
   };
@@ -135,7 +137,10 @@ export function desired(over: Partial<DesiredImage> = {}): DesiredImage {
     error: null,
     tracked: true,
     blobs: [{ digest: sha('e2'), sizeBytes: SIZE }],
+    layers: [],
+    disproved: [],
     missingBlob: null,
+    unpullable: null,
     stored: null,
     notes: [],
     ...over,
@@ -158,17 +163,18 @@ export function served(images: DesiredImage[] = [desired()], over: Partial<Serve
   return {
     epochUrl: EPOCH,
     desired: images,
-    covers: Object.fromEntries(images.map((image, place) => [image.reference, place])),
+    covers: Object.fromEntries(images.map((image, place) => [image.reference, [place]])),
     tracked: [tracked()],
     depth: 'size',
+    repair: { corruptBlobs: 'report', restoreBases: 'report' },
     ...over,
   };
 }
 
 export function wantedSnapshot(over: Partial<DesiredSnapshot> = {}): DesiredSnapshot {
-  return { snapshot: HOT, tracked: true, base: WIN11, baseDigest: sha('e2'), sizeBytes: null, error: null, ...over };
+  return { snapshot: HOT, tracked: true, base: WIN11, baseDigest: sha('e2'), baseType: 'cloudimg', sizeBytes: null, error: null, ...over };
 }
 
 export function hot(over: Partial<ServedSnapshots> = {}): ServedSnapshots {
-  return { snapshots: [], tracked: [], discover: true, now: NOW, ...over };
+  return { snapshots: [], tracked: [], discover: true, lookups: {}, now: NOW, ...over };
 }
