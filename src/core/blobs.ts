@@ -29,25 +29,26 @@ export function blobState(
   if (blob.sizeBytes === 0) return { state: 'absent', why: 'the blob is empty' };
   if (depth === 'presence' || blob.sha256 === digest) return { state: 'sound', why: null };
   const isQcow2 = hasPlainHeader(blob);
-  const problem = flaw(blob, isQcow2, desired, depth);
-  if (problem === null) return { state: 'sound', why: null };
-  if (desired?.stored === 'as-is') return { state: 'corrupt', why: problem };
+  let problem = flaw(blob, isQcow2, desired);
   if (desired?.stored === 'converted' && isQcow2) {
     return { state: 'sound', why: 'cocoon converted the download: only presence and header can be verified' };
   }
+  if (problem === null) {
+    if (depth !== 'sha256') return { state: 'sound', why: null };
+    if (blob.sha256 === null) return { state: 'unproven', why: 'the bytes of the blob could not be hashed' };
+    problem = 'the bytes of the blob do not have its digest';
+  }
+  if (desired?.stored === 'as-is') return { state: 'corrupt', why: problem };
   return { state: 'unproven', why: `${problem}, and whether cocoon converted the download is not known` };
 }
 
 /** What is wrong with the bytes if they are those that were downloaded. */
-function flaw(blob: BlobFact, isQcow2: boolean, desired: DesiredImage | null, depth: BlobDepth): string | null {
+function flaw(blob: BlobFact, isQcow2: boolean, desired: DesiredImage | null): string | null {
   if (!isQcow2) return 'the blob does not begin as a qcow2 base image does';
   const expected = desired?.sizeBytes ?? null;
-  if (expected !== null && blob.sizeBytes !== expected)
-    return `the blob has ${blob.sizeBytes} bytes and not ${expected}`;
-  if (depth !== 'sha256') return null;
-  return blob.sha256 === null
-    ? 'the bytes of the blob could not be hashed'
-    : 'the bytes of the blob do not have its digest';
+  return expected !== null && blob.sizeBytes !== expected
+    ? `the blob has ${blob.sizeBytes} bytes and not ${expected}`
+    : null;
 }
 
 export function hasPlainHeader(blob: BlobFact): boolean {

@@ -124,6 +124,18 @@ export function createResolver(options: ResolverOptions): Resolver {
     return whole === null ? [] : [await image(whole.repository, whole.tag)];
   };
 
+  /** Older epochs serve the tag `latest` under /dl and no other (contract E.6): another has no URL that cocoon could pull. */
+  const whyUnpullable = async ({
+    image: repository,
+    tag,
+    reference,
+    contentDigest,
+  }: DesiredImage): Promise<string | null> => {
+    const isTagPath = reference === epochReference(epochUrl, repository, tag) && tag !== 'latest';
+    if (!isTagPath || contentDigest === null || (await servesTagPath({ repository, tag })) !== false) return null;
+    return `this epoch serves only the tag latest under /dl: tag it so, or give it a reference that nodes can pull`;
+  };
+
   const snapshot = async (name: string): Promise<DesiredSnapshot> => {
     const none: DesiredSnapshot = {
       snapshot: name,
@@ -186,7 +198,8 @@ export function createResolver(options: ResolverOptions): Resolver {
     },
     async tracked({ registry, image: repository, tag, reference }, architectures) {
       if (registry !== null) return await oci.elsewhere(registry, repository, tag, reference, architectures);
-      return [{ ...(await image(repository, tag)), reference }];
+      const found = { ...(await image(repository, tag)), reference };
+      return [{ ...found, unpullable: await whyUnpullable(found) }];
     },
     snapshot: async (name) => await remember(snapshots, name, async () => await snapshot(name)),
     async withStoredForm(desired) {
