@@ -3,6 +3,7 @@
  * (`jump.ts`), one try after the other (`login.ts`, `retry.ts`, `throttle.ts`), and commands on what comes of it
  * (`exec.ts`). Every wait has a deadline, and a dead peer is noticed by keepalives.
  */
+import { setMaxListeners } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node, SshTarget } from '../core/types.ts';
@@ -16,7 +17,7 @@ import { Dropped, logIn, trustedName } from './login.ts';
 import type { Attempt, Log, Login, Trust } from './login.ts';
 import { withRetries, type RetryPolicy } from './retry.ts';
 
-export type { Connection, ExecOptions, ExecResult } from './exec.ts';
+export type { Connection, ExecOptions } from './exec.ts';
 
 export interface Ssh {
   /**
@@ -64,6 +65,7 @@ export function createSsh(options: SshOptions): Ssh {
   const { log, agentSocket, defaultIdentityFiles, passphrase = NO_PASSPHRASE } = options;
   const { retry = RETRY, keepaliveMs = KEEPALIVE_MS } = options;
   const closing = new AbortController();
+  setMaxListeners(0, closing.signal); // Node.js warns on stderr of more than ten listeners, one for each node here
   const identities = createIdentities(agentSocket, defaultIdentityFiles, passphrase);
   const acceptor = createAcceptor(closing.signal);
   const knownFiles: KnownHostsCache = new Map();
@@ -156,6 +158,7 @@ export function createSsh(options: SshOptions): Ssh {
     async connect(node, signal) {
       const key = `${node.name} ${node.host} ${node.port}`;
       open.get(key)?.close();
+      setMaxListeners(0, signal);
       const stop = new AbortController();
       const unlink = [signal, closing.signal].map((source) => forwardAbort(source, stop));
       try {

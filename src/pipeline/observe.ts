@@ -1,5 +1,4 @@
 /** Reads every node: a fan-out in which each node's trouble costs only that node. */
-import { setMaxListeners } from 'node:events';
 import PQueue from 'p-queue';
 import { ConnectionLost } from '../adapters/exec.ts';
 import { readNode } from '../adapters/node-read.ts';
@@ -23,7 +22,6 @@ export async function observeAll(
   signal: AbortSignal,
   onNode: (observation: Observation) => void,
 ): Promise<Observation[]> {
-  setMaxListeners(0, signal); // a signal of AbortSignal.any warns, on stderr, of more than ten listeners
   const queue = new PQueue({ concurrency: await ssh.affordable(concurrency) });
   return await queue.addAll(
     nodes.map((node) => async () => {

@@ -60,7 +60,8 @@ ${spec}  agent:
 
   /** The test cases of a JUnit that both published schemas take. */
   const junit = async (...args: string[]): Promise<{ code: number; cases: TestCase[]; xml: string }> => {
-    const { code, stdout: xml } = await reconcile(fleet, 'gate', '--output', 'junit', ...args);
+    const { code, stdout: xml, stderr } = await reconcile(fleet, 'gate', '--output', 'junit', ...args);
+    expect(xml, stderr).toMatch(/^<\?xml/);
     for (const schema of Object.keys(SCHEMAS)) expect(await junitProblems(xml, schema), schema).toEqual([]);
     const found = xml.matchAll(
       /<testcase classname="([^"]*)" name="([^"]*)" time="[^"]*">\s*(?:<(failure|error) type="(\w+)")?/g,
@@ -150,9 +151,9 @@ ${spec}  agent:
       const set = await file('set.yaml', setOf());
       expect((await gate(set, '-i', 'simular/win11')).questions).toHaveLength(3);
       expect(await trees()).toEqual(before);
-      for (const { commands } of fleet.nodes) {
+      for (const each of fleet.nodes) {
         expect(
-          (await commands()).filter((argv) => argv.some((word) => /^(pull|import|rm|clone|gc)$/.test(word))),
+          (await each.commands()).filter((argv) => argv.some((word) => /^(pull|import|rm|clone|gc)$/.test(word))),
         ).toEqual([]);
       }
     });

@@ -66,7 +66,7 @@ describe.skipIf(!isRoot)('a user who is not root (only root can create one)', ()
     const talking = await fleet.createOperator();
     const shell = join(fleet.dir, 'talking-shell');
     const noise = "printf 'locked\\nended 1\\nleft\\nWelcome! '; echo 'busy as ever' >&2";
-    await writeFile(shell, `#!/bin/sh\n${noise}\n/bin/sh "$@"\ncode=$?\n${noise}\nexit $code\n`);
+    await writeFile(shell, `#!/bin/sh\n${noise}\nexec /bin/sh "$@"\n`);
     await chmod(shell, 0o755);
     await run('/usr/sbin/usermod', ['--shell', shell, talking.name]);
     await loginAs(talking.name);

@@ -68,6 +68,14 @@ describe('a config that is sound', () => {
     } satisfies Settings);
   });
 
+  test('names the ssh config and jump hosts, or none', async () => {
+    const named = await load(`${MINIMAL}ssh: {configFile: none, proxyJump: none, strictHostKeyChecking: accept-new}\n`);
+    expect(named.ssh).toEqual({ configFile: null, home: '/home/op', proxyJump: [], acceptNewHostKey: true, concurrency: 128 });
+    const file = write('');
+    const { ssh } = await load(`${MINIMAL}ssh: {configFile: ${file}, proxyJump: "b1,op@[::1]:22,op@b-2.example"}\n`);
+    expect(ssh).toMatchObject({ configFile: file, proxyJump: ['b1', 'op@[::1]:22', 'op@b-2.example'] });
+  });
+
   test('may be JSON, indented by tabs, and begin with a byte order mark', async () => {
     const settings = await load('\ufeff{\n\t"epoch": {"url": "https://e.example"},\n\t"nodes": ["n[1-2]"]\n}\n');
     expect(settings.nodes).toEqual([{ name: 'n[1-2]' }]);

@@ -394,8 +394,8 @@ describe('what to log in to', () => {
   const targets = async (text: string, ssh: SshSettings = {}, configFile?: null) => {
     const file = await write('.ssh/config', text);
     const common: NodeDefaults['ssh'] = { ...ssh, configFile: configFile === null ? null : file, home };
-    const { of } = await loadTargets(common);
-    return (host: string, own: SshSettings = {}) => of(host, { ...ssh, ...own });
+    const loaded = await loadTargets(common);
+    return (host: string, own: SshSettings = {}) => loaded.of(host, { ...ssh, ...own });
   };
   const everything = `
 Host node1

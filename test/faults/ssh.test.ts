@@ -360,9 +360,14 @@ describe('the identity', () => {
     expect((await failure(alone)).message).toContain(`(${[at('order-2'), at('stranger')].join(', ')})`);
 
     // ssh itself, on the same server
+    const options = ['BatchMode=yes', `UserKnownHostsFile=${at('known-shared')}`, `IdentityAgent=${agentSocket}`];
     const { stderr } = await run('ssh', [
-      ...['-v', '-F', 'none', '-p', String(server.port), '-o', 'BatchMode=yes'],
-      ...['-o', `UserKnownHostsFile=${at('known-shared')}`, '-o', `IdentityAgent=${agentSocket}`],
+      '-v',
+      '-F',
+      'none',
+      '-p',
+      String(server.port),
+      ...options.flatMap((option) => ['-o', option]),
       ...files.flatMap((file) => ['-i', file]),
       '127.0.0.1',
       'true',

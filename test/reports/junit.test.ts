@@ -207,9 +207,7 @@ PASS: 1 image on 2 nodes can start now.
   });
 
   test('no control character reaches a terminal', () => {
-    // oxlint-disable-next-line no-control-regex -- finding control characters is the point
-    expect(renderGate(WORLDS['characters that XML does not know'] as Report, plain)).not.toMatch(
-      /[\x00-\x09\x0b-\x1f\x7f-\x9f]/,
-    );
+    const shown = renderGate(WORLDS['characters that XML does not know'] as Report, plain);
+    expect(shown.replaceAll('\n', '')).not.toMatch(/\p{Cc}/u);
   });
 });
