@@ -207,13 +207,26 @@ judge_replacement() {
 }
 
 # receive HEX BYTES: the content into a private file beside cocoon's own downloads, where garbage collection would find it.
+# Each eight mebibytes must come within the silence, and all of them within the deadline. A directory that is there
+# already, under our lock, belongs to a run that is dead.
 receive() {
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  as_root sh -c 'rm -rf -- "$1"/cloudimg/temp/reconcile-import.*' sh "$root"
   # shellcheck disable=SC2016 # expanded by the inner shell
   inbox=$(as_root sh -c 'umask 077; mkdir -p -- "$1" && mktemp -d -- "$1/reconcile-import.XXXXXXXX"' sh "$root/cloudimg/temp") || exit 1
   # shellcheck disable=SC2016 # expanded by the inner shell
   received=$(as_root sh -c '
-    timeout "$2" head -c "$1" >"$3/content"
-    sha256sum <"$3/content" | head -c 64' sh "$2" "$deadline" "$inbox" <&3)
+    clock() { cut -d . -f 1 /proc/uptime; }
+    until=$(($(clock) + $3))
+    had=0
+    while [ "$had" -lt "$1" ] && [ "$(clock)" -lt "$until" ]; do
+      due=$(($1 - had))
+      if [ "$due" -gt 8388608 ]; then due=8388608; fi
+      timeout "$2" head -c "$due" >>"$4/content" || break
+      had=$((had + due))
+      [ "$(stat -c %s -- "$4/content")" = "$had" ] || break
+    done
+    sha256sum <"$4/content" | head -c 64' sh "$2" "$silence" "$deadline" "$inbox" <&3)
   say received "$received"
   [ "$received" = "$1" ]
 }

@@ -45,7 +45,7 @@ type Verb = keyof typeof GRACE_MS;
 
 /**
  * The command is short and the same for every login shell; script and heartbeat follow on standard input.
- * @param timeoutMs after this the command that changes something is ended on the node
+ * @param timeoutMs after this the command that changes something is ended on the node; what content may take to arrive
  */
 async function change(
   connection: Connection,
@@ -68,7 +68,7 @@ async function change(
     heartbeatMs: (SILENCE_SECONDS * 1000) / 3,
     maxStdoutBytes: 262_144,
     maxStderrBytes: 4096,
-    timeoutMs: timeoutMs + GRACE_MS[verb],
+    timeoutMs: (content === undefined ? 1 : 2) * timeoutMs + GRACE_MS[verb],
     signal,
     what: verb === 'canary' || verb === 'remove' ? 'a canary VM' : `a ${verb}`,
   });
@@ -172,18 +172,12 @@ export async function importImage(
   const host = node.name;
   const failed = (why: string): Error => fault('IMPORT_FAILED', { host, reference, why });
   const words = [reference, hexOf(digest), String(sizeBytes)];
-  const { busy, received, ended, stderr } = await change(
-    connection,
-    node,
-    'import',
-    words,
-    2 * timeoutMs,
-    signal,
-    content,
-  );
+  const { busy, received, ended, stderr } = await change(connection, node, 'import', words, timeoutMs, signal, content);
   if (busy !== null) throw fault('LOCKED', { host, by: busy });
-  if (received !== digest)
-    throw failed(received === null ? `nothing arrived: ${stderr}` : `${received} arrived and not ${digest}`);
+  if (received !== digest) {
+    const what = received === null ? 'nothing arrived' : `${received} arrived and not ${digest}`;
+    throw failed(stderr === '' ? what : `${what}: ${stderr}`);
+  }
   if (ended === null) throw failed(`it did not start: ${stderr}`);
   if (ended.code !== 0) throw failed(ended.why === '' ? ended.said : `it was ended: ${ended.why}`);
 }

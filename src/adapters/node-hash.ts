@@ -38,8 +38,9 @@ export async function hashBlobs(
   script ??= readFileSync(new URL('./hash.sh', import.meta.url), 'utf8');
   const nonce = randomBytes(8).toString('hex');
   const { rootDir, sudo } = node.cocoon;
+  const seconds = String(Math.ceil(timeoutMs / 1000));
   const wanted = items.map(({ hex, ranges }) => [hex, ...ranges].join(':'));
-  const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, rootDir, ...wanted];
+  const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, rootDir, seconds, ...wanted];
   const { stdout, stderr } = await connection.exec(words.map(shellQuote).join(' '), {
     stdin: script,
     maxStdoutBytes: 4 * 2 ** 20,

@@ -150,6 +150,12 @@ function sha256(bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
+/** What the registry calls a document that does not say it itself, as an OCI index need not. */
+function contentType({ headers }: Answer): string | null {
+  const [type = ''] = String(headers['content-type'] ?? '').split(';');
+  return type.trim() === '' ? null : type.trim();
+}
+
 function parseManifest(answer: Answer, reference: string): Manifest {
   const computed = sha256(answer.body);
   const claimed = answer.headers['docker-content-digest'];
@@ -161,7 +167,7 @@ function parseManifest(answer: Answer, reference: string): Manifest {
   const config = document['config'] === undefined ? null : object(document['config'], 'config');
   return {
     digest: computed,
-    mediaType: optionalText(document['mediaType'], 'mediaType'),
+    mediaType: optionalText(document['mediaType'], 'mediaType') ?? contentType(answer),
     artifactType: optionalText(document['artifactType'], 'artifactType'),
     configMediaType: config === null ? null : optionalText(config['mediaType'], 'config.mediaType'),
     configDigest: config === null ? null : digest(config['digest'], 'config.digest'),

@@ -71,7 +71,9 @@ async function loadState(dir: string): Promise<State & { probe: () => Promise<vo
   };
   const recall = (manifestDigest: string): Learned => learned.get(manifestDigest) ?? { content: null, disproved: [] };
   const learn = (manifestDigest: string, change: Partial<Learned>): void => {
-    learned.set(manifestDigest, { ...recall(manifestDigest), ...change });
+    const known = recall(manifestDigest);
+    learned.delete(manifestDigest); // the newest go last, and the oldest are forgotten first
+    learned.set(manifestDigest, { ...known, ...change });
     isDirty = true;
   };
   return {
@@ -90,7 +92,7 @@ async function loadState(dir: string): Promise<State & { probe: () => Promise<vo
     },
     hashOf: (stamp) => hashes.get(stamp) ?? null,
     rememberHash: (stamp, sha256) => {
-      hashes.delete(stamp); // the newest go last, and the oldest are forgotten first
+      hashes.delete(stamp);
       hashes.set(stamp, sha256);
       isDirty = true;
     },

@@ -11,6 +11,9 @@ export interface BlobState {
   why: string | null;
 }
 
+/** No proof of anything: such a blob is never taken for a bad one. */
+const UNHASHED = 'the bytes of the blob could not be hashed';
+
 /**
  * Judges the blob of a cloud image. The index's own size proves nothing (contract A.5): a forced pull keeps a bad file
  * and then records its size. A converted blob has other bytes than the download, so only its presence and its header
@@ -29,26 +32,24 @@ export function blobState(
   if (blob.sizeBytes === 0) return { state: 'absent', why: 'the blob is empty' };
   if (depth === 'presence' || blob.sha256 === digest) return { state: 'sound', why: null };
   const isQcow2 = hasPlainHeader(blob);
-  let problem = flaw(blob, isQcow2, desired);
+  const problem = flaw(blob, isQcow2, desired, depth);
+  if (problem === null) return { state: 'sound', why: null };
+  if (problem === UNHASHED) return { state: 'unproven', why: problem };
+  if (desired?.stored === 'as-is') return { state: 'corrupt', why: problem };
   if (desired?.stored === 'converted' && isQcow2) {
     return { state: 'sound', why: 'cocoon converted the download: only presence and header can be verified' };
   }
-  if (problem === null) {
-    if (depth !== 'sha256') return { state: 'sound', why: null };
-    if (blob.sha256 === null) return { state: 'unproven', why: 'the bytes of the blob could not be hashed' };
-    problem = 'the bytes of the blob do not have its digest';
-  }
-  if (desired?.stored === 'as-is') return { state: 'corrupt', why: problem };
   return { state: 'unproven', why: `${problem}, and whether cocoon converted the download is not known` };
 }
 
 /** What is wrong with the bytes if they are those that were downloaded. */
-function flaw(blob: BlobFact, isQcow2: boolean, desired: DesiredImage | null): string | null {
+function flaw(blob: BlobFact, isQcow2: boolean, desired: DesiredImage | null, depth: BlobDepth): string | null {
   if (!isQcow2) return 'the blob does not begin as a qcow2 base image does';
   const expected = desired?.sizeBytes ?? null;
-  return expected !== null && blob.sizeBytes !== expected
-    ? `the blob has ${blob.sizeBytes} bytes and not ${expected}`
-    : null;
+  if (expected !== null && blob.sizeBytes !== expected)
+    return `the blob has ${blob.sizeBytes} bytes and not ${expected}`;
+  if (depth !== 'sha256') return null;
+  return blob.sha256 === null ? UNHASHED : 'the bytes of the blob do not have its digest';
 }
 
 export function hasPlainHeader(blob: BlobFact): boolean {
@@ -68,13 +69,14 @@ export function ociState(
   const dir = `${cocoon.rootDir}/oci`;
   const isThere = (path: string): boolean => observed.files[path] === 'file';
   const layers = desired !== null && desired.layers.length > 0 ? desired.layers : entry.layers;
+  if (layers.length === 0) return { state: 'unproven', why: 'which layers it has is not known' };
   const boot = (layer: string, name: string): string => `${dir}/boot/${hexOf(layer)}/${name}`;
   const needed = [
     ...layers.map((layer) => [`${dir}/blobs/${hexOf(layer)}.erofs`]),
     (entry.kernelLayer === null ? layers : [entry.kernelLayer]).map((layer) => boot(layer, 'vmlinuz')),
     (entry.initrdLayer === null ? layers : [entry.initrdLayer]).map((layer) => boot(layer, 'initrd.img')),
   ];
-  const gone = needed.find((paths) => paths.length > 0 && !paths.some(isThere));
+  const gone = needed.find((paths) => !paths.some(isThere));
   return gone === undefined ? { state: 'sound', why: null } : { state: 'absent', why: `${gone[0]} is not there` };
 }
 

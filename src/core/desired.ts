@@ -112,9 +112,14 @@ export function storedAs(head: Uint8Array): 'as-is' | 'converted' {
 
 /** True for the header of a qcow2 file of version 3 without a backing file: the only form of a base blob. */
 export function isPlainQcow2(head: Uint8Array): boolean {
-  if (head.length < 20) return false;
+  if (!isQcow2(head) || head.length < 20) return false;
   const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
-  return view.getUint32(0) === 0x514649fb && view.getUint32(4) === 3 && view.getBigUint64(8) === 0n;
+  return view.getUint32(4) === 3 && view.getBigUint64(8) === 0n;
+}
+
+/** True for the first bytes of any qcow2 file. */
+export function isQcow2(head: Uint8Array): boolean {
+  return [0x51, 0x46, 0x49, 0xfb].every((byte, i) => head[i] === byte);
 }
 
 /** What was learned about one manifest beyond what it says: true for ever, because a digest names its bytes. */

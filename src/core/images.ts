@@ -103,8 +103,11 @@ export function doubtAbout(observed: Observed, desired: DesiredImage, reference:
   if (observed.conflicts.includes(reference)) {
     return 'meta.db and the JSON index are both live and name different digests';
   }
-  return first?.type === 'oci' && desired.kind === 'cloud-image'
-    ? 'a container image has this name, and a pull would put it into both backends: remove it by its digest'
+  if (first?.type === 'oci' && desired.kind === 'cloud-image') {
+    return 'a container image has this name, and a pull would put it into both backends: remove it by its digest';
+  }
+  return first?.type === 'cloudimg' && desired.kind === 'container-image' && desired.contentDigest !== null
+    ? 'a cloud image has the name of this container image, and a pull would put it into both backends: remove it by its digest'
     : null;
 }
 
@@ -156,11 +159,13 @@ function withRefresh(world: World, desired: DesiredImage, drifted: ImageRow): Im
     const replacing = byReplacing(world, desired, drifted.reference, there);
     return { ...drifted, ...replacing, reason: but(`${why}; ${replacing.reason}`) };
   }
-  return { ...drifted, plan: isTied(drifted) ? 'import' : 'pull' };
+  if (!isTied(drifted)) return { ...drifted, plan: 'pull' };
+  if (want !== null) return { ...drifted, plan: 'import' };
+  return { ...drifted, reason: but('an import is compared with its content digest, which is not known') };
 }
 
 /** A cloud image under a name that is no URL: cocoon would look for it at an OCI registry (contract C.7). */
-function isTied({ type, reference }: ImageRow): boolean {
+export function isTied({ type, reference }: Pick<ImageRow, 'type' | 'reference'>): boolean {
   return type === 'cloudimg' && !/^https?:\/\//.test(reference);
 }
 
@@ -173,6 +178,8 @@ export function byReplacing(
 ): Pick<ImageRow, 'reason' | 'error' | 'commands'> & { plan: 'replace' | null } {
   const error = lostAtEpoch(desired);
   if (error !== null) return { plan: null, reason: `${why}; ${error.message}`, error, commands: [] };
+  if (desired.unpullable !== null)
+    return { plan: null, reason: `${why}; ${desired.unpullable}`, error: null, commands: [] };
   const digest = desired.contentDigest as string;
   const commands = replaceCommands(node.cocoon, reference, digest);
   const isUrl = /^https?:\/\//.test(reference);

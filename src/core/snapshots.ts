@@ -2,7 +2,7 @@
  * Snapshot verdicts: can a clone of this snapshot work on this node? The index is not the judge here: the hypervisor
  * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
  */
-import { blobState, isInUse, keepersOf, ociState } from './blobs.ts';
+import { blobState, keepersOf, ociState } from './blobs.ts';
 import { restoreCommands } from './commands.ts';
 import { byReplacing, coverOf, doubtAbout, type Served, type World } from './images.ts';
 import { isDigest, localSnapshotName } from './reference.ts';
@@ -126,6 +126,8 @@ function judgeBase(world: World, hot: ServedSnapshots, base: string | null, dige
   if (blob.state === 'corrupt') {
     const from = serving === null ? null : sourceOf(world, serving, digest);
     if (serving === null || from === null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}` };
+    const doubt = doubtAbout(observed, serving, from);
+    if (doubt !== null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}; ${doubt}` };
     const { plan, reason, error, commands } = byReplacing(world, serving, from, blob);
     return {
       verdict: 'base-corrupt',
@@ -217,9 +219,13 @@ type Say = (verdict: SnapshotVerdict, reason: string | null, rest?: Partial<Snap
 
 /** An OCI base is all its layers, its kernel and its initrd; the digest that the record pins is the manifest's. */
 function judgeOciBase(world: World, hot: ServedSnapshots, fact: SnapshotFact, say: Say): SnapshotRow {
-  const gone = fact.layerFiles.filter((path) => world.observed.files[path] !== 'file');
+  // A snapshot of firecracker names its layers in its record alone.
+  const blobs = fact.blobIds.map((hex) => `${world.node.cocoon.rootDir}/oci/blobs/${hex}.erofs`);
+  const needed = fact.layerFiles.length > 0 ? fact.layerFiles : blobs;
+  if (needed.length === 0) return say('unknown', 'neither its files nor its record tell the layers of its base');
+  const gone = needed.filter((path) => world.observed.files[path] !== 'file');
   if (gone.length === 0) return say('clonable', null);
-  const words = `${gone.length} of the ${fact.layerFiles.length} files of its base are not there, as ${gone[0]}`;
+  const words = `${gone.length} of the ${needed.length} files of its base are not there, as ${gone[0]}`;
   if (fact.baseDigest === null)
     return say('base-missing', `${words}, and its record does not say which image that was`);
   const { verdict, reason, ...rest } = judgeGone(world, hot, fact.base, fact.baseDigest, words);
@@ -300,7 +306,7 @@ function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): Snap
   const entry = observed.entries.find(({ reference }) => reference === base);
   const judged =
     entry?.type === 'oci'
-      ? judgeOciEntry(world, entry, baseDigest)
+      ? judgeOciEntry(world, hot, entry, baseDigest)
       : wanted?.baseType === 'oci'
         ? null
         : judgeBase(world, hot, base, baseDigest);
@@ -309,14 +315,15 @@ function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): Snap
     return say(null, 'the first clone pulls its base too (a cold start)');
   }
   const { verdict, reason, ...rest } = judged;
-  return say(verdict, reason ?? leftWithoutKeeper(world, base, baseDigest), rest);
+  const there = verdict === 'clonable' ? (reason ?? 'its base is there') : reason;
+  return say(verdict, [there, leftWithoutKeeper(world, base, baseDigest)].filter(Boolean).join('; '), rest);
 }
 
 /** The verdicts on a base that is not there. */
 const GONE: ReadonlySet<SnapshotVerdict> = new Set(['base-drifted', 'base-restorable', 'base-missing', 'base-lost']);
 
 /** cocoon looks for the digest in the index, and pulls by digest where it is not there (contract D.3): a cold start. */
-function judgeOciEntry(world: World, entry: IndexEntry, digest: string): Judgement | null {
+function judgeOciEntry(world: World, hot: ServedSnapshots, entry: IndexEntry, digest: string): Judgement | null {
   if (entry.digest !== digest) return null;
   const desired = coverOf(world, entry.reference);
   const isSame = desired?.contentDigest === digest;
@@ -325,23 +332,19 @@ function judgeOciEntry(world: World, entry: IndexEntry, digest: string): Judgeme
   }
   const files = ociState(world.node, world.observed, isSame ? desired : null, entry);
   if (files.state === 'sound') return { verdict: 'clonable', reason: null };
-  return isSame
-    ? {
-        verdict: 'base-drifted',
-        reason: `${files.why}: a pull heals it`,
-        plan: desired.unpullable === null ? 'pull' : null,
-        source: entry.reference,
-      }
-    : { verdict: 'base-missing', reason: files.why };
+  return judgeGone(world, hot, entry.reference, digest, `of its base, ${files.why}`);
 }
 
 /** A pull of the tag is still right where it takes the last keeper of this base, but it is announced. */
-function leftWithoutKeeper(world: World, base: string, digest: string): string {
+function leftWithoutKeeper(world: World, base: string, digest: string): string | null {
   const [only, ...more] = keepersOf(world.observed, digest);
   const desired = coverOf(world, base);
-  const leaves =
-    only === base && more.length === 0 && desired?.contentDigest !== digest && !isInUse(world.observed, digest);
-  return leaves ? 'its base is there; once the tag is pulled again nothing keeps it on this node' : 'its base is there';
+  const isMoved =
+    desired !== null &&
+    (desired.contentDigest === null ? desired.disproved.includes(digest) : desired.contentDigest !== digest);
+  return only === base && more.length === 0 && isMoved
+    ? 'once the tag is pulled again nothing keeps its base on this node'
+    : null;
 }
 
 function row(snapshot: string, rest: Partial<SnapshotRow> & Pick<SnapshotRow, 'verdict'>): SnapshotRow {

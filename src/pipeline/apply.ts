@@ -5,7 +5,8 @@
 import PQueue from 'p-queue';
 import { cloneCanary, importImage, pullImage, replaceBlob } from '../adapters/node-change.ts';
 import type { Connection } from '../adapters/ssh.ts';
-import { errorInfo, infoOf, ReconcileError } from '../core/errors.ts';
+import { isQcow2 } from '../core/desired.ts';
+import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
 import { failureBudget } from '../core/plan.ts';
 import { shortDigest } from '../core/text.ts';
 import { localSnapshotName } from '../core/reference.ts';
@@ -136,6 +137,9 @@ function stepRecorder(action: Action, context: ApplyContext, steps: Step[]): Run
   };
 }
 
+/** What a step says that left the node as it was. */
+const UNTOUCHED: ReadonlySet<string> = new Set(['LOCKED', 'BLOB_IN_USE']);
+
 /** Look once more, change, verify, clone; never throws. */
 async function applyAction(
   action: Action,
@@ -176,13 +180,16 @@ async function applyAction(
     return { ...base, outcome: superseded ? 'superseded' : 'healed', reason, error: null, after };
   } catch (error) {
     const info = infoOf(context.signal.aborted ? context.signal.reason : error);
-    // Where nothing had begun on the node it has not failed: another run holds it, or the run ended before its turn.
-    const begun = steps.some((s) => s.error?.code !== 'LOCKED');
+    // Where nothing had begun on the node it has not failed: another run or a VM holds it, or the run ended before its turn.
+    const begun = steps.some((s) => s.error === null || !UNTOUCHED.has(s.error.code));
     return { ...base, outcome: begun ? 'failed' : 'skipped', reason: info.message, error: info, after };
   } finally {
     connection?.close();
   }
 }
+
+/** What may go better a second time; the guard there is over by then. */
+const AGAIN: ReadonlySet<string> = new Set(['PULL_FAILED', 'IMPORT_FAILED']);
 
 /**
  * Changes the node and reads it again until it holds what its registry serves now: once more after a failed or a wrong
@@ -202,7 +209,7 @@ async function refresh(
     try {
       await step(action.kind, async () => await change(action, node, connection, context));
     } catch (error) {
-      if (infoOf(error).code !== 'PULL_FAILED' || retries === 0) throw error;
+      if (!AGAIN.has(infoOf(error).code) || retries === 0) throw error;
       retries -= 1;
       continue;
     }
@@ -238,20 +245,37 @@ async function change(action: Action, node: Node, connection: Connection, contex
       return;
     case 'import': {
       const image = served.desired.find((d) => d.image === action.image && d.tag === action.tag);
-      const content = joined(clients.epoch, action.image, image?.blobs ?? [], signal);
+      const content = joined(clients.epoch, action, image?.blobs ?? [], signal);
       await importImage(connection, node, reference, { content, digest: want as string, sizeBytes }, timeoutMs, signal);
     }
   }
 }
 
-/** The content of an image as epoch joins it, part after part. */
+/**
+ * The content of an image as epoch joins it, part after part. What cannot come out right ends at once: a node that was
+ * promised more bytes would wait for them.
+ */
 async function* joined(
   epoch: ApplyContext['clients']['epoch'],
-  repository: string,
-  blobs: { digest: string }[],
+  { image: repository, reference }: Action,
+  blobs: { digest: string; sizeBytes: number }[],
   signal: AbortSignal,
 ): AsyncGenerator<Buffer> {
-  for (const { digest } of blobs) yield* epoch.blobStream(repository, digest, signal);
+  const [first] = blobs;
+  if (first !== undefined && !isQcow2(await epoch.blobHead(repository, first.digest, signal))) {
+    throw fault('ARTIFACT_UNSUPPORTED', { image: reference, why: 'it is no qcow2 image, and cocoon imports no other' });
+  }
+  for (const { digest, sizeBytes } of blobs) {
+    let bytes = 0;
+    for await (const chunk of epoch.blobStream(repository, digest, signal)) {
+      bytes += chunk.length;
+      if (bytes > sizeBytes) break;
+      yield chunk;
+    }
+    if (bytes === sizeBytes) continue;
+    const detail = `it came with ${bytes > sizeBytes ? 'more than ' : ''}${Math.min(bytes, sizeBytes)} of ${sizeBytes} bytes`;
+    throw fault('REGISTRY_BLOB_MISSING', { repository, digest, detail });
+  }
 }
 
 /** The same wrong digest on two nodes is the registry's fault and not a node's: the image stops for the fleet. */

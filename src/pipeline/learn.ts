@@ -10,7 +10,7 @@ import type { Ssh } from '../adapters/ssh.ts';
 import type { State } from '../adapters/state.ts';
 import { withLearned } from '../core/desired.ts';
 import { errorInfo, ReconcileError } from '../core/errors.ts';
-import { coverOf, type Served } from '../core/images.ts';
+import { coverOf, isTied, type Served } from '../core/images.ts';
 import { hexOf } from '../core/reference.ts';
 import { blobHex } from '../core/snapshots.ts';
 import type { DesiredImage, Node, Observation, Observed } from '../core/types.ts';
@@ -52,9 +52,9 @@ export function proofItem(observed: Observed, digest: string, image: DesiredImag
  */
 export function proofOf(hashed: HashedBlob | undefined, image: DesiredImage): Proof {
   if (hashed === undefined || hashed.whole !== `sha256:${hashed.hex}`) return 'nothing';
-  const isSame =
-    hashed.ranges.length === image.blobs.length && image.blobs.every((blob, i) => blob.digest === hashed.ranges[i]);
-  return isSame ? 'same' : 'other';
+  if (Number(hashed.stamp.split(' ', 1)[0]) !== image.sizeBytes) return 'other';
+  if (hashed.ranges.length !== image.blobs.length) return 'nothing'; // it came between looking and hashing
+  return image.blobs.every((blob, i) => blob.digest === hashed.ranges[i]) ? 'same' : 'other';
 }
 
 /** Remembers a proof about `digest`, and gives the image with it. */
@@ -201,7 +201,10 @@ export async function learnContents(
   return { ...served, desired };
 }
 
-/** True where some node holds a digest that nothing has been proven about, or lacks an image that it should have. */
+/**
+ * True where some node holds a digest that nothing has been proven about, or lacks an image that it should have; or
+ * where it holds another under a name, because what is imported is compared with its digest.
+ */
 function isUndecided(proved: DesiredImage, image: DesiredImage, served: Served, observations: Observation[]): boolean {
   if (proved.contentDigest !== null || proved.missingBlob !== null) return false;
   if (proved.tracked) return true;
@@ -209,8 +212,9 @@ function isUndecided(proved: DesiredImage, image: DesiredImage, served: Served, 
     ({ node, observed }) =>
       observed !== null &&
       observed.entries.some(
-        ({ reference, digest }) =>
-          coverOf({ served, node, observed }, reference) === image && !proved.disproved.includes(digest),
+        (entry) =>
+          coverOf({ served, node, observed }, entry.reference) === image &&
+          (isTied(entry) || !proved.disproved.includes(entry.digest)),
       ),
   );
 }

@@ -1,6 +1,7 @@
 /** Image verdicts: the ordered table, as named worlds. Where two rows hold, the world says which one wins. */
 import { describe, expect, test } from 'vitest';
-import { judgeImages, needsStoredForm, type Served } from '../../src/core/images.ts';
+import { needsStoredForm } from '../../src/core/blobs.ts';
+import { judgeImages, type Served } from '../../src/core/images.ts';
 import type { ImageRow, Node, Observed } from '../../src/core/types.ts';
 import {
   blob,
@@ -152,7 +153,7 @@ const WORLDS: Record<string, World> = {
   'there under another key that means the same tag': {
     on: { entries: [entry(sha('e2'), `${WIN11}/latest`)] },
     at: served(undefined, {
-      covers: { [WIN11]: 0, [`${WIN11}/latest`]: 0 },
+      covers: { [WIN11]: [0], [`${WIN11}/latest`]: [0] },
       tracked: [tracked({ presence: 'required' })],
     }),
     says: { verdict: 'in-sync', reference: `${WIN11}/latest`, image: 'simular/win11', tag: 'latest' },
@@ -161,7 +162,7 @@ const WORLDS: Record<string, World> = {
   'required, but epoch serves another image under its reference (scenario 19)': {
     on: { entries: [] },
     at: served([desired(), desired({ image: 'simular', tag: 'win11', contentDigest: sha('b7') })], {
-      covers: { [WIN11]: 1 },
+      covers: { [WIN11]: [1] },
       tracked: [tracked({ presence: 'required' })],
     }),
     says: { verdict: 'missing', plan: null, image: 'simular/win11', tag: 'latest', want: sha('e2') },
@@ -330,7 +331,7 @@ describe('the rows of a node', () => {
   test('each key of one tag has a row of its own', () => {
     const keys = [WIN11, `${WIN11}/latest`];
     const rows = judgeImages(
-      served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, 0])) }),
+      served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, [0]])) }),
       observation({ entries: [entry(sha('a1'), keys[0]), entry(sha('e2'), keys[1])] }),
     );
     expect(rows.map((row) => [row.reference, row.verdict])).toEqual([
@@ -381,6 +382,6 @@ describe('needsStoredForm', () => {
     ['no digest: no', served([unknownAtEpoch]), short, []],
     ['at depth presence too, for a pull would keep a bad file', served(undefined, { depth: 'presence' }), short, [0]],
   ])('%s', (_name, at, on, places) => {
-    expect(needsStoredForm(at, [unreachable(), observation(on), observation(on)])).toEqual(places);
+    expect(needsStoredForm(at.desired, [unreachable(), observation(on), observation(on)], at.depth)).toEqual(places);
   });
 });

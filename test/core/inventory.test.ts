@@ -102,7 +102,10 @@ describe('an ssh config', () => {
     const configFile = join(dir, 'ssh_config');
     writeFileSync(configFile, 'Host a\n HostName 10.0.0.1\n User op\n ProxyJump op@b:2222\nHost *\n Port 2200\n');
     const defaults = { ...DEFAULTS, ssh: { ...DEFAULTS.ssh, configFile } };
-    const [a, b, c] = await resolve({ nodes: [{ name: 'a' }, { name: 'b', user: 'me' }, { name: 'c', port: 1 }], defaults });
+    const [a, b, c] = await resolve({
+      nodes: [{ name: 'a' }, { name: 'b', user: 'me' }, { name: 'c', port: 1 }],
+      defaults,
+    });
     expect(a).toMatchObject({ name: 'a', host: '10.0.0.1', port: 2200, user: 'op', cocoon: { sudo: true } });
     expect(a?.jumps).toMatchObject([{ host: 'b', port: 2222, user: 'op', identityFiles: ['/id'] }]);
     expect(b).toMatchObject({ host: 'b', port: 2200, user: 'me' });

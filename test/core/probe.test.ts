@@ -18,8 +18,9 @@ import { parseProbe } from '../../src/adapters/node-read.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import { judgeImages } from '../../src/core/images.ts';
 import { isDigest } from '../../src/core/reference.ts';
-import type { Node, Observed } from '../../src/core/types.ts';
+import type { BlobFact, Node, Observed } from '../../src/core/types.ts';
 import { blob, blobPath, blobs, entry, node, observation, QCOW2, ROOT, served, sha, WIN11 } from '../helpers/facts.ts';
+import { mutate, random } from '../helpers/random.ts';
 import { treeOf } from '../helpers/tree.ts';
 
 const NONCE = 'c0ffee00c0ffee00';
@@ -87,7 +88,7 @@ const GOOD = answer(
   ...MACHINE,
   stale,
   snapshots(record),
-  `blob f 5 ${HEX.a1}.qcow2`,
+  `blob f 5 77 1.5 ${HEX.a1}.qcow2`,
   `head ${HEX.a1}.qcow2 ${hexed(QCOW2)}`,
   ...directory,
   FREE,
@@ -116,7 +117,7 @@ describe('a good answer', () => {
       freeBytes: 500_000_000_000,
       entries: [entry(sha('a1'))],
       conflicts: [],
-      blobs: blobs({ a1: blob({ sizeBytes: 5 }) }),
+      blobs: blobs({ a1: blob({ sizeBytes: 5, stamp: '5 77 1.5' }) }),
       files: { [`${ROOT}/firmware/CLOUDHV.fd`]: 'file', [blobPath('e2')]: 'file' },
       snapshots: [
         {
@@ -138,6 +139,8 @@ describe('a good answer', () => {
           layerFiles: [],
         },
       ],
+      vms: [],
+      unlistedBackings: [],
       notes: [],
     });
   });
@@ -174,17 +177,17 @@ describe('a good answer', () => {
     ],
     [
       'a blob that is empty',
-      [`blob f 0 ${HEX.a1}.qcow2`],
-      { blobs: blobs({ a1: blob({ sizeBytes: 0, header: null }) }) },
+      [`blob f 0 77 1.5 ${HEX.a1}.qcow2`],
+      { blobs: blobs({ a1: blob({ sizeBytes: 0, header: null, stamp: '0 77 1.5' }) }) },
     ],
     [
       'a blob that is a directory',
-      [`blob d 4096 ${HEX.a1}.qcow2`],
-      { blobs: blobs({ a1: blob({ regular: false, sizeBytes: 4096, header: null }) }) },
+      [`blob d 4096 77 1.5 ${HEX.a1}.qcow2`],
+      { blobs: blobs({ a1: blob({ regular: false, sizeBytes: 4096, header: null, stamp: '4096 77 1.5' }) }) },
     ],
     [
       'a file that is no blob',
-      ['blob f 5 disk.qcow2', 'head disk.qcow2  51', `blob f 5 ${HEX.a1}.qcow2.bad`],
+      ['blob f 5 77 1.5 disk.qcow2', 'head disk.qcow2  51', `blob f 5 77 1.5 ${HEX.a1}.qcow2.bad`],
       { blobs: {} },
     ],
     ['the header of a blob that is not there', [`head ${HEX.a1}.qcow2 ${hexed(QCOW2)}`], { blobs: {} }],
@@ -194,7 +197,7 @@ describe('a good answer', () => {
   });
 
   test('noise of shell start-up files before the first mark is left out', () => {
-    const noise = `Welcome!\nfree 1\ncocoon-probe 1 ${'0'.repeat(16)}\nblob f 5 ${HEX.e2}.qcow2\n`;
+    const noise = `Welcome!\nfree 1\ncocoon-probe 1 ${'0'.repeat(16)}\nblob f 5 77 1.5 ${HEX.e2}.qcow2\n`;
     expect(parse(noise + GOOD)).toEqual(parse(GOOD));
   });
 
@@ -212,7 +215,7 @@ describe('a store in SQLite', () => {
     { id: sha('e2'), name: WIN11, type: 'cloudimg', size: 5, created_at: '2026-04-27T19:44:01Z' },
     { id: sha('c3'), name: 'ghcr.io/a/b:1', type: 'oci', size: 5, created_at: '2026-04-27T19:44:01Z' },
   ];
-  const sqlite = (images: unknown, hot: unknown, code = 0): Said[] => [
+  const sqlite = (images: unknown, hot: unknown, code = 0, vms: unknown = 'No VMs found.\n'): Said[] => [
     'store sqlite',
     `listed image ${code}`,
     file('image-list', images),
@@ -220,6 +223,9 @@ describe('a store in SQLite', () => {
     'listed snapshot 0',
     file('snapshot-list', hot),
     file('snapshot-errors', ''),
+    'listed vm 0',
+    file('vm-list', vms),
+    file('vm-errors', ''),
   ];
 
   test('is what cocoon lists', () => {
@@ -410,34 +416,6 @@ describe('trouble has a code of its own', () => {
 
 // ------------------------------------------------------------------------------------------------------ mutations
 
-/** A small generator of numbers from 0 to 1 that repeats itself for a seed. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-const INSERTS = [
-  '\n',
-  '|',
-  '"',
-  '{',
-  '}',
-  '[',
-  ']',
-  ',',
-  '\\',
-  '\0',
-  '\u202e',
-  '-1',
-  '9'.repeat(30),
-  'null',
-  '__proto__',
-];
 const LINES = [
   'free 5',
   'store sqlite',
@@ -449,35 +427,15 @@ const LINES = [
   'has',
 ];
 
-/** One to three changes: characters replaced, removed, doubled, moved or inserted, whole lines too. */
-function mutate(text: string, next: () => number): string {
-  let mutated = text;
-  const pick = <T>(from: readonly T[]): T => from[Math.floor(next() * from.length)] as T;
-  for (let n = Math.ceil(next() * 3); n > 0; n -= 1) {
-    const at = Math.floor(next() * mutated.length);
-    const length = Math.floor(next() ** 3 * 80);
-    const [before, part, after] = [mutated.slice(0, at), mutated.slice(at, at + length), mutated.slice(at + length)];
-    mutated = pick([
-      () => before + String.fromCharCode(Math.floor(next() * 256)) + mutated.slice(at + 1),
-      () => before + after,
-      () => before + part + part + after,
-      () => after + before + part,
-      () => before + pick(INSERTS) + mutated.slice(at),
-      () => `${before}\n${pick(LINES)}\n${mutated.slice(at)}`,
-    ])();
-  }
-  return mutated;
-}
-
 describe('mutations', () => {
   const begin = GOOD.indexOf('\n') + 1;
   const end = GOOD.lastIndexOf('cocoon-probe end');
   const inAnswer = (next: () => number): string =>
-    GOOD.slice(0, begin) + mutate(GOOD.slice(begin, end), next) + GOOD.slice(end);
+    GOOD.slice(0, begin) + mutate(GOOD.slice(begin, end), next, LINES) + GOOD.slice(end);
   const index = JSON.stringify({ images: { [WIN11]: { ref: WIN11, content_sum: sha('a1'), size: 5 } } });
   const inIndex = (next: () => number): string =>
-    answer(...MACHINE, file('cloudimg', mutate(index, next)), `blob f 5 ${HEX.e2}.qcow2`, FREE);
-  const anywhere = (next: () => number): string => mutate(GOOD, next);
+    answer(...MACHINE, file('cloudimg', mutate(index, next, LINES)), `blob f 5 77 1.5 ${HEX.e2}.qcow2`, FREE);
+  const anywhere = (next: () => number): string => mutate(GOOD, next, LINES);
 
   test.each([
     ['of the answer', inAnswer],
@@ -562,6 +520,10 @@ describe.each(shells)('the script in %s', (_name, shell) => {
     return parseProbe(stdout, NONCE, node('node-1', { cocoon: { ...node().cocoon, rootDir: root } }));
   };
 
+  /** A blob whose size, inode and mtime the probe tells. */
+  const stamped = (over: Partial<BlobFact>): BlobFact =>
+    blob({ ...over, stamp: expect.stringMatching(/^\d+ \d+ \d+\.\d+$/) as string });
+
   const qcow2 = (backing = ''): Buffer => {
     const head = Buffer.alloc(512 + backing.length);
     head.writeUInt32BE(0x514649fb, 0);
@@ -645,16 +607,16 @@ describe.each(shells)('the script in %s', (_name, shell) => {
       put(`cloudimg/blobs/${odd}`, qcow2());
     }
     expect(observe().blobs).toEqual({
-      [HEX.e2]: { regular: true, sizeBytes: 512, header: QCOW2 },
-      [HEX.d4]: { regular: false, sizeBytes: 8, header: null },
-      [HEX.e5]: { regular: false, sizeBytes: expect.any(Number) as number, header: null },
-      [HEX.a1]: { regular: true, sizeBytes: 0, header: null },
+      [HEX.e2]: stamped({ sizeBytes: 512 }),
+      [HEX.d4]: stamped({ regular: false, sizeBytes: 8, header: null }),
+      [HEX.e5]: stamped({ regular: false, sizeBytes: expect.any(Number) as number, header: null }),
+      [HEX.a1]: stamped({ sizeBytes: 0, header: null }),
     });
   });
 
   test('a blob shorter than a header', () => {
     put(`cloudimg/blobs/${HEX.a1}.qcow2`, 'QFI');
-    expect(observe().blobs[HEX.a1]).toEqual({ regular: true, sizeBytes: 3, header: '514649' });
+    expect(observe().blobs[HEX.a1]).toEqual(stamped({ sizeBytes: 3, header: '514649' }));
   });
 
   test('OCI files of any name', () => {

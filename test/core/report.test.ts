@@ -4,6 +4,7 @@ import { assemble, isOpenDrift, publicDesired, weightOf, type Parts } from '../.
 import {
   IMAGE_VERDICTS,
   SNAPSHOT_VERDICTS,
+  type Action,
   type ImageRow,
   type ImageVerdict,
   type NodeVerdicts,
@@ -43,6 +44,7 @@ function hot(verdict: SnapshotVerdict, over: Partial<SnapshotRow> = {}): Snapsho
     base: WIN11,
     baseDigest: null,
     baseVerdict: null,
+    source: null,
     plan: null,
     wave: null,
     reason: null,
@@ -193,8 +195,9 @@ describe('the summary', () => {
   });
 
   test('counts an action once that an image and its snapshots share', () => {
-    const action = {
+    const action: Action = {
       node: 'node-1',
+      kind: 'pull',
       reference: WIN11,
       image: 'simular/win11',
       tag: 'latest',
@@ -203,8 +206,8 @@ describe('the summary', () => {
       wave: 0,
       blocked: null,
     };
-    const shared = hot('base-drifted', { plan: 'pull', outcome: 'healed' });
-    const alone = hot('base-drifted', { plan: 'pull', outcome: 'failed', base: `${WIN11}/v1` });
+    const shared = hot('base-drifted', { plan: 'pull', source: WIN11, outcome: 'healed' });
+    const alone = hot('base-drifted', { plan: 'pull', source: `${WIN11}/v1`, outcome: 'failed', base: `${WIN11}/v1` });
     const { summary } = report([{ images: [image('stale', 'healed')], snapshots: [shared, shared, alone] }, {}], {
       actions: [action, { ...action, reference: `${WIN11}/v1` }, { ...action, node: 'node-2' }],
     });

@@ -135,7 +135,7 @@ const WORLDS: Record<string, World> = {
     on: { snapshots: [snapshot('e2')], entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) },
     says: { verdict: 'base-drifted', base: WIN11, baseDigest: sha('e2'), plan: 'pull' },
     reason:
-      "its base e2e2e2e2e2e2: the blob is not there, but epoch's tag serves exactly that, so a forced pull heals it",
+      'its base e2e2e2e2e2e2: the blob is not there, but the tag of its image serves exactly that, so a forced pull heals it',
   },
   'the base is empty (scenario 8)': {
     on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sizeBytes: 0 }) }) },
@@ -150,8 +150,7 @@ const WORLDS: Record<string, World> = {
     on: { snapshots: [snapshot('e2')], blobs: {} },
     at: served([lost]),
     says: { verdict: 'base-drifted', plan: null },
-    reason:
-      "its base e2e2e2e2e2e2: the blob is not there, and though epoch's tag is exactly that, epoch cannot serve e2e2",
+    reason: 'its base e2e2e2e2e2e2: the blob is not there; epoch cannot serve e2e2',
     code: 'REGISTRY_BLOB_MISSING',
   },
 
@@ -169,7 +168,8 @@ const WORLDS: Record<string, World> = {
   'the tag has moved on': {
     on: { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) },
     says: { verdict: 'base-missing', baseDigest: sha('a1'), plan: null },
-    reason: /its tag has moved on to e2e2e2e2e2e2, so a pull does not bring it back$/,
+    reason:
+      /its tag has moved on to e2e2e2e2e2e2, so pulling that does not bring it back, and no registry could be asked for it$/,
   },
   'epoch gave no answer': {
     on: { snapshots: [snapshot('e2')], blobs: {} },
@@ -189,7 +189,7 @@ const WORLDS: Record<string, World> = {
   'OCI: a layer is not there': {
     on: { snapshots: [onOci], files: { [LAYER]: 'empty', [KERNEL]: 'file' } },
     says: { verdict: 'base-missing', plan: null },
-    reason: `1 of 2 layers of its base are not there: ${LAYER}`,
+    reason: `1 of the 2 files of its base are not there, as ${LAYER}; what its tag serves now is not known, and no registry could be asked for it`,
   },
 
   // base-corrupt, unknown
@@ -197,7 +197,7 @@ const WORLDS: Record<string, World> = {
     on: { snapshots: [snapshot('e2')], blobs: short },
     at: asIs,
     says: { verdict: 'base-corrupt', baseDigest: sha('e2'), plan: null },
-    reason: 'the blob has 5 bytes and not 5798205849; a forced pull alone would keep it',
+    reason: 'its base: the blob has 5 bytes and not 5798205849; a forced pull alone would keep it',
     commands: replace,
   },
   'the base is short, and another tag than its own yields it: the command names that one': {

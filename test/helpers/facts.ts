@@ -13,6 +13,7 @@ import type {
   Observed,
   SnapshotFact,
   TrackedImage,
+  VmFact,
 } from '../../src/core/types.ts';
 
 export const EPOCH = 'https://epoch.example';
@@ -147,6 +148,57 @@ export function desired(over: Partial<DesiredImage> = {}): DesiredImage {
   };
 }
 
+/** The same in two parts, so that nothing has told its content digest yet. */
+export function split(over: Partial<DesiredImage> = {}): DesiredImage {
+  return desired({
+    contentDigest: null,
+    contentDigestSource: null,
+    blobs: [
+      { digest: sha('31'), sizeBytes: 3_000_000_000 },
+      { digest: sha('32'), sizeBytes: SIZE - 3_000_000_000 },
+    ],
+    error: trouble('ARTIFACT_UNSUPPORTED', 'the image is split into 2 parts'),
+    ...over,
+  });
+}
+
+export const OCI = 'ghcr.io/a/b:1';
+
+/** `ghcr.io/a/b:1` for amd64: manifest `c3`, layers `d4` and `e5`. */
+export function container(over: Partial<DesiredImage> = {}): DesiredImage {
+  const layers = [sha('d4'), sha('e5')];
+  return desired({
+    image: 'ghcr.io/a/b',
+    tag: '1',
+    platform: 'linux/amd64',
+    reference: OCI,
+    kind: 'container-image',
+    manifestDigest: sha('c3'),
+    contentDigest: sha('c3'),
+    contentDigestSource: 'manifest',
+    sizeBytes: 2000,
+    blobs: layers.map((digest) => ({ digest, sizeBytes: 1000 })),
+    layers,
+    ...over,
+  });
+}
+
+/** The files of a container image of these layers; kernel and initrd come from the last. */
+export function ociFiles(pairs: string[], root = ROOT): Observed['files'] {
+  const boot = `${root}/oci/boot/${(pairs.at(-1) ?? '').repeat(32)}`;
+  const paths = [
+    ...pairs.map((pair) => `${root}/oci/blobs/${pair.repeat(32)}.erofs`),
+    `${boot}/vmlinuz`,
+    `${boot}/initrd.img`,
+  ];
+  return Object.fromEntries(paths.map((path) => [path, 'file' as const]));
+}
+
+/** A virtual machine on the blob `pair`. */
+export function vm(pair: string, state = 'running'): VmFact {
+  return { name: 'demo-0', state, blobIds: [pair.repeat(32)], imageDigest: sha(pair) };
+}
+
 export function tracked(over: Partial<TrackedImage> = {}): TrackedImage {
   return {
     image: 'simular/win11',
@@ -172,7 +224,16 @@ export function served(images: DesiredImage[] = [desired()], over: Partial<Serve
 }
 
 export function wantedSnapshot(over: Partial<DesiredSnapshot> = {}): DesiredSnapshot {
-  return { snapshot: HOT, tracked: true, base: WIN11, baseDigest: sha('e2'), baseType: 'cloudimg', sizeBytes: null, error: null, ...over };
+  return {
+    snapshot: HOT,
+    tracked: true,
+    base: WIN11,
+    baseDigest: sha('e2'),
+    baseType: 'cloudimg',
+    sizeBytes: null,
+    error: null,
+    ...over,
+  };
 }
 
 export function hot(over: Partial<ServedSnapshots> = {}): ServedSnapshots {

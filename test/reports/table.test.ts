@@ -61,7 +61,7 @@ function reportOf({ fleet, at = served(), hot: of = hot(), policy, outcome, part
     images: judgeImages(at, seen),
     snapshots: judgeSnapshots(at, of, seen),
   }));
-  const actions = planActions(judged, fleet, at.desired, at.covers, { ...POLICY, ...policy });
+  const actions = planActions(judged, fleet, at, {}, { ...POLICY, ...policy });
   const results = actions.map((action, i): ActionResult => {
     const { node: name, reference } = action;
     const none = {
