@@ -67,7 +67,7 @@ export function judgeSnapshots(served: Served, hot: ServedSnapshots, observation
     tracked.find(({ snapshot }) => localSnapshotName(snapshot) === fact.name)?.snapshot ?? (fact.name || fact.id);
   const rows = observed.snapshots
     .filter((fact) => hot.discover || tracked.some(({ snapshot }) => snapshot === nameOf(fact)))
-    .map((fact) => ({ ...judgeLocal(world, hot, fact), snapshot: nameOf(fact) }));
+    .map((fact) => withNews(hot, fact, { ...judgeLocal(world, hot, fact), snapshot: nameOf(fact) }));
   const absent = tracked.filter(({ snapshot }) => !rows.some((r) => r.snapshot === snapshot));
   return [...rows, ...absent.map(({ snapshot }) => judgeRemote(world, hot, snapshot))];
 }
@@ -112,6 +112,18 @@ function judgeLocal(world: World, hot: ServedSnapshots, fact: SnapshotFact): Sna
   return say(verdict, reason, { ...rest, baseDigest: `sha256:${hex}` });
 }
 
+/** Nobody fetches a snapshot again that a node holds already (contract F.4), whatever its tag serves by now. */
+function withNews({ snapshots }: ServedSnapshots, fact: SnapshotFact, judged: SnapshotRow): SnapshotRow {
+  const served = snapshots.find(({ snapshot }) => localSnapshotName(snapshot) === fact.name);
+  if (served === undefined || fact.pending) return judged;
+  const pinned = pinnedBy(fact);
+  const isNewer = Date.parse(served.createdAt ?? '') > Date.parse(fact.createdAt);
+  const isOther = served.baseDigest !== null && pinned !== null && served.baseDigest !== pinned;
+  if (!isNewer && !isOther) return judged;
+  const news = `the tag at epoch is ${isNewer ? 'newer than' : 'another snapshot than'} the local copy, which stays until somebody removes it`;
+  return { ...judged, reason: [judged.reason, news].filter(Boolean).join('; ') };
+}
+
 type Judgement = Pick<SnapshotRow, 'verdict' | 'reason'> & Partial<SnapshotRow>;
 
 /** The verdict on the base of a cloud-image snapshot: the blob that the hypervisor will open. */
@@ -143,7 +155,10 @@ function judgeBase(world: World, hot: ServedSnapshots, base: string | null, dige
       'its base is there, but no index entry, VM or snapshot record keeps it: the next garbage collection may take it';
     return { verdict: 'base-at-risk', reason };
   }
-  return { verdict: 'clonable', reason: movedOn(desired, digest) };
+  const unnamed = observed.entries.every((entry) => entry.digest !== digest)
+    ? 'no index entry names its base, and none needs to'
+    : null;
+  return { verdict: 'clonable', reason: [movedOn(desired, digest), unnamed].filter(Boolean).join('; ') || null };
 }
 
 /** A reference on the node that a forced pull resolves to exactly this content, or where there is none the image's own. */

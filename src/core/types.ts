@@ -116,6 +116,8 @@ export interface DesiredSnapshot {
   base: string | null;
   baseDigest: string | null;
   baseType: 'cloudimg' | 'oci';
+  /** When it was taken. */
+  createdAt: string | null;
   /** Of all its files together: what a node downloads that has not fetched it. */
   sizeBytes: number | null;
   error: ErrorInfo | null;

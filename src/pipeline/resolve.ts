@@ -143,6 +143,7 @@ export function createResolver(options: ResolverOptions): Resolver {
       base: null,
       baseDigest: null,
       baseType: 'cloudimg',
+      createdAt: null,
       sizeBytes: null,
       error: null,
     };
@@ -243,7 +244,7 @@ async function snapshotManifest(
   return manifest;
 }
 
-type SnapshotBase = Pick<DesiredSnapshot, 'base' | 'baseDigest' | 'baseType' | 'error'>;
+type SnapshotBase = Pick<DesiredSnapshot, 'base' | 'baseDigest' | 'baseType' | 'createdAt' | 'error'>;
 
 /** The base that a snapshot's config blob names (E.8); old ones name only the blobs. */
 function readSnapshotConfig(document: unknown, name: string): SnapshotBase {
@@ -254,11 +255,12 @@ function readSnapshotConfig(document: unknown, name: string): SnapshotBase {
     const baseDigest = optionalText(config['imageDigest'], 'imageDigest') ?? listed;
     if (baseDigest !== null && !isDigest(baseDigest)) throw new ShapeError('imageDigest is no sha256 digest');
     const baseType = config['imageType'] === 'oci' ? 'oci' : 'cloudimg';
-    return { base: optionalText(config['image'], 'image'), baseDigest, baseType, error: null };
+    const createdAt = optionalText(config['createdAt'], 'createdAt', 64);
+    return { base: optionalText(config['image'], 'image'), baseDigest, baseType, createdAt, error: null };
   } catch (error) {
     if (!(error instanceof ShapeError)) throw error;
     const unusable = errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why: error.message });
-    return { base: null, baseDigest: null, baseType: 'cloudimg', error: unusable };
+    return { base: null, baseDigest: null, baseType: 'cloudimg', createdAt: null, error: unusable };
   }
 }
 
@@ -275,6 +277,8 @@ export interface Held {
   references: string[];
   /** The references of the bases of snapshots; where one is a name, it may tie that name to an artifact. */
   bases: string[];
+  /** The names of snapshots. */
+  snapshots: string[];
   /** Of the nodes, as `amd64`: an image index is resolved for each. */
   architectures: string[];
 }

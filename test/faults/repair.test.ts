@@ -267,7 +267,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
   it('never while another reconcile changes the node', async () => {
     await spoil(cut());
     await guard(fleet, node, ['pull', `${fleet.epoch.url}/dl/no/such`]); // the lock file is there now
-    const holder = spawn('flock', [lockFile(node), 'sh', '-c', 'echo held; exec sleep 600']);
+    const holder = spawn('sh', ['-c', 'exec 9<"$1"; flock 9; echo held; exec sleep 600', 'sh', lockFile(node)]);
     cleanups.push(() => holder.kill('SIGKILL'));
     await once(holder.stdout, 'data');
     expect(isLocked(node)).toBe(true);
@@ -275,7 +275,6 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(told(await repairing().ended)).toEqual({ code: 2, outcome: 'skipped', error: 'LOCKED' });
     await isBack(cut());
     expect(await pulls()).toEqual([]);
-    process.kill(-(holder.pid ?? 0), 0);
   });
 });
 

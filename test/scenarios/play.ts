@@ -96,9 +96,7 @@ function checkDry(stage: Stage, dry: Report, expected: Expected): void {
     expect(status).toBe(expected.node ?? 'observed');
     const keys = Object.entries(wanted(image, KEY)).map(([key, verdict]) => [stage.spell(key), verdict] as const);
     expect(Object.fromEntries(images.map((row) => [row.reference, row.verdict]))).toEqual(Object.fromEntries(keys));
-    expect(Object.fromEntries(snapshots.map((row) => [row.snapshot, row.verdict]))).toEqual(
-      wanted(snapshot, SNAPSHOT),
-    );
+    expect(Object.fromEntries(snapshots.map((row) => [row.snapshot, row.verdict]))).toEqual(wanted(snapshot, SNAPSHOT));
     if (expected.baseVerdict !== undefined) {
       expect(snapshots.map((row) => row.baseVerdict)).toContain(expected.baseVerdict);
     }
@@ -125,7 +123,10 @@ function planOf(images: ImageRow[], snapshots: SnapshotRow[]): string {
 }
 
 function codesOf({ run, nodes }: Report): string[] {
-  const rows = nodes.flatMap(({ error, images, snapshots }) => [error, ...[...images, ...snapshots].map((r) => r.error)]);
+  const rows = nodes.flatMap(({ error, images, snapshots }) => [
+    error,
+    ...[...images, ...snapshots].map((r) => r.error),
+  ]);
   return [run.error, ...rows].flatMap((error) => error?.code ?? []);
 }
 
@@ -143,7 +144,9 @@ function expectSaid(of: Report, said: string[]): void {
 async function checkRun(stage: Stage, dry: Report, run: Report, expected: Expected): Promise<void> {
   expect(run.run.exitCode, `run: ${readable(run)}`).toBe(expected.run);
   expect(run.summary.actions.planned).toBe(dry.summary.actions.planned);
-  const outcomes = run.nodes.flatMap(({ images, snapshots }) => [...images, ...snapshots].flatMap((r) => r.outcome ?? []));
+  const outcomes = run.nodes.flatMap(({ images, snapshots }) =>
+    [...images, ...snapshots].flatMap((r) => r.outcome ?? []),
+  );
   if (expected.outcome !== undefined) expect(outcomes).toContain(expected.outcome);
   else if (expected.run === 0) expect(outcomes.filter((outcome) => outcome !== 'healed')).toEqual([]);
   expect(codesOf(run)).toEqual(expect.arrayContaining(expected.runCodes ?? []));
@@ -154,7 +157,9 @@ async function checkRun(stage: Stage, dry: Report, run: Report, expected: Expect
 
 /** Every change of its images that the command made on a node. */
 async function pullsOn(node: FleetNode): Promise<string[][]> {
-  return (await node.commands()).filter((argv) => argv.includes('image') && (argv.includes('pull') || argv.includes('import')));
+  return (await node.commands()).filter(
+    (argv) => argv.includes('image') && (argv.includes('pull') || argv.includes('import')),
+  );
 }
 
 // --- Whether clones work --------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 // Every known state of epoch and a node, by the real command: verdict, plan, exit codes, words, and whether clones work.
 import { describe, expect, it } from 'vitest';
 import { isRoot } from '../helpers/guard.ts';
-import { SCENARIOS } from './index.ts';
+import { SCENARIOS } from './all.ts';
 import { isDouble, play } from './play.ts';
 
 it('no two scenarios have one name', () => {

@@ -245,7 +245,8 @@ export function snapshotOptions(stage: Stage, state: SnapshotState): SnapshotOpt
   const { node } = stage;
   const { pins, base = KEY, records = pins, omit, takenUnder, firmware } = state;
   const artifact = stage.artifact(pins);
-  const isContainer = artifact.mediaType.includes('index') || artifact.layers.some(({ mediaType }) => /tar$/.test(mediaType));
+  const isContainer =
+    artifact.mediaType.includes('index') || artifact.layers.some(({ mediaType }) => /tar$/.test(mediaType));
   const layers = (artifact.children[0] ?? artifact).layers.map(({ digest }) => hexOf(digest));
   return {
     image: stage.spell(base),
@@ -253,9 +254,7 @@ export function snapshotOptions(stage: Stage, state: SnapshotState): SnapshotOpt
     ...(isContainer ? { imageType: 'oci' as const, layers, rootDir: node.rootDir } : {}),
     ...(records === pins ? {} : { backing: node.blobFile(stage.digest(pins)) }),
     ...(omit === undefined ? {} : { omit }),
-    ...(takenUnder === undefined
-      ? {}
-      : { backing: `${takenUnder}/cloudimg/blobs/${hexOf(stage.digest(pins))}.qcow2` }),
+    ...(takenUnder === undefined ? {} : { backing: `${takenUnder}/cloudimg/blobs/${hexOf(stage.digest(pins))}.qcow2` }),
     ...(firmware === undefined ? {} : { firmware }),
   };
 }
@@ -343,7 +342,9 @@ function dockerConfig(registries: Epoch[]): object {
 // --- Config ---------------------------------------------------------------------------------------------------------
 
 async function configure({ config = {}, user }: Scenario, { fleet, other }: Stage): Promise<void> {
-  const text = JSON.stringify(config).replaceAll('OTHER', new URL(other.url).host).replaceAll('EPOCHURL', fleet.epoch.url);
+  const text = JSON.stringify(config)
+    .replaceAll('OTHER', new URL(other.url).host)
+    .replaceAll('EPOCHURL', fleet.epoch.url);
   const operator = user === undefined ? null : await fleet.createOperator({ sudo: false });
   await fleet.writeConfig({
     ...(JSON.parse(text) as Record<string, unknown>),
