@@ -60,7 +60,7 @@ export function createIdentities(
 
   const load = async ({ identityFiles, identitiesOnly, mayLackIdentityFiles }: Wanted): Promise<Identities> => {
     const isConfigured = identityFiles.length > 0;
-    const names = isConfigured ? identityFiles : defaultFiles;
+    const names = isConfigured || mayLackIdentityFiles === true ? identityFiles : defaultFiles; // `IdentityFile none`
     const [results, listed] = await Promise.all([
       Promise.all(names.map((name) => once(files, name, () => readFileOf(name, unlock)))),
       agent === null ? [] : (agentKeys ??= listKeys(agent)),

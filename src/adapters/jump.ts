@@ -5,7 +5,7 @@
 import type { Duplex } from 'node:stream';
 import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
 import type { SshTarget } from '../core/types.ts';
-import { Dropped, hangUp, openTcp, unreachable } from './login.ts';
+import { Dropped, hangUp, openTcp, unlessAborted, unreachable } from './login.ts';
 import type { Login } from './login.ts';
 import { createThrottle, type Throttle } from './throttle.ts';
 
@@ -185,14 +185,4 @@ function refusal(error: Error & { reason?: unknown }, jump: SshTarget, target: S
   const reason = unreachable(target, `${said} (from the jump host ${jump.host})`, error);
   if (error.reason === SHORTAGE || typeof error.reason !== 'number') return new Dropped(reason, 'dropped');
   return /refused/i.test(said) ? new Dropped(reason, 'refused') : reason;
-}
-
-/** The promise, or the signal's reason once it is aborted; a later rejection of the promise is then nobody's. */
-export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason as Error);
-    if (signal.aborted) onAbort();
-    signal.addEventListener('abort', onAbort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-  });
 }

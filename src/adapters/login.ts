@@ -293,3 +293,13 @@ export function hangUp({ client, stream }: Login): void {
   else quietly(() => stream.end());
   if (!stream.destroyed) setTimeout(() => stream.destroy(), GOODBYE_MS).unref();
 }
+
+/** The promise, or the signal's reason once it is aborted; a later rejection of the promise is then nobody's. */
+export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason as Error);
+    if (signal.aborted) onAbort();
+    signal.addEventListener('abort', onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}

@@ -10,10 +10,10 @@ import type { Node, SshTarget } from '../core/types.ts';
 import { createAcceptor } from './accept-new.ts';
 import { connectionOver, type Connection } from './exec.ts';
 import { createIdentities, type Passphrase } from './identity.ts';
-import { createWays, unlessAborted } from './jump.ts';
+import { createWays } from './jump.ts';
 import { loadKnownHosts } from './known-hosts.ts';
 import type { KnownHosts, KnownHostsCache } from './known-hosts.ts';
-import { Dropped, logIn, trustedName } from './login.ts';
+import { Dropped, logIn, trustedName, unlessAborted } from './login.ts';
 import type { Attempt, Log, Login, Trust } from './login.ts';
 import { withRetries, type RetryPolicy } from './retry.ts';
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { ErrorInfo } from '../../src/core/types.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
-import { cocoonOn, cutConnections, guard, isLocked, isRoot, lockFile, strays, until } from '../helpers/guard.ts';
+import { cutConnections, firstOn, guard, isLocked, isRoot, lockFile, strays, until } from '../helpers/guard.ts';
 import { imageOn, parseReport, report, start, type Run, type Started } from '../helpers/reconcile.ts';
 
 const DRIFTED = ['cocoonset-node-1', 'cocoonset-node-2'];
@@ -165,7 +165,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
 
   it.skipIf(!isDouble)('the guard is killed in mid-clone: a second connection makes sure', async () => {
     const { ended } = await cloning();
-    process.kill(Math.min(...(await cocoonOn(node, 'change', 'canary'))), 'SIGKILL');
+    process.kill(await firstOn(node, 'change', 'canary'), 'SIGKILL');
     const { code, error } = outcome(await ended);
     expect({ code, error: error?.code }).toEqual({ code: 4, error: 'CLONE_FAILED' });
     expect(error?.message).toContain('broken off');

@@ -1,10 +1,14 @@
 // A fleet in which something is wrong with many nodes in as many ways: each costs only itself, and ends in time.
 import { spawn } from 'node:child_process';
+import { EventEmitter } from 'node:events';
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
+import { PassThrough, type Duplex } from 'node:stream';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { createWays } from '../../src/adapters/jump.ts';
+import type { Login } from '../../src/adapters/login.ts';
 import { createSsh, type Ssh, type SshOptions } from '../../src/adapters/ssh.ts';
 import { createThrottle } from '../../src/adapters/throttle.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
@@ -313,6 +317,41 @@ describe('a connection', () => {
     errors.push(await failure(ssh.connect(node({ host: '127.0.0.1', port: 4 }, { jumps }), never)));
     expect(errors.map(({ code }) => code)).toEqual(Array(4).fill('SSH_AUTH_FAILED'));
     expect(relay.count).toBe(1);
+  });
+});
+
+describe('a jump host', () => {
+  it('gets another connection only when the first one carries as much as it can', async () => {
+    let logins = 0;
+    const ways = createWays(
+      () => {
+        logins += 1;
+        const client = Object.assign(new EventEmitter(), {
+          forwardOut: (
+            _from: string,
+            _port: number,
+            _host: string,
+            _to: number,
+            opened: (error: undefined, s: Duplex) => void,
+          ) => setImmediate(() => opened(undefined, new PassThrough())),
+          end: () => undefined,
+        });
+        return Promise.resolve({ client, stream: new PassThrough() } as unknown as Login);
+      },
+      () => undefined,
+    );
+    const target = node({ host: '127.0.0.1', port: 1 });
+    const way = ways.through([target]);
+    expect(ways.through([{ ...target }])).toBe(way);
+    const streams = await Promise.all(Array.from({ length: 500 }, () => way.open(target, never)));
+    expect(logins).toBe(1);
+    await way.open(target, never);
+    expect(logins).toBe(2);
+    streams[0]?.destroy();
+    await new Promise((resolve) => streams[0]?.once('close', resolve));
+    await way.open(target, never);
+    expect(logins).toBe(2);
+    ways.close();
   });
 });
 

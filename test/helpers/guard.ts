@@ -44,6 +44,14 @@ export async function cocoonOn(node: FleetNode, ...words: string[]): Promise<num
     .map(({ pid }) => pid);
 }
 
+/** Of the processes with these words the one that started the others; numbers say nothing, they begin anew. */
+export async function firstOn(node: FleetNode, ...words: string[]): Promise<number> {
+  const pids = await cocoonOn(node, ...words);
+  const first = (await processes()).find(({ pid, parent }) => pids.includes(pid) && !pids.includes(parent));
+  if (first === undefined) throw new Error(`no process ${words.join(' ')} on ${node.name}`);
+  return first.pid;
+}
+
 /** Everything that SSH sessions of that node started and that still runs. */
 export async function strays(node: FleetNode): Promise<string[]> {
   const pids = await marked(node.dir);
@@ -103,9 +111,9 @@ export interface GuardAnswer {
 export interface RunningGuard {
   client: ChildProcess;
   /** Goes on without a heartbeat, the connection open. */
-  fallSilent(): void;
+  fallSilent: () => void;
   /** Closes standard input, the connection open. */
-  hangUp(): void;
+  hangUp: () => void;
   ended: Promise<GuardAnswer>;
 }
 
