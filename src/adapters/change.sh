@@ -314,7 +314,9 @@ main() {
       guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
         vm clone --output json --name "$name" "$@" "$snapshot"
       if [ "$rc" -eq 0 ]; then
-        say state "$(cocoon vm inspect "$name" 2>/dev/null | sed -n '/"state": /{s/.*"state": "\([a-z ()]*\)".*/\1/p;q;}')"
+        state=$(cocoon vm inspect "$name" 2>/dev/null | sed -n '/"state": /{s/.*"state": "\([a-z ()]*\)".*/\1/p;q;}')
+        if [ -z "$state" ] && is_gone "$name"; then state=vanished; fi
+        say state "$state"
       fi
       remove "$name"
       ;;

@@ -206,6 +206,8 @@ const UNHEARD = `nothing was heard from here for ${SILENCE_SECONDS} s`;
 /** What came of a canary VM: whether the clone works, and whether the VM is gone. */
 export interface CanaryResult {
   clone: ErrorInfo | null;
+  /** Somebody else removed the VM before it could be looked at: that says nothing about the clone. */
+  vanished: boolean;
   left: ErrorInfo | null;
 }
 

@@ -39,7 +39,11 @@ export function blobState(
   if (desired?.stored === 'converted' && isQcow2) {
     return { state: 'sound', why: 'cocoon converted the download: only presence and header can be verified' };
   }
-  return { state: 'unproven', why: `${problem}, and whether cocoon converted the download is not known` };
+  const why =
+    desired?.stored === 'converted'
+      ? 'since cocoon converted the download, nothing tells what it should be'
+      : 'whether cocoon converted the download is not known';
+  return { state: 'unproven', why: `${problem}, and ${why}` };
 }
 
 /** What is wrong with the bytes if they are those that were downloaded. */

@@ -177,7 +177,7 @@ const catalog = {
     detail: string;
   }): Words => ({
     message: `${a.host}: after the pull ${a.reference} is ${shortDigest(a.have)} and not ${shortDigest(a.want)}: ${a.detail}`,
-    hint: 'epoch ends a download cleanly when a blob fails in the middle: look at its log, then run again',
+    hint: 'epoch ends a download cleanly when a blob fails in the middle: look at its log. An object that has rotted must go from its store first: pushing it again does not mend it',
   }),
   CLONE_FAILED: (a: { host: string; snapshot: string; why: string }): Words => ({
     message: `${a.host}: a clone of ${a.snapshot} does not work: ${clip(a.why, 600)}`,

@@ -79,7 +79,9 @@ function judgeEntry(world: World, entry: IndexEntry): ImageRow {
     return withRefresh(world, desired, row(base, { verdict: 'stale', reason }));
   }
   if (desired.contentDigest === null) {
-    return row(base, { verdict: 'unknown', reason: desired.error?.message ?? null, error: desired.error });
+    const kept = desired.error?.code === 'TAG_NOT_FOUND' ? 'the local copy is kept' : null;
+    const reason = [desired.error?.message, kept].filter(Boolean).join('; ') || null;
+    return row(base, { verdict: 'unknown', reason, error: desired.error });
   }
   if (entry.digest !== desired.contentDigest) return withRefresh(world, desired, row(base, { verdict: 'stale' }));
   const blob =

@@ -183,7 +183,8 @@ function judgeGone(world: World, hot: ServedSnapshots, base: string | null, dige
       return { verdict: 'base-drifted', reason: `${gone}, and though the tag of its image is exactly that, ${but}` };
     }
     const isUrl = desired.kind !== 'cloud-image' || /^https?:\/\//.test(base);
-    const reason = `${gone}, but the tag of its image serves exactly that, so a forced pull heals it`;
+    const tag = desired.kind === 'cloud-image' ? "epoch's tag" : 'the tag of its image';
+    const reason = `${gone}, but ${tag} serves exactly that, so a forced pull heals it`;
     return isUrl
       ? { verdict: 'base-drifted', reason, plan: 'pull', source: base }
       : {

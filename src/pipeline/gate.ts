@@ -86,7 +86,7 @@ function heldOf(observations: Observation[], questions: PlacedQuestion[]): Held 
     (observed?.snapshots ?? []).flatMap(({ name, base }) => (base !== null && local.has(name) ? [base] : [])),
   );
   const references = questions.filter(({ mode }) => mode === 'run').map(({ image }) => image);
-  return { references, bases, architectures: architecturesOf(observations) };
+  return { references, bases, snapshots: [], architectures: architecturesOf(observations) };
 }
 
 /** The rows that the answers come from: the snapshots, the images, and the bases of those snapshots. */

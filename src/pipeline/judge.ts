@@ -71,7 +71,9 @@ export async function judgeFleet(
     ]),
   ]);
   const tracked = { images: images.track, snapshots: snapshots.track };
-  const resolved = await resolveAll(resolver, tracked, heldOf(read), images.discover);
+  const held = heldOf(read);
+  const asked = snapshots.discover ? held : { ...held, snapshots: [] };
+  const resolved = await resolveAll(resolver, tracked, asked, images.discover);
   const error = await noAnswer(request, resolved);
 
   const context = learnContext(request);
@@ -108,6 +110,7 @@ export function everythingOn(observations: Observation[]): Held {
   return {
     references: all.flatMap(({ entries }) => entries.map(({ reference }) => reference)),
     bases: all.flatMap(({ snapshots }) => snapshots.flatMap(({ base }) => base ?? [])),
+    snapshots: all.flatMap(({ snapshots }) => snapshots.map(({ name }) => name)),
     architectures: architecturesOf(observations),
   };
 }
@@ -145,7 +148,8 @@ async function servedBy(
     depth,
     repair: settings.repair,
   };
-  const learned = await learnContents(asServed, observations, context, settings.images.stream ? events.onStream : null);
+  const onStream = settings.images.stream ? events.onStream : null;
+  const learned = await learnContents(asServed, resolved.snapshots, observations, context, onStream);
   const unclear = new Set(needsStoredForm(learned.desired, observations, depth));
   const desired = await Promise.all(
     learned.desired.map(async (image, place) => (unclear.has(place) ? await resolver.withStoredForm(image) : image)),

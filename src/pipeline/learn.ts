@@ -12,8 +12,8 @@ import { withLearned } from '../core/desired.ts';
 import { errorInfo, ReconcileError } from '../core/errors.ts';
 import { coverOf, isTied, type Served } from '../core/images.ts';
 import { hexOf } from '../core/reference.ts';
-import { blobHex } from '../core/snapshots.ts';
-import type { DesiredImage, Node, Observation, Observed } from '../core/types.ts';
+import { blobHex, pinnedBy } from '../core/snapshots.ts';
+import type { DesiredImage, DesiredSnapshot, Node, Observation, Observed } from '../core/types.ts';
 import { whyOf } from './ask.ts';
 
 /** Deadline for hashing on one node, in ms: twenty gigabytes twice, on a slow disk at idle priority. */
@@ -72,9 +72,7 @@ function holdersOf(image: DesiredImage, served: Served, observations: Observatio
     const { node, observed } = observation;
     if (observed === null) continue;
     for (const { reference, digest } of observed.entries) {
-      const blob = observed.blobs[hexOf(digest)];
-      const isHeld = blob !== undefined && blob.regular && blob.sizeBytes > 0;
-      if (!isHeld || coverOf({ served, node, observed }, reference) !== image) continue;
+      if (!isHeld(observed, digest) || coverOf({ served, node, observed }, reference) !== image) continue;
       holders.set(digest, [...(holders.get(digest) ?? []), observation]);
     }
   }
@@ -185,6 +183,7 @@ async function streamPart(
  */
 export async function learnContents(
   served: Served,
+  snapshots: DesiredSnapshot[],
   observations: Observation[],
   context: LearnContext,
   stream: ((image: DesiredImage, bytes: number, total: number) => void) | null,
@@ -194,7 +193,7 @@ export async function learnContents(
     if (!isUnlearned(image)) continue;
     const proved = await proveOnNodes(image, served, observations, context);
     desired[place] =
-      stream !== null && isUndecided(proved, image, served, observations)
+      stream !== null && isUndecided(proved, image, served, snapshots, observations)
         ? await streamed(proved, context, stream)
         : proved;
   }
@@ -203,20 +202,37 @@ export async function learnContents(
 
 /**
  * True where some node holds a digest that nothing has been proven about, or lacks an image that it should have; or
- * where it holds another under a name, because what is imported is compared with its digest.
+ * where it holds another under a name, because what is imported is compared with its digest; or where it lacks the base
+ * of a snapshot, which may be this content.
  */
-function isUndecided(proved: DesiredImage, image: DesiredImage, served: Served, observations: Observation[]): boolean {
+function isUndecided(
+  proved: DesiredImage,
+  image: DesiredImage,
+  served: Served,
+  snapshots: DesiredSnapshot[],
+  observations: Observation[],
+): boolean {
   if (proved.contentDigest !== null || proved.missingBlob !== null) return false;
   if (proved.tracked) return true;
-  return observations.some(
-    ({ node, observed }) =>
-      observed !== null &&
+  return observations.some(({ node, observed }) => {
+    if (observed === null) return false;
+    const isOurs = (reference: string | null): boolean =>
+      reference !== null && coverOf({ served, node, observed }, reference) === image;
+    const isLacking = (digest: string | null): boolean =>
+      digest !== null && !proved.disproved.includes(digest) && !isHeld(observed, digest);
+    return (
       observed.entries.some(
-        (entry) =>
-          coverOf({ served, node, observed }, entry.reference) === image &&
-          (isTied(entry) || !proved.disproved.includes(entry.digest)),
-      ),
-  );
+        (entry) => isOurs(entry.reference) && (isTied(entry) || !proved.disproved.includes(entry.digest)),
+      ) ||
+      observed.snapshots.some((fact) => isOurs(fact.base) && isLacking(pinnedBy(fact))) ||
+      snapshots.some(({ base, baseDigest }) => isOurs(base) && isLacking(baseDigest))
+    );
+  });
+}
+
+function isHeld({ blobs }: Observed, digest: string): boolean {
+  const blob = blobs[hexOf(digest)];
+  return blob !== undefined && blob.regular && blob.sizeBytes > 0;
 }
 
 /** The image with the digest that streaming its parts tells; as it was, where that fails. */

@@ -7,6 +7,7 @@ import { object, optionalText, ShapeError } from '../core/json.ts';
 import {
   epochReference,
   isDigest,
+  localSnapshotName,
   meaningOf,
   parseImageName,
   parseSnapshotName,
@@ -189,6 +190,18 @@ export function createResolver(options: ResolverOptions): Resolver {
     return { state: 'gone', why: 'epoch does not give it any more' };
   };
 
+  /** Of a base that is no tag of anything that we ask: what names its own content at epoch can still be had there. */
+  const lookupUncovered = async (base: string, digest: string): Promise<Lookup> => {
+    if (meaningOf(base, epochUrl).kind === 'immutable' && base.endsWith(`/blobs/${digest}`)) {
+      const [, repository = ''] = /\/v2\/(.+)\/blobs\//.exec(base) ?? [];
+      const sizeBytes = await epoch.blobSize(repository, digest, signal);
+      if (sizeBytes !== null) return { state: 'there', reference: base, sizeBytes };
+      return { state: 'gone', why: 'epoch does not give it any more' };
+    }
+    if (parseImageName(base)?.registry != null) return { state: 'unasked', error: null };
+    return { state: 'gone', why: 'nothing tells where it could be had' };
+  };
+
   return {
     image,
     async reference(key, architectures) {
@@ -213,8 +226,8 @@ export function createResolver(options: ResolverOptions): Resolver {
       }
     },
     async lookup({ base, digest }, current) {
-      if (current === null) return { state: 'unasked', error: null };
       try {
+        if (current === null) return await lookupUncovered(base, digest);
         return current.kind === 'container-image' ? await oci.lookup(base, digest) : await lookupCloud(digest, current);
       } catch (error) {
         return { state: 'unasked', error: whyOf(error, signal) };
@@ -277,7 +290,7 @@ export interface Held {
   references: string[];
   /** The references of the bases of snapshots; where one is a name, it may tie that name to an artifact. */
   bases: string[];
-  /** The names of snapshots. */
+  /** The names of snapshots: where epoch has one under that name, the local copy is held against it. */
   snapshots: string[];
   /** Of the nodes, as `amd64`: an image index is resolved for each. */
   architectures: string[];
@@ -331,7 +344,17 @@ export async function resolveAll(
     if (wanted.length === 0) delete covers[key];
     else covers[key] = wanted.map((image) => add({ ...image, reference: key }));
   }
-  return { desired, covers, snapshots };
+  const others = await Promise.all(
+    [...new Set(held.snapshots)]
+      .filter((name) => isFromEpoch(name) && !snapshots.some(({ snapshot }) => localSnapshotName(snapshot) === name))
+      .map(async (name) => await resolver.snapshot(name)),
+  );
+  return { desired, covers, snapshots: [...snapshots, ...others.filter(({ error }) => error === null)] };
+}
+
+/** True for the local name of a snapshot that came from epoch: those of forks and hibernations have neither of these. */
+function isFromEpoch(name: string): boolean {
+  return /[/:]/.test(name);
 }
 
 /**

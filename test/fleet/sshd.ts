@@ -211,7 +211,8 @@ async function configText(binary: string, options: SshdOptions, port: number): P
     ...hostKeyTypes.map((type) => `HostKey ${quote(hostKeyFile(dir, type))}`),
     `AuthorizedKeysFile ${quote(join(dir, 'authorized_keys'))}`,
     `PidFile ${quote(join(dir, 'sshd.pid'))}`,
-    `SetEnv ${quote(`${MARK}=${options.mark ?? dir}`)}`,
+    // With SHLVL set, bash takes no start-up file for a command, slow as that may be.
+    `SetEnv ${quote(`${MARK}=${options.mark ?? dir}`)} SHLVL=1`,
     `MaxStartups ${maxStartups}`,
     'StrictModes no',
     'UsePAM no',
