@@ -284,6 +284,7 @@ main() {
       refuse_option "$1"
       blob=$root/cloudimg/blobs/$2.qcow2
       begin_alone "$1"
+      tend_asides
       if in_use "$blob"; then
         say in-use
         exit 75

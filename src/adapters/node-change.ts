@@ -203,6 +203,9 @@ function refuseFailedPull(
 
 const UNHEARD = `nothing was heard from here for ${SILENCE_SECONDS} s`;
 
+/** The state of a VM that is not there any more. */
+const VANISHED = 'vanished';
+
 /** What came of a canary VM: whether the clone works, and whether the VM is gone. */
 export interface CanaryResult {
   clone: ErrorInfo | null;
@@ -232,14 +235,16 @@ export async function cloneCanary(
   try {
     answer = await change(connection, node, 'canary', [name, snapshot, ...extraArgs], timeoutMs, signal);
   } catch (error) {
-    return { clone: failed(infoOf(error).message), left: await removeAgain(connect, node, name) };
+    return { clone: failed(infoOf(error).message), vanished: false, left: await removeAgain(connect, node, name) };
   }
   const { begun, ended, busy, state, stderr } = answer;
-  if (busy !== null) return { clone: infoOf(fault('LOCKED', { host, by: busy })), left: null };
-  if (!begun) return { clone: failed(`the clone did not start: ${stderr}`), left: null };
+  const never = { vanished: false, left: null };
+  if (busy !== null) return { clone: infoOf(fault('LOCKED', { host, by: busy })), ...never };
+  if (!begun) return { clone: failed(`the clone did not start: ${stderr}`), ...never };
   const clone = ended === null ? failed('it was broken off there') : whyNotRunning(ended, state, timeoutMs, failed);
   const isAnswered = answer.removed.has(name);
-  return { clone, left: isAnswered ? leftBehind(node, name, answer) : await removeAgain(connect, node, name) };
+  const left = isAnswered ? leftBehind(node, name, answer) : await removeAgain(connect, node, name);
+  return { clone, vanished: state === VANISHED, left };
 }
 
 function whyNotRunning(
@@ -248,6 +253,11 @@ function whyNotRunning(
   timeoutMs: number,
   failed: (why: string) => ErrorInfo,
 ): ErrorInfo | null {
+  if (code === 0 && state === VANISHED) {
+    return failed(
+      'somebody removed the VM before it could be looked at, as vk-cocoon does when it starts with VK_ORPHAN_POLICY destroy',
+    );
+  }
   if (code === 0) return state === 'running' ? null : failed(`the VM is ${state || 'gone'} and not running`);
   if (why === 'deadline') return failed(`it took longer than ${timeoutMs / 1000} s and was ended`);
   if (why === 'silence') return failed(`it was ended: ${UNHEARD}`);

@@ -196,8 +196,9 @@ function judgeGone(world: World, hot: ServedSnapshots, base: string | null, dige
     desired === null || desired.contentDigest === null
       ? 'what its tag serves now is not known'
       : `its tag has moved on to ${shortDigest(desired.contentDigest)}, so pulling that does not bring it back`;
-  const lookup = base === null ? undefined : hot.lookups[lookupKey({ base, digest })];
-  switch (lookup?.state) {
+  const known = base === null ? undefined : hot.lookups[lookupKey({ base, digest })];
+  const lookup: Lookup = known ?? { state: 'unasked', error: null };
+  switch (lookup.state) {
     case 'there':
       return judgeRestorable(world, lookup, `${gone}; ${moved}, but the registry still gives exactly that`);
     case 'there-unpullable':
@@ -207,8 +208,8 @@ function judgeGone(world: World, hot: ServedSnapshots, base: string | null, dige
         verdict: 'base-lost',
         reason: `${gone}; ${moved}, and ${lookup.why}: bake the snapshot again, or push the old base back`,
       };
-    default: {
-      const error = lookup?.error ?? null;
+    case 'unasked': {
+      const { error } = lookup;
       const why = error === null ? 'no registry could be asked for it' : error.message;
       return { verdict: 'base-missing', reason: `${gone}; ${moved}, and ${why}`, error };
     }

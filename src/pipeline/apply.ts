@@ -320,7 +320,10 @@ async function startCanary(node: Node, snapshot: string, connection: Connection,
   const { timeoutMs, extraArgs } = settings.verify.vm;
   const again = async (): Promise<Connection> => await clients.ssh.connect(node, AbortSignal.timeout(CONNECT_MS));
   const canary = { name: `reconcile-canary-${id}`, snapshot: localSnapshotName(snapshot), extraArgs };
-  const { clone, left } = await cloneCanary(connection, again, node, canary, timeoutMs, signal);
-  if (left !== null) throw new ReconcileError(left);
-  if (clone !== null) throw new ReconcileError(clone);
+  for (const isLast of [false, true]) {
+    const { clone, vanished, left } = await cloneCanary(connection, again, node, canary, timeoutMs, signal);
+    if (left !== null) throw new ReconcileError(left);
+    if (clone === null) return;
+    if (!vanished || isLast) throw new ReconcileError(clone);
+  }
 }

@@ -89,6 +89,11 @@ function expectTyped(info: ErrorInfo | null): void {
   expect(`${info.message}${info.hint}`).not.toMatch(/[\x00-\x1f\x7f-\x9f\u202e]/);
 }
 
+/** Another digit where there is one. */
+function flipped(text: string, at: number, next: Next): string {
+  return `${text.slice(0, at)}${text.slice(at, at + 1).replace(/[0-9a-f]/, () => pick('0123456789abcdef'.split(''), next))}${text.slice(at + 1)}`;
+}
+
 const hexed = (hex: string): string => hex.replace(/../g, ' $&');
 const E2 = 'e2'.repeat(32);
 
@@ -246,7 +251,7 @@ describe('a node', () => {
         for (const digest of clonable) {
           if (digest === null || digest === sha('c3')) continue;
           has(new RegExp(`^blob f [1-9]\\d* \\d+ [\\d.]+ ${digest.slice(7)}\\.qcow2$`, 'm'));
-          has(/^backing( [0-9a-f]{2})+$/m);
+          has(/^backing ( [0-9a-f]{2})+$/m);
           for (const name of ['config.json', 'state.json', 'memory-range\\S*', 'overlay.qcow2']) {
             has(new RegExp(`^has [1-9]\\d* ${name}`, 'm'));
           }
@@ -267,7 +272,8 @@ describe('a node', () => {
       ];
       const signal = new AbortController().signal;
       await each(async (next) => {
-        const said = mutate(lines.join('\n'), next, lines);
+        const at = Math.floor(next() * lines.join('\n').length);
+        const said = next() < 0.5 ? mutate(lines.join('\n'), next, lines) : flipped(lines.join('\n'), at, next);
         const connection = answering((command) => {
           const nonce = /-s -- (\S+) /.exec(command)?.[1] ?? '';
           return `cocoon-hash 1 ${nonce}\n${said}\ncocoon-hash end ${nonce}\n`;
@@ -295,7 +301,7 @@ describe('a node', () => {
 interface Sent {
   status?: number;
   headers?: Record<string, string>;
-  body?: string;
+  body?: string | Buffer;
   /** Ends the connection before the promised length. */
   isCut?: boolean;
 }
@@ -349,7 +355,7 @@ const PLATFORMS = JSON.stringify({
   ],
 });
 const CONFIG = JSON.stringify({
-  image: 'BASE',
+  image: WIN11,
   imageDigest: sha('e2'),
   imageType: 'cloudimg',
   imageBlobIds: { [E2]: {} },
@@ -396,8 +402,8 @@ describe('a registry', () => {
     const blob = /\/blobs\/(sha256:.*)$/.exec(path)?.[1];
     const size = blob === undefined ? undefined : SIZES[blob];
     if (method === 'HEAD' && size !== undefined) return { headers: { 'content-length': String(size) } };
-    if (size !== undefined) return { body: Buffer.from(QCOW2.padEnd(208, '0'), 'hex').toString('latin1') };
-    return blob === digestOf(CONFIG) ? { body: CONFIG.replace('BASE', 'BASE') } : null;
+    if (size !== undefined) return { body: Buffer.from(QCOW2.padEnd(208, '0'), 'hex') };
+    return blob === digestOf(CONFIG) ? { body: CONFIG } : null;
   };
 
   beforeAll(async () => {
@@ -429,7 +435,8 @@ describe('a registry', () => {
     });
     const images = [tracked({ reference: `${url}/dl/simular/win11` })];
     const snapshots = [{ snapshot: HOT, pools: null }];
-    const held = { references: entries.map(({ reference }) => reference), bases: [], architectures: ['amd64'] };
+    const references = entries.map(({ reference }) => reference);
+    const held = { references, bases: [], snapshots: [], architectures: ['amd64'] };
     const resolved = await resolveAll(resolver, { images, snapshots }, held, true);
     const facts: Partial<Observed> = { entries, files: { ...ociFiles(['d4', 'e5']), [FIRMWARE]: 'file' } };
     const seen = observation(facts);
@@ -512,7 +519,7 @@ describe('a registry', () => {
           [childPath]: { body: child },
           [hotPath]: { body: mutate(SNAPSHOT, next) },
         });
-        const sent = say('GET', '/v2/a/b/manifests/1')?.body ?? '';
+        const sent = String(say('GET', '/v2/a/b/manifests/1')?.body ?? '');
         const { inSync } = await judge([cloud(), onEpoch()], state);
         if (inSync.includes(dl())) expect(body === SPLIT || isOne(body), body).toBe(true);
         if (inSync.includes(oci()) && sent !== CHILD) {
@@ -549,8 +556,8 @@ describe('a registry', () => {
         });
         const joined = named.filter(([, name]) => !/^win11\.qcow2\.0[01]$/.test(name));
         expect(joined.map(([hex]) => hex)).toEqual([E2]);
-        for (const [hex, name] of named) if (name.endsWith('.00')) expect(hex).toBe('31'.repeat(32));
-        for (const [hex, name] of named) if (name.endsWith('.01')) expect(hex).toBe('32'.repeat(32));
+        for (const [hex, name] of named) if (name === 'win11.qcow2.00') expect(hex).toBe('31'.repeat(32));
+        for (const [hex, name] of named) if (name === 'win11.qcow2.01') expect(hex).toBe('32'.repeat(32));
         return true;
       });
     },
@@ -588,12 +595,12 @@ describe('a registry', () => {
         const said = say;
         say = (method, path) => {
           const sent = said(method, path);
-          if (path === WIN) answers.push(sent?.body ?? '');
+          answers.push(String(sent?.body ?? '')); // redirects lead anywhere
           return sent;
         };
         const { inSync, codes } = await judge([cloud()]);
         if (isMissing) expect(codes).toContain('TAG_NOT_FOUND');
-        if (inSync.length > 0) expect(answers.some((body) => body === ONE || isOne(body))).toBe(true);
+        if (inSync.length > 0) expect(answers).toContain(ONE);
         return isMissing || inSync.length > 0;
       });
     },

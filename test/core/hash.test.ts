@@ -88,24 +88,29 @@ describe('an answer', () => {
       const text = ['motd', `cocoon-hash 1 ${nonce}`, ...lines, `cocoon-hash end ${nonce}`, ''].join('\n');
       return text.slice(0, text.length - cut);
     }, 'sh: boom\n');
-    return await hashBlobs(connection, node(), [{ hex, ranges: [] }], 1000, signal);
+    const items = [hex, hexes[1]].map((asked) => ({ hex: asked, ranges: [] }));
+    return await hashBlobs(connection, node(), items, 1000, signal);
   };
   const range = `range ${hex} ${hexes[1]}`;
   const whole = `whole ${hex} ${hexes[2]} 5 77 1.5`;
 
   test('is understood', async () => {
-    expect(
-      await read([range, range, whole, `gone ${hexes[1]}`, range, `changed ${hex}`, `whole ${hex} ${hex} 6 7 8`]),
-    ).toEqual([
-      { hex, whole: `sha256:${hexes[2]}`, ranges: [`sha256:${hexes[1]}`, `sha256:${hexes[1]}`], stamp: '5 77 1.5' },
-      { hex, whole: `sha256:${hex}`, ranges: [], stamp: '6 7 8' },
+    const other = hexes[1];
+    const lines = [range, range, whole, `range ${other} ${hex}`, `whole ${other} ${hex} 6 7 8`];
+    expect(await read(lines)).toEqual([
+      { hex, whole: `sha256:${hexes[2]}`, ranges: [`sha256:${other}`, `sha256:${other}`], stamp: '5 77 1.5' },
+      { hex: other, whole: `sha256:${hex}`, ranges: [`sha256:${hex}`], stamp: '6 7 8' },
     ]);
+    expect(await read([`gone ${other}`, range, `changed ${hex}`])).toEqual([]);
   });
 
   test.each<[string, string[], number]>([
     ['without its end', [whole], 1],
     ['cut in a line', [whole], 40],
     ['of another kind', ['rm -rf /'], 0],
+    ['about a blob that nobody asked about', [`whole ${hexes[3]} ${hex} 5 77 1.5`], 0],
+    ['of a range of a blob that nobody asked about', [`range ${hexes[3]} ${hex}`, whole], 0],
+    ['of something that is gone, and more', [`gone ${hex} x`], 0],
     ['without a digest: the deadline passed there', [`whole ${hex}  5 77 1.5`], 0],
     ['of a range without a digest', [`range ${hex} `], 0],
     ['of a digest that is none', [`whole ${hex} ${hex.toUpperCase()} 5 77 1.5`], 0],

@@ -126,7 +126,7 @@ const WORLDS: Record<string, World> = {
     on: { blobs: {} },
     at: served([unknownAtEpoch]),
     says: { verdict: 'unknown', plan: null, want: null },
-    reason: 'epoch has no such tag',
+    reason: 'epoch has no such tag; the local copy is kept',
     code: 'TAG_NOT_FOUND',
   },
   'a container image under the URL of a cloud image: a pull would put the name into both backends': {

@@ -151,7 +151,8 @@ describe('a stream', () => {
     expect(digest).toBe(whole);
     expect(asked).toBe(4);
     expect(progress.at(-1)).toEqual([image.sizeBytes, image.sizeBytes]);
-    expect(progress.map(([bytes]) => bytes)).toEqual([...progress.map(([bytes]) => bytes)].sort((a, b) => a - b));
+    const steps = progress.map(([bytes]) => bytes);
+    expect(steps).toEqual([...steps].sort((a, b) => a - b));
   });
 
   test.each([
@@ -194,26 +195,40 @@ describe('a stream', () => {
       onTrouble: (message: string) => trouble.push(message),
     };
     const at = served([image]);
-    const learned = await learnContents(at, [], context, () => {});
+    const learned = await learnContents(at, [], [], context, () => {});
     expect(learned.desired[0]).toMatchObject({ contentDigest: whole, contentDigestSource: 'stream', error: null });
     expect(context.state.learned(sha('99')).content).toEqual({ digest: whole, source: 'stream' });
-    expect((await learnContents(at, [], context, null)).desired[0]).toEqual(image);
+    expect((await learnContents(at, [], [], context, null)).desired[0]).toEqual(image);
 
     const failing = { ...context, epoch: registry([early, early, early, early]), state: memoryState() };
-    const unknown = (await learnContents(at, [], failing, () => {})).desired[0];
+    const unknown = (await learnContents(at, [], [], failing, () => {})).desired[0];
     expect(unknown).toMatchObject({ contentDigest: null, error: { code: 'REGISTRY_BLOB_MISSING' } });
     expect(failing.state.learned(sha('99')).content).toBeNull();
     expect(trouble).toEqual([expect.stringMatching(/^simular\/win11:latest: its parts could not be read: /)]);
   });
 
+  test('is asked for where a snapshot needs a base that is not there and may be this content', async () => {
+    const untracked = served([{ ...image, tracked: false }]);
+    const context = { ...learning({}), epoch: registry() };
+    const lacking = { entries: [], blobs: {}, snapshots: [snapshot('e2')] };
+    const learned = await learnContents(untracked, [], [observation(lacking)], context, () => {});
+    expect(learned.desired[0]).toMatchObject({ contentDigest: whole });
+    const there = { entries: [], snapshots: [snapshot('e2')] };
+    const silent = { ...learning({}), epoch: fakeRegistry({}) };
+    expect((await learnContents(untracked, [], [observation(there)], silent, () => {})).desired[0]).toEqual({
+      ...image,
+      tracked: false,
+    });
+  });
+
   test('is not asked for where a blob is missing, or no verdict depends on it', async () => {
     const refusing = { ...learning({}), epoch: fakeRegistry({}) };
     const lost = served([{ ...image, missingBlob: second }]);
-    expect((await learnContents(lost, [], refusing, () => {})).desired[0]?.contentDigest).toBeNull();
+    expect((await learnContents(lost, [], [], refusing, () => {})).desired[0]?.contentDigest).toBeNull();
     const untracked = served([split({ tracked: false })]);
     const other = [observation({ entries: [entry(sha('a1'))], blobs: blobs({ a1: blob({ sizeBytes: 5 }) }) })];
     const context = { ...refusing, ...learning({ a1: ['5 77 1.5', 'a1'] }), epoch: fakeRegistry({}) };
-    expect((await learnContents(untracked, other, context, () => {})).desired[0]).toMatchObject({
+    expect((await learnContents(untracked, [], other, context, () => {})).desired[0]).toMatchObject({
       contentDigest: null,
       disproved: [sha('a1')],
     });
@@ -261,7 +276,7 @@ describe('the fleet', () => {
 
   test('proves a content digest once, on one node, without reading anything from epoch', async () => {
     const context = learning({ e2: [`${SIZE} 77 1.5`, 'e2', '31', '32'], a1: [`${SIZE} 77 1.5`, 'a1', '31', '33'] });
-    const learned = await learnContents(served([split()]), fleet, context, null);
+    const learned = await learnContents(served([split()]), [], fleet, context, null);
     expect(learned.desired[0]).toMatchObject({ contentDigest: sha('e2'), contentDigestSource: 'node', error: null });
     expect(context.ssh.connected).toEqual(['n1']);
     expect(context.commands[0]).toContain(`${'e2'.repeat(32)}:3000000000:${SIZE - 3_000_000_000}`);
@@ -270,17 +285,17 @@ describe('the fleet', () => {
   test('disproves where it cannot prove, one node per digest, and not a second time', async () => {
     const context = learning({ a1: [`${SIZE} 77 1.5`, 'a1', '31', '33'] });
     const stale = [fleet[2], observation(old, node('n6'))] as Observation[];
-    const learned = await learnContents(served([split()]), stale, context, null);
+    const learned = await learnContents(served([split()]), [], stale, context, null);
     expect(learned.desired[0]).toMatchObject({ contentDigest: null, disproved: [sha('a1')] });
     expect(context.ssh.connected).toEqual(['n3']);
-    await learnContents(learned, stale, context, null);
+    await learnContents(learned, [], stale, context, null);
     expect(context.ssh.connected).toEqual(['n3']);
   });
 
   test('asks up to three holders of a digest whose blobs prove nothing', async () => {
     const context = learning({ e2: [`${SIZE} 77 1.5`, 'b7', '31', '32'] });
     const many = ['n1', 'n2', 'n3', 'n4'].map((name) => observation({}, node(name)));
-    const learned = await learnContents(served([split()]), many, context, null);
+    const learned = await learnContents(served([split()]), [], many, context, null);
     expect(learned.desired[0]).toEqual(split());
     expect(context.ssh.connected).toEqual(['n1', 'n2', 'n3']);
   });
@@ -288,7 +303,7 @@ describe('the fleet', () => {
   test('a node that cannot hash is said, and teaches nothing', async () => {
     const context = learning({});
     const torn = { ...context, ssh: fakeSsh(() => answering(() => 'cocoon-hash 1 x\n', 'sh: boom')) };
-    const learned = await learnContents(served([split()]), [fleet[0] as Observation], torn, null);
+    const learned = await learnContents(served([split()]), [], [fleet[0] as Observation], torn, null);
     expect(learned.desired[0]).toEqual(split());
     expect(context.trouble).toEqual([
       expect.stringMatching(/^n1: blobs could not be hashed: .*torn; it said: sh: boom/),
@@ -301,7 +316,7 @@ describe('the fleet', () => {
       observation({ blobs: blobs({ e2: blob({ sizeBytes: 0 }) }) }),
       observation({ entries: [entry(sha('e2'), 'https://elsewhere.example/x')] }, node('n2')),
     ];
-    await learnContents(served([split()]), none, context, null);
+    await learnContents(served([split()]), [], none, context, null);
     expect(context.ssh.connected).toEqual([]);
   });
 });

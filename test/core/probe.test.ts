@@ -239,6 +239,20 @@ describe('a store in SQLite', () => {
     });
   });
 
+  test('its VMs, without the blobs that it does not tell', () => {
+    const vms = [{ state: 'running', config: { name: 'demo-0', image_digest: sha('e2') } }];
+    expect(parse(answer(...sqlite(list, [], 0, vms), FREE)).vms).toEqual([
+      { name: 'demo-0', state: 'running', blobIds: [], imageDigest: sha('e2') },
+    ]);
+  });
+
+  test('a data directory that no record names may be one that is being taken', () => {
+    expect(parse(answer(...sqlite(list, []), ...directory, FREE)).unlistedBackings).toEqual([blobPath('e2')]);
+    expect(parse(answer(...sqlite(list, [record]), ...directory, FREE)).unlistedBackings).toEqual([]);
+    expect(parse(answer(...sqlite(list, []), `snapshot ${DATA}`, FREE)).unlistedBackings).toEqual([]);
+    expect(parse(answer(...directory, FREE)).unlistedBackings).toEqual([]);
+  });
+
   test('may be empty, and says so in words', () => {
     const observed = parse(answer(...sqlite('No images found.\n', 'No snapshots found.\n'), FREE));
     expect(observed).toMatchObject({ indexSource: 'sqlite', entries: [], snapshots: [] });
@@ -260,6 +274,7 @@ describe('a store in SQLite', () => {
     ['it prints no JSON', sqlite('oops', []), /is no JSON/],
     ['a type that is not known', sqlite([{ ...list[0], type: 'iso' }], []), /type is unknown/],
     ['no list', sqlite({}, []), /is no list/],
+    ['VMs that are no list', sqlite(list, [], 0, {}), /cocoon vm list is no list/],
     ['it says nothing of images', ['store sqlite'], /cocoon image list failed/],
   ])('%s', (_name, said, what) => {
     const { info } = errorOf(answer(...said, FREE));
@@ -328,6 +343,39 @@ describe('snapshots', () => {
   test('a name without a record', () => {
     const names = file('snapshots', { snapshots: {}, names: { ghost: 'GONE' } });
     expect(first(names)).toMatchObject({ id: 'GONE', name: 'ghost', recorded: false, base: null, files: null });
+  });
+});
+
+describe('virtual machines', () => {
+  const vms = (...all: object[]): Said =>
+    file('cloudhypervisor', { vms: Object.fromEntries(all.map((one, i) => [`VM${i}`, one])), names: {} });
+  const demo = {
+    state: 'running',
+    config: { name: 'demo-0', image_digest: sha('e2') },
+    image_blob_ids: { [HEX.e2]: {} },
+  };
+
+  test('of both hypervisors, pending ones too', () => {
+    const said = [vms(demo, { state: 'creating' }), file('firecracker', { vms: { X: { ...demo, state: 'stopped' } } })];
+    expect(parse(answer(...said, FREE)).vms).toEqual([
+      { name: 'demo-0', state: 'running', blobIds: [HEX.e2], imageDigest: sha('e2') },
+      { name: '', state: 'creating', blobIds: [], imageDigest: null },
+      { name: 'demo-0', state: 'stopped', blobIds: [HEX.e2], imageDigest: sha('e2') },
+    ]);
+  });
+
+  test('none, and none known', () => {
+    expect(parse(answer(FREE)).vms).toEqual([]);
+    expect(parse(answer(vms(), FREE)).vms).toEqual([]);
+  });
+
+  test.each<[string, object]>([
+    ['a record that is none', { vms: { X: 5 } }],
+    ['a config that is none', { vms: { X: { config: [] } } }],
+    ['blobs that are a list', { vms: { X: { image_blob_ids: [] } } }],
+    ['a name that is no text', { vms: { X: { config: { name: 5 } } } }],
+  ])('%s', (_name, content) => {
+    expect(errorOf(answer(file('cloudhypervisor', content), FREE)).info.code).toBe('NODE_INDEX_CORRUPT');
   });
 });
 
@@ -617,6 +665,18 @@ describe.each(shells)('the script in %s', (_name, shell) => {
   test('a blob shorter than a header', () => {
     put(`cloudimg/blobs/${HEX.a1}.qcow2`, 'QFI');
     expect(observe().blobs[HEX.a1]).toEqual(stamped({ sizeBytes: 3, header: '514649' }));
+  });
+
+  test('the stamp of a blob changes with its bytes, and the hashing script tells the same', () => {
+    const path = put(`cloudimg/blobs/${HEX.a1}.qcow2`, qcow2());
+    const stampOf = (): string => observe().blobs[HEX.a1]?.stamp ?? '';
+    const before = stampOf();
+    expect(stampOf()).toBe(before);
+    const hashing = readFileSync(new URL('../../src/adapters/hash.sh', import.meta.url), 'utf8');
+    const { stdout } = spawnSync(shell, ['-s', '--', NONCE, root, '20', HEX.a1], { input: hashing, encoding: 'utf8' });
+    expect(stdout).toMatch(new RegExp(`^whole ${HEX.a1} [0-9a-f]{64} ${before.replaceAll('.', '\\.')}$`, 'm'));
+    writeFileSync(path, qcow2('/x'));
+    expect(stampOf()).not.toBe(before);
   });
 
   test('OCI files of any name', () => {

@@ -297,7 +297,7 @@ const truthOf = ({ tag }: { tag: string }): string => sha(tag === 'v1' ? 'b7' : 
 function carriedOut(facts: Observed, action: Action, at: Served): void {
   const { kind, reference, want } = action;
   const image = coverOf({ served: at, node: node(), observed: facts }, reference);
-  if (image?.kind === 'container-image' || /^ghcr\.io/.test(reference)) {
+  if (image?.kind === 'container-image' || reference.startsWith('ghcr.io')) {
     const layers = image === null ? ['d4', 'e5'] : image.layers.map((digest) => digest.slice(7, 9));
     facts.entries = facts.entries.filter((e) => e.reference !== reference || e.type !== 'oci');
     facts.entries.push(entry(want as string, reference, 'oci'));
@@ -338,8 +338,8 @@ const isCloudUrl = (reference: string): boolean => /^https?:/.test(reference);
 
 // --------------------------------------------------------------------------------------------------- properties
 
-/** A hundred fleets each; more where RECONCILE_FUZZ asks for more. */
-const numRuns = Math.ceil(Number(process.env['RECONCILE_FUZZ'] ?? 1000) / 10);
+/** More fleets where RECONCILE_FUZZ asks for more. */
+const numRuns = Math.ceil(Number(process.env['RECONCILE_FUZZ'] ?? 1000) / 15);
 const holds = (property: (given: Fleet, actions: Action[]) => void): void =>
   fc.assert(
     fc.property(anyFleet, (given) => property(given, plan(given))),
@@ -487,7 +487,7 @@ describe('planning', () => {
         for (const { verdict } of told) expect(['clonable', 'pending']).toContain(verdict);
       }
     });
-    expect(healed).toBeGreaterThan(50);
+    expect(healed).toBeGreaterThan(numRuns / 2);
   });
 });
 
@@ -566,7 +566,7 @@ describe('judging', () => {
       for (const row of inSync({ ...given, at: ignorant })) if (!row.includes(OCI)) expect(known).toContain(row);
       const unhashed = given.fleet.map((seen) => {
         const facts = structuredClone(seen.observed);
-        for (const hex of Object.keys(facts?.blobs ?? {})) (facts?.blobs[hex] as BlobFact).sha256 = null;
+        for (const fact of Object.values(facts?.blobs ?? {})) fact.sha256 = null;
         return { ...seen, observed: facts };
       });
       for (const row of inSync({ ...given, fleet: unhashed })) expect(known).toContain(row);

@@ -215,6 +215,15 @@ describe('the summary', () => {
   });
 });
 
+test('a restore that two snapshots share counts once, whatever their bases are called', () => {
+  const over = { plan: 'restore', source: `${WIN11}@x`, outcome: 'healed' } as const;
+  const both = [hot('base-restorable', over), hot('base-restorable', { ...over, base: 'win11-25h2' })];
+  const { summary, run } = report([{ snapshots: both }]);
+  expect(summary.actions).toMatchObject({ healed: 1, failed: 0 });
+  expect(summary.snapshots['base-restorable']).toBe(2);
+  expect(run.exitCode).toBe(0);
+});
+
 test('the report holds what was desired, without what only judging needs', () => {
   const image1 = desired({ notes: ['secretive'], stored: 'as-is' });
   const { desired: shown, snapshots } = report([], { desired: [image1], snapshots: [wantedSnapshot()] });

@@ -10,7 +10,7 @@ import {
   type Lookup,
   type ServedSnapshots,
 } from '../../src/core/snapshots.ts';
-import type { Node, Observed, SnapshotRow } from '../../src/core/types.ts';
+import type { DesiredSnapshot, Node, Observed, SnapshotRow } from '../../src/core/types.ts';
 import {
   blob,
   blobPath,
@@ -108,7 +108,8 @@ const WORLDS: Record<string, World> = {
   'the base is there, though the index maps its name to other content (scenario 3)': {
     on: { snapshots: [snapshot('a1')], blobs: blobs({ a1: blob(), e2: blob() }) },
     says: { verdict: 'clonable', baseDigest: sha('a1'), plan: null },
-    reason: /^its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1$/,
+    reason:
+      'its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1; no index entry names its base, and none needs to',
   },
   'the base is there and in no index entry at all (scenario 4)': {
     on: { snapshots: [snapshot('a1')], entries: [], blobs: blobs({ a1: blob() }) },
@@ -117,7 +118,7 @@ const WORLDS: Record<string, World> = {
   'the base is there and nothing at epoch is known of it': {
     on: { snapshots: [snapshot('a1', { base: 'win11-25h2' })], blobs: blobs({ a1: blob() }) },
     says: { verdict: 'clonable' },
-    reason: null,
+    reason: 'no index entry names its base, and none needs to',
   },
   'the base lies outside the root directory': {
     on: broken({ backing: '/mnt/base.qcow2' }, { [FIRMWARE]: 'file', '/mnt/base.qcow2': 'file' }),
@@ -164,7 +165,7 @@ const WORLDS: Record<string, World> = {
     on: { snapshots: [snapshot('e2')], entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) },
     says: { verdict: 'base-drifted', base: WIN11, baseDigest: sha('e2'), plan: 'pull' },
     reason:
-      'its base e2e2e2e2e2e2: the blob is not there, but the tag of its image serves exactly that, so a forced pull heals it',
+      "its base e2e2e2e2e2e2: the blob is not there, but epoch's tag serves exactly that, so a forced pull heals it",
   },
   'the base is empty (scenario 8)': {
     on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sizeBytes: 0 }) }) },
@@ -679,6 +680,41 @@ describe('the rows of a node', () => {
     const at = served([desired({ reference: `${EPOCH}/dl/x` })], { tracked: [tracked()] });
     const on = { snapshots: [snapshot('e2', { base: `${EPOCH}/dl/x` })], blobs: {} };
     expect(judgeSnapshots(at, hot(), observation(on))).toMatchObject([{ verdict: 'base-drifted', plan: 'pull' }]);
+  });
+});
+
+describe('a snapshot whose tag at epoch has another one by now stays as it is, and that is said', () => {
+  const OLDER = '2026-05-08T00:00:00Z';
+  const NEWER = '2026-05-09T00:00:00Z'; // the copy on the node is of 2026-05-08T19:00:00Z
+  const newer = 'the tag at epoch is newer than the local copy, which stays until somebody removes it';
+  const other = 'the tag at epoch is another snapshot than the local copy, which stays until somebody removes it';
+
+  test.each<[string, Partial<DesiredSnapshot>, Parameters<typeof snapshot>[1], string | null]>([
+    ['made later', { createdAt: NEWER }, {}, newer],
+    ['made before', { createdAt: OLDER }, {}, null],
+    ['made nobody knows when', { createdAt: null }, {}, null],
+    ['made at no time', { createdAt: 'yesterday' }, {}, null],
+    ['on another base', { baseDigest: sha('a1') }, {}, other],
+    ['on another base, made later', { baseDigest: sha('a1'), createdAt: NEWER }, {}, newer],
+    ['on a base that is not known', { baseDigest: null }, {}, null],
+    ['of another name', { baseDigest: sha('a1') }, { name: 'other' }, null],
+    ['under latest', { snapshot: 'simular/hot:latest', baseDigest: sha('a1') }, { name: 'simular/hot' }, other],
+  ])('%s', (_name, wanted, local, reason) => {
+    const at = hot({ snapshots: [wantedSnapshot(wanted)] });
+    expect(judgeSnapshots(served(), at, observation({ snapshots: [snapshot('e2', local)] }))).toMatchObject([
+      { verdict: 'clonable', reason },
+    ]);
+  });
+
+  test('beside what else there is to say, but not of one that is being written', () => {
+    const at = hot({ snapshots: [wantedSnapshot({ createdAt: NEWER })] });
+    const [drifted] = judgeSnapshots(served(), at, observation({ snapshots: [snapshot('e2')], blobs: {} }));
+    expect(drifted).toMatchObject({ verdict: 'base-drifted', plan: 'pull' });
+    expect(drifted?.reason).toMatch(/heals it; the tag at epoch is newer than the local copy/);
+    const writing = snapshot('e2', { pending: true });
+    expect(judgeSnapshots(served(), at, observation({ snapshots: [writing] }))).toMatchObject([
+      { verdict: 'pending', reason: 'its record is being written' },
+    ]);
   });
 });
 

@@ -214,6 +214,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     ['fails', 404],
     ['works', null],
   ] as const)('the guard itself is killed: the next run, whose pull %s, leaves no file aside', async (_how, how) => {
+    await fleet.writeConfig({ ...who, rollout: { pullRetries: 0 } });
     const { ended } = await replacing();
     process.kill(Math.min(...(await cocoonOn(node, 'change', 'replace'))), 'SIGKILL');
     expect(told(await ended)).toMatchObject({ code: 4, outcome: 'failed' });
@@ -228,6 +229,19 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
       outcome: how === null ? 'healed' : 'failed',
     });
     await isBack(how === null ? content : cut());
+  });
+
+  it('the guard itself is killed: another try within the same run begins from the old file', async () => {
+    const { ended } = await replacing();
+    fleet.epoch.heal();
+    process.kill(Math.min(...(await cocoonOn(node, 'change', 'replace'))), 'SIGKILL');
+    const { outcome, error } = told(await ended);
+    // the first pull may still be ending there
+    if (error === 'LOCKED') expect(outcome).toBe('failed');
+    else expect({ outcome, error }).toEqual({ outcome: 'healed', error: undefined });
+    await until('no process left on the node', async () => (await strays(node)).length === 0);
+    if (error === 'LOCKED') expect(told(await repairing().ended)).toMatchObject({ code: 0, outcome: 'healed' });
+    await isBack(content);
   });
 
   it('garbage collection in between takes neither the file aside nor what will be put back', async () => {

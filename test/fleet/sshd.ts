@@ -21,6 +21,8 @@ export interface SshdOptions {
   authorizedKeys: string[];
   /** Value of MARK in sessions; default `dir`. */
   mark?: string;
+  /** Set in every session too. */
+  env?: Record<string, string>;
   /** ListenAddress; default 127.0.0.1. */
   host?: string;
   /** Default: one that is free. */
@@ -204,6 +206,7 @@ function isOver(child: ChildProcess): boolean {
 
 async function configText(binary: string, options: SshdOptions, port: number): Promise<string> {
   const { dir, host = '127.0.0.1', hostKeyTypes = ['ed25519'], maxStartups = '500:30:1000' } = options;
+  const env = Object.entries({ ...options.env, [MARK]: options.mark ?? dir });
   const lines = [
     ...(options.config ?? []),
     `Port ${port}`,

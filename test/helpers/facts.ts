@@ -231,6 +231,7 @@ export function wantedSnapshot(over: Partial<DesiredSnapshot> = {}): DesiredSnap
     baseDigest: sha('e2'),
     baseType: 'cloudimg',
     sizeBytes: null,
+    createdAt: null,
     error: null,
     ...over,
   };

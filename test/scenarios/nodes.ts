@@ -1,6 +1,6 @@
 // Nodes that cannot be read, stores in transition, locks, leftovers; and what changes while the command runs.
 import { spawn } from 'node:child_process';
-import { utimes, writeFile } from 'node:fs/promises';
+import { chmod, rename, utimes, writeFile } from 'node:fs/promises';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { SNAPSHOT, type Scenario } from './scenario.ts';
@@ -10,9 +10,10 @@ import { fileUnder, type Stage } from './stage.ts';
 const holdLock =
   (path: string) =>
   async ({ node }: Stage): Promise<() => void> => {
-    const holder = spawn('flock', ['-x', join(node.rootDir, path), 'sh', '-c', 'echo held; exec sleep 600']);
+    const words = ['-x', join(node.rootDir, path), 'sh', '-c', 'echo held; exec sleep 600'];
+    const holder = spawn('flock', words, { detached: true });
     await once(holder.stdout, 'data');
-    return () => void holder.kill();
+    return () => void process.kill(-(holder.pid as number));
   };
 
 /** Leaves what an interrupted pull leaves, two hours old. */
@@ -199,23 +200,22 @@ export const ON_NODES: Scenario[] = [
     epoch: { serves: 'A' },
     node: { index: 'A' },
     then: leftover,
-    expect: { image: 'in-sync', dry: 0, run: 0, said: ['interrupted pulls left 5.0 kB in 1 file'] },
+    expect: { image: 'in-sync', dry: 0, run: 0, said: ['interrupted pulls left 5.00 kB in 1 file'] },
   },
 ];
 
-/** Lets a VM vanish after it was cloned, so many times, as vk-cocoon does with VMs that are no pod's. */
+/** Lets the first canary VMs vanish after they were cloned, as vk-cocoon does with VMs that are no pod's. */
 async function removeCanariesOn(binary: string, times: number): Promise<void> {
-  const { rename, chmod } = await import('node:fs/promises');
   const real = `${binary}.real`;
   await rename(binary, real);
   const script = `#!/bin/sh
-case " $* " in *" vm inspect reconcile-canary-"*)
-  if [ "$(cat '${binary}.count' 2>/dev/null | wc -c)" -lt ${times} ]; then
-    printf x >>'${binary}.count'
-    for name; do :; done
-    dirs= ; for word; do case $word in image|vm) break ;; esac; dirs="$dirs $word"; done
-    '${real}' $dirs vm rm --force "$name" >/dev/null 2>&1
-  fi ;;
+case " $* " in
+  *" vm clone "*) printf x >>'${binary}.clones' ;;
+  *" vm inspect reconcile-canary-"*)
+    if [ "$(wc -c <'${binary}.clones')" -le ${times} ]; then
+      for name; do :; done
+      '${real}' "$1" "$2" "$3" "$4" "$5" "$6" vm rm --force "$name" >/dev/null 2>&1
+    fi ;;
 esac
 exec '${real}' "$@"
 `;

@@ -133,6 +133,8 @@ export interface Scenario {
   during?: { match: RegExp; action: (stage: Stage) => Promise<void> | void };
   /** What else must hold of the world after the run. */
   afterwards?: (stage: Stage) => Promise<void> | void;
+  /** Set where cocoon itself does not look at what is wrong, so that a clone works in spite of the verdict. */
+  clonesAnyway?: true;
   /** Only with our own cocoon: the newer generation, or a fault that the true one does not know. */
   doubleOnly?: boolean;
   expect: Expected;

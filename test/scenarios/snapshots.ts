@@ -75,7 +75,7 @@ export const ON_SNAPSHOTS: Scenario[] = [
       plan: 'pull',
       dry: 2,
       run: 0,
-      said: ['the tag of its image serves exactly that, so a forced pull heals it'],
+      said: ['so a forced pull heals it'],
     },
   },
   {
@@ -104,11 +104,11 @@ export const ON_SNAPSHOTS: Scenario[] = [
   },
   {
     id: '5a-split',
-    state: 'the incident with a split image, nothing streamed',
+    state: 'the incident with a split image: a verdict depends on its digest, so it is learned',
     contents: { A: { parts: 2 }, B: { parts: 2 } },
     epoch: { serves: 'B' },
     node: { index: 'A', snapshots: 'B' },
-    expect: { image: 'stale', snapshot: 'base-drifted', plan: 'pull', dry: 2, run: 0 },
+    expect: { image: 'stale', snapshot: 'base-drifted', plan: 'pull', dry: 2, run: 0, source: 'stream' },
   },
   {
     id: '5',
@@ -217,13 +217,12 @@ export const ON_SNAPSHOTS: Scenario[] = [
     state: 'the snapshot was pushed again, on another base, after the node fetched it',
     epoch: { serves: 'B', keeps: ['A'], snapshots: { 'simular/win11-hot:v1': 'B' } },
     node: { index: 'B', blobs: ['A'], snapshots: 'A' },
-    config: TRACKED,
     expect: {
       image: 'in-sync',
       snapshot: 'clonable',
       dry: 0,
       run: 0,
-      said: ['epoch has a newer snapshot under this tag than the local copy'],
+      said: ['the tag at epoch is another snapshot than the local copy'],
     },
   },
   {
@@ -237,7 +236,7 @@ export const ON_SNAPSHOTS: Scenario[] = [
       snapshot: 'clonable',
       dry: 0,
       run: 0,
-      said: ['epoch has a newer snapshot under this tag than the local copy'],
+      said: ['the tag at epoch is newer than the local copy'],
     },
   },
   {
@@ -398,7 +397,7 @@ export const ON_SNAPSHOTS: Scenario[] = [
       plan: 'pull',
       dry: 2,
       run: 0,
-      said: ['once the tag is pulled again nothing keeps it on this node'],
+      said: ['once the tag is pulled again nothing keeps its base on this node'],
     },
   },
   {
