@@ -50,7 +50,6 @@ export function renderJunit(report: Report): string {
 }
 
 /** What no XML 1.0 document may hold, however it is written: most controls, and halves of surrogate pairs. */
-// oxlint-disable-next-line no-control-regex -- finding control characters is the point
 const ILLEGAL = /[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/gu;
 
 function legal(element: Element): Element {

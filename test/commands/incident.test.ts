@@ -38,7 +38,9 @@ describe('the incident', () => {
       expect(line).toContain(short(incident.after.contentDigest));
     }
     expect(stdout).toContain('cocoonset-node-[1,3,5]  in-sync');
-    expect(stdout.trimEnd().split('\n').at(-1)).toMatch(/^DRIFT: simular\/win11:latest is stale on cocoonset-node-\[2,4\]/);
+    expect(stdout.trimEnd().split('\n').at(-1)).toMatch(
+      /^DRIFT: simular\/win11:latest is stale on cocoonset-node-\[2,4\]/,
+    );
   });
 
   it('--dry-run changes nothing under any root directory, not even a time', async () => {

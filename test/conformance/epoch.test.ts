@@ -123,7 +123,7 @@ describe('authentication', () => {
   it('lets nobody write without a valid token', async () => {
     const path = `/v2/${space}/x/manifests/latest`;
     for (const headers of [{}, { authorization: 'Bearer wrong' }, { authorization: 'Bearer ' }]) {
-      const answer = await send('PUT', path, '{}', headers as Record<string, string>);
+      const answer = await send('PUT', path, '{}', headers);
       expect(answer.status).toBe(401);
       expect(await answer.json()).toEqual({
         errors: [{ code: 'UNAUTHORIZED', message: 'valid Bearer token required' }],

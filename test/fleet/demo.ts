@@ -44,7 +44,9 @@ async function clone(node: FleetNode, snapshot: string, name: string, wanted: nu
 
 const fleet = await startFleet({ nodes: 5, transport: await transport() });
 try {
-  say('\nFive nodes hold the image simular/win11. Its tag is pushed again, and a snapshot is baked on the new content.');
+  say(
+    '\nFive nodes hold the image simular/win11. Its tag is pushed again, and a snapshot is baked on the new content.',
+  );
   say(`${DRIFTED.join(' and ')} keep the old content without a word, so the snapshot does not clone there:`);
   const { snapshot } = await breakAsInTheIncident(fleet, DRIFTED);
   const node = fleet.node(DRIFTED[0] as string);

@@ -843,8 +843,11 @@ function spoil(path: string, sound: Answer, fault: Fault): Answer {
       return { ...sound, body: sound.body.subarray(0, sound.body.length / 2) };
     case 'flip':
       return { ...sound, body: flipped(sound.body) };
-    default:
-      return sound;
+    case 'reset':
+    case 'hang':
+    case 'cut':
+    case 'stall':
+      return sound; // the connection is spoiled, not the answer
   }
 }
 

@@ -147,6 +147,7 @@ export function freshKeyPair(): { private: string; public: string } {
       continue;
     const probe = Buffer.from('probe');
     const signature = own.sign(probe);
+    // oxlint-disable-next-line typescript/no-unnecessary-boolean-literal-compare -- ssh2 gives back an error, whatever its types say
     if (!(signature instanceof Error) && known.verify(probe, signature) === true) return pair;
   }
 }
@@ -172,6 +173,7 @@ function authenticate(context: AuthContext, authorizedKeys: string[]): void {
     const key = utils.parseKey(line);
     if (key instanceof Error || !sameBytes(key.getPublicSSH(), context.key.data)) continue;
     const { blob, signature, hashAlgo } = context;
+    // oxlint-disable-next-line typescript/no-unnecessary-boolean-literal-compare -- ssh2 gives back an error, whatever its types say
     if (!signature || !blob || key.verify(blob, signature, hashAlgo) === true) return context.accept();
   }
   context.reject(['publickey']);

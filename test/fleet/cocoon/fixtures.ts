@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { makeOverlay, seededBytes } from './qcow2.ts';
 import { makeTar, type TarEntry } from './tar.ts';
 
-export { makeOverlay, makeQcow2, readQcow2Header, seededBytes, type Qcow2Options } from './qcow2.ts';
+export { makeOverlay, makeQcow2, readQcow2Header, seededBytes } from './qcow2.ts';
 export { makeTar, type TarEntry } from './tar.ts';
 
 const MIB = 2 ** 20;
