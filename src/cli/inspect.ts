@@ -51,7 +51,8 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     const found: DesiredImage[] = [];
     for (const text of options.references) {
       for (const image of await resolve(resolver, text, settings.epoch.url)) {
-        found.push(stream !== null && isUnlearned(image) ? await streamed(image, context, stream) : image);
+        const isWorthReading = isUnlearned(image) && image.missingBlob === null;
+        found.push(stream !== null && isWorthReading ? await streamed(image, context, stream) : image);
       }
     }
     await clients.state.save();

@@ -41,14 +41,15 @@ export function planActions(
     return wishesOf(verdict).map((wish): Action => {
       const image = observed === null ? null : coverOf({ served, node, observed }, wish.reference);
       const sizeBytes = image?.sizeBytes ?? restoreSizes[wish.reference] ?? 0;
-      const needBytes = room(wish.kind, image, sizeBytes);
+      const kind = kindOf(wish, image);
+      const needBytes = room(kind, image, sizeBytes);
       const hasRoom = free - needBytes >= minFreeBytes;
       const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
       if (hasRoom) free -= sizeBytes;
       const name = image === null ? wish.reference : `${image.image}:${image.tag}`;
       return {
         node: verdict.node,
-        kind: wish.kind,
+        kind,
         reference: wish.reference,
         image: image?.image ?? wish.reference,
         tag: image?.tag ?? '',
@@ -77,6 +78,11 @@ function readNodeOf(byNode: Map<string, Observation>, name: string): Pick<Observ
   const observation = byNode.get(name);
   if (observation === undefined) throw new Error(`verdicts about ${name}, which is not in the inventory`);
   return observation;
+}
+
+/** What is pulled under a name that is no URL would come from another registry: cocoon has to be given it (C.7). */
+function kindOf({ kind, reference }: Wish, image: DesiredImage | null): ActionKind {
+  return kind === 'pull' && image?.kind === 'cloud-image' && !/^https?:\/\//.test(reference) ? 'import' : kind;
 }
 
 /** A conversion and an import have two copies of the content on the disk at once (contract C.1). */

@@ -182,15 +182,15 @@ function judgeGone(world: World, hot: ServedSnapshots, base: string | null, dige
     if (but !== null) {
       return { verdict: 'base-drifted', reason: `${gone}, and though the tag of its image is exactly that, ${but}` };
     }
-    const isUrl = desired.kind !== 'cloud-image' || /^https?:\/\//.test(base);
+    const isName = desired.kind === 'cloud-image' && !/^https?:\/\//.test(base);
     const tag = desired.kind === 'cloud-image' ? "epoch's tag" : 'the tag of its image';
-    const reason = `${gone}, but ${tag} serves exactly that, so a forced pull heals it`;
-    return isUrl
-      ? { verdict: 'base-drifted', reason, plan: 'pull', source: base }
-      : {
-          verdict: 'base-drifted',
-          reason: `${gone}, but ${desired.image}:${desired.tag} is exactly that: importing it as ${base} heals it`,
-        };
+    const cure = isName ? `importing it again as ${base}` : 'a forced pull';
+    return {
+      verdict: 'base-drifted',
+      reason: `${gone}, but ${tag} serves exactly that, so ${cure} heals it`,
+      plan: 'pull',
+      source: base,
+    };
   }
   const moved =
     desired === null || desired.contentDigest === null

@@ -313,8 +313,8 @@ const WORLDS: Record<string, World> = {
   'the incident, under a name that is tied to the tag: an import heals it': {
     on: { snapshots: [snapshot('e2', { base: 'win11-25h2' })], entries: [], blobs: {} },
     at: served(undefined, { covers: { [WIN11]: [0], 'win11-25h2': [0] } }),
-    says: { verdict: 'base-drifted', plan: null, source: null },
-    reason: /but simular\/win11:latest is exactly that: importing it as win11-25h2 heals it$/,
+    says: { verdict: 'base-drifted', plan: 'pull', source: 'win11-25h2' },
+    reason: /but epoch's tag serves exactly that, so importing it again as win11-25h2 heals it$/,
   },
 
   // base-at-risk

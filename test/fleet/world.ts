@@ -24,7 +24,7 @@ export interface NodeSpec {
   config?: Record<string, unknown>;
   /** Environment of its cocoon. */
   env?: Record<string, string>;
-  sshd?: Pick<SshdOptions, 'host' | 'port' | 'hostKeyTypes' | 'maxStartups' | 'config'>;
+  sshd?: Pick<SshdOptions, 'host' | 'port' | 'hostKeyTypes' | 'maxStartups' | 'config' | 'env'>;
   /** For in-process nodes. */
   onExec?: NonNullable<SshServerOptions['onExec']>;
 }

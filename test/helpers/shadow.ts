@@ -10,7 +10,8 @@ export function shadowed(dir: string, name: string): Pick<NodeSpec, 'name' | 'ss
   return { name, sshd: { env: { PATH: `${shadowDir(dir, name)}:${SYSTEM}` } } };
 }
 
-function shadowDir(dir: string, name: string): string {
+/** Where they are. */
+export function shadowDir(dir: string, name: string): string {
   return join(dir, 'nodes', name, 'shadow');
 }
 
