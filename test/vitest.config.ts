@@ -13,7 +13,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: 'fleet',
-          include: ['test/{commands,faults,fleet,conformance}/**/*.test.ts'],
+          include: ['test/{commands,faults,fleet,conformance,scenarios}/**/*.test.ts'],
           pool: 'forks',
           testTimeout: 120_000,
           hookTimeout: 120_000,

@@ -7,12 +7,15 @@
 # or `no`.
 #
 #   pull REFERENCE                cocoon image pull --force
+#   replace REFERENCE HEX         set a bad blob aside, pull, verify, and remove it; on any failure put it back
+#   import NAME HEX BYTES         cocoon image import of so many bytes that come on standard input before the heartbeat
 #   canary NAME SNAPSHOT ARGS...  clone a VM, look at it, remove it whatever happened
 #   remove NAME                   remove a VM that an earlier connection may have left
 #
 # Answers with lines that begin with the nonce, so that what shell start-up files print is not taken for an answer:
-# `locked`, `busy PID`, `begun`, `ended CODE [silence|deadline]`, `state WORDS`, `removed NAME`, `left NAME`, and before
-# `ended` and `left` what cocoon said on its stderr, `said TEXT`. Needs dash, coreutils, util-linux, grep and sed.
+# `locked`, `busy PID`, `in-use`, `received HEX`, `begun`, `ended CODE [silence|deadline]`, `state WORDS`, `removed NAME`,
+# `left NAME`, and before `ended` and `left` what cocoon said on its stderr, `said TEXT`. Needs dash, coreutils,
+# findutils, util-linux, grep and sed.
 set -u
 LC_ALL=C NO_COLOR=1
 export LC_ALL NO_COLOR
@@ -170,6 +173,64 @@ remove() {
   fi
 }
 
+# True while a process has the file open: a VM runs on it, whatever any record says.
+in_use() {
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  [ -n "$(as_root sh -c 'find -L /proc/[0-9]*/fd -maxdepth 1 -samefile "$1" -print -quit 2>/dev/null' sh "$1")" ]
+}
+
+# A bad blob is set aside under a name that garbage collection does not take for a blob. Where the blob is missing in
+# the end, or a run that is dead has left it so, the file goes back; where a new one has come, it goes.
+ASIDE=.bad-reconcile
+
+tend_asides() {
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  as_root sh -c '
+    for aside in "$1"/cloudimg/blobs/*.qcow2"$2"; do
+      [ -e "$aside" ] || continue
+      if [ -s "${aside%"$2"}" ]; then rm -f -- "$aside"; else mv -f -- "$aside" "${aside%"$2"}"; fi
+    done' sh "$root" "$ASIDE"
+}
+
+# set_aside BLOB
+set_aside() {
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  as_root sh -c 'mv -- "$1" "$1$2"' sh "$1" "$ASIDE"
+}
+
+# Only bytes that are what their name says may stand in for the file that was set aside.
+judge_replacement() {
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  as_root sh -c '
+    hex=$(sha256sum <"$1" | head -c 64)
+    [ "$hex" = "$2" ] || mv -f -- "$1$3" "$1"' sh "$1" "$2" "$ASIDE"
+}
+
+# receive HEX BYTES: the content into a private file beside cocoon's own downloads, where garbage collection would find it.
+# Each eight mebibytes must come within the silence, and all of them within the deadline. A directory that is there
+# already, under our lock, belongs to a run that is dead.
+receive() {
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  as_root sh -c 'rm -rf -- "$1"/cloudimg/temp/reconcile-import.*' sh "$root"
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  inbox=$(as_root sh -c 'umask 077; mkdir -p -- "$1" && mktemp -d -- "$1/reconcile-import.XXXXXXXX"' sh "$root/cloudimg/temp") || exit 1
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  received=$(as_root sh -c '
+    clock() { cut -d . -f 1 /proc/uptime; }
+    until=$(($(clock) + $3))
+    had=0
+    while [ "$had" -lt "$1" ] && [ "$(clock)" -lt "$until" ]; do
+      due=$(($1 - had))
+      if [ "$due" -gt 8388608 ]; then due=8388608; fi
+      timeout "$2" head -c "$due" >>"$4/content" || break
+      had=$((had + due))
+      [ "$(stat -c %s -- "$4/content")" = "$had" ] || break
+    done
+    sha256sum <"$4/content" | head -c 64' sh "$2" "$silence" "$deadline" "$inbox" <&3)
+  say received "$received"
+  [ "$received" = "$1" ]
+}
+
 # Under the lock, a VM that bears a canary's name belongs to a run that is dead.
 remove_old_canaries() {
   cocoon vm list -o json 2>/dev/null | sed -n 's/.*"name": "\(reconcile-canary-[A-Za-z0-9._-]*\)".*/\1/p' |
@@ -184,6 +245,20 @@ refuse_option() {
       exit 2
       ;;
   esac
+}
+
+# begin_alone REFERENCE: nobody else changes this node now, nor pulls the same by hand.
+begin_alone() {
+  if ! take_lock 0; then
+    say locked
+    exit 75
+  fi
+  pid=$(running_pull "$1")
+  if [ -n "$pid" ]; then
+    say busy "$pid"
+    exit 75
+  fi
+  remove_old_canaries
 }
 
 main() {
@@ -201,17 +276,32 @@ main() {
   case $verb in
     pull)
       refuse_option "$1"
-      if ! take_lock 0; then
-        say locked
-        exit 75
-      fi
-      pid=$(running_pull "$1")
-      if [ -n "$pid" ]; then
-        say busy "$pid"
-        exit 75
-      fi
-      remove_old_canaries
+      begin_alone "$1"
+      trap 'tend_asides; rm -rf -- "$scratch"' EXIT
       guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
+      ;;
+    replace)
+      refuse_option "$1"
+      blob=$root/cloudimg/blobs/$2.qcow2
+      begin_alone "$1"
+      tend_asides
+      if in_use "$blob"; then
+        say in-use
+        exit 75
+      fi
+      trap 'tend_asides; rm -rf -- "$scratch"' EXIT
+      set_aside "$blob" || exit 1
+      guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
+      judge_replacement "$blob" "$2" 2>/dev/null
+      ;;
+    import)
+      refuse_option "$1"
+      begin_alone "$1"
+      inbox=
+      trap '[ -z "$inbox" ] || as_root sh -c "rm -rf -- \"\$1\"" sh "$inbox"; rm -rf -- "$scratch"' EXIT
+      receive "$2" "$3" || exit 1
+      guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
+        image import "$1" "$inbox/content"
       ;;
     canary)
       name=$1 snapshot=$2
@@ -225,7 +315,9 @@ main() {
       guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
         vm clone --output json --name "$name" "$@" "$snapshot"
       if [ "$rc" -eq 0 ]; then
-        say state "$(cocoon vm inspect "$name" 2>/dev/null | sed -n '/"state": /{s/.*"state": "\([a-z ()]*\)".*/\1/p;q;}')"
+        state=$(cocoon vm inspect "$name" 2>/dev/null | sed -n '/"state": /{s/.*"state": "\([a-z ()]*\)".*/\1/p;q;}')
+        if [ -z "$state" ] && is_gone "$name"; then state=vanished; fi
+        say state "$state"
       fi
       remove "$name"
       ;;

@@ -5,6 +5,7 @@
  * What a closed channel means for the command on the node is another matter: it may well live on. Whoever starts
  * something that must not outlive the connection gives it a heartbeat and a guard that listens for it.
  */
+import { once } from 'node:events';
 import type ssh2 from 'ssh2';
 import type { ClientChannel } from 'ssh2';
 import { fault, ReconcileError } from '../core/errors.ts';
@@ -15,6 +16,8 @@ import type { Log, Login } from './login.ts';
 export interface ExecOptions {
   /** Written at once. Then standard input ends, unless there is a heartbeat. */
   stdin?: string;
+  /** Written after it, at the pace of the command, before the heartbeat begins. An error of it ends the command. */
+  content?: AsyncIterable<Uint8Array>;
   /** Keeps standard input open until the command ends: a byte `x` at once and then every so many milliseconds. */
   heartbeatMs?: number;
   /** More than this is an error: a cut answer would look like a whole one. */
@@ -182,19 +185,31 @@ function follow(
   channel.on('error', () => undefined); // a write that came too late; `close` tells the rest
 
   let heartbeat: NodeJS.Timeout | undefined;
-  if (options.stdin !== undefined) channel.write(options.stdin);
-  if (options.heartbeatMs === undefined) {
-    channel.end();
-  } else {
+  const feeding = new AbortController();
+  const feed = async (): Promise<void> => {
+    if (options.stdin !== undefined) channel.write(options.stdin);
+    for await (const chunk of options.content ?? []) {
+      if (stopped) return;
+      if (!channel.write(chunk)) await once(channel, 'drain', { signal: feeding.signal });
+    }
+    if (stopped) return;
+    if (options.heartbeatMs === undefined) {
+      channel.end();
+      return;
+    }
     const beat = (): void => {
       if (channel.writable && channel.writableLength === 0) channel.write(HEARTBEAT);
     };
     channel.write(HEARTBEAT);
     heartbeat = setInterval(beat, options.heartbeatMs);
-  }
+  };
+  feed().catch((error: unknown) => {
+    if (!stopped) fail(error);
+  });
 
   return () => {
     stopped = true;
+    feeding.abort();
     clearTimeout(orphan);
     clearInterval(heartbeat);
     channel.removeAllListeners('data').removeAllListeners('exit');

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Hashes blobs of one node at idle priority and changes nothing. Run as: sh -s -- NONCE ROOT ITEM…
+# Hashes blobs of one node at idle priority and changes nothing. Run as: sh -s -- NONCE ROOT DEADLINE ITEM…
 # An ITEM is the hex of a blob, or HEX:LENGTH:LENGTH… to hash it in ranges of these lengths as well.
 # Answers with lines between two marks: `range HEX SHA256` in order, `whole HEX SHA256 SIZE INODE MTIME`, `gone HEX`,
 # `changed HEX` where the file was not the same before and after.
@@ -11,8 +11,9 @@ stamp() {
   find -L "$blob" -maxdepth 0 -type f -printf '%s %i %T@'
 }
 
+# None goes on for ever once nobody waits for it.
 sha256() {
-  sha256sum | head -c 64
+  timeout "$deadline" sha256sum | head -c 64
 }
 
 hash_blob() {
@@ -41,8 +42,8 @@ hash_blob() {
 }
 
 main() {
-  nonce=$1 root=$2
-  shift 2
+  nonce=$1 root=$2 deadline=$3
+  shift 3
   renice -n 19 -p $$ >/dev/null 2>&1
   ionice -c 3 -p $$ >/dev/null 2>&1
   printf 'cocoon-hash 1 %s\n' "$nonce"

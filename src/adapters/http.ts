@@ -73,7 +73,7 @@ export function createHttp(options: HttpOptions): Http {
   const answerTo = async (challenged: Answer, repository: string, signal: AbortSignal): Promise<string | null> => {
     const challenge = parseChallenge(String(challenged.headers['www-authenticate'] ?? ''));
     const { credentials } = options;
-    if (challenge === null || granted.has(repository) || options.token !== null) return null;
+    if (challenge === null || options.token !== null) return null;
     if (challenge.scheme === 'basic') return credentials === null ? null : basic(credentials);
     const who = credentials === null ? undefined : basic(credentials);
     const url = tokenUrl(challenge, repository);
@@ -124,13 +124,15 @@ export function createHttp(options: HttpOptions): Http {
     url: string,
     take: Take,
     signal: AbortSignal,
+    isAnswered = false,
   ): Promise<Answer> => {
     const answer = await whole(await follow(method, repository, url, signal, options.timeoutMs), method, url, take);
     if (answer.status === 429 || answer.status >= 500) throw new TransientStatus(answer, method, url);
-    const header = answer.status === 401 ? await answerTo(answer, repository, signal) : null;
+    // What was granted before may have expired: each request may answer one challenge.
+    const header = answer.status === 401 && !isAnswered ? await answerTo(answer, repository, signal) : null;
     if (header === null) return answer;
     granted.set(repository, header);
-    return await attempt(method, repository, url, take, signal);
+    return await attempt(method, repository, url, take, signal, true);
   };
 
   /** Whatever went wrong → one of our errors. */

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault, infoOf } from '../core/errors.ts';
+import { hexOf } from '../core/reference.ts';
 import { shellQuote } from '../core/text.ts';
 import type { ErrorInfo, Node } from '../core/types.ts';
 import type { Connection } from './ssh.ts';
@@ -9,7 +10,7 @@ import type { Connection } from './ssh.ts';
 /** The guard ends its command when it hears nothing for this long (contract §K). */
 const SILENCE_SECONDS = 30;
 /** How long all else but the command itself may take there, before the connection is given up, in ms. */
-const GRACE_MS = { pull: 60_000, canary: 120_000, remove: 180_000 };
+const GRACE_MS = { pull: 60_000, replace: 600_000, import: 600_000, canary: 120_000, remove: 180_000 };
 /** How long a removal may take to get a connection. */
 const CONNECT_MS = 60_000;
 
@@ -28,6 +29,10 @@ interface Answer {
   ended: { code: number; why: string; said: string } | null;
   /** Who is at it already: the reason to leave the node alone. */
   busy: string | null;
+  /** A process has the blob open that was to be replaced. */
+  isInUse: boolean;
+  /** The digest of the content that arrived for an import. */
+  received: string | null;
   /** The state of the VM that was cloned. */
   state: string | null;
   /** VM → why it could not be removed, or null where it is gone. */
@@ -40,7 +45,7 @@ type Verb = keyof typeof GRACE_MS;
 
 /**
  * The command is short and the same for every login shell; script and heartbeat follow on standard input.
- * @param timeoutMs after this the command that changes something is ended on the node
+ * @param timeoutMs after this the command that changes something is ended on the node; what content may take to arrive
  */
 async function change(
   connection: Connection,
@@ -49,6 +54,7 @@ async function change(
   words: string[],
   timeoutMs: number,
   signal: AbortSignal,
+  content?: AsyncIterable<Uint8Array>,
 ): Promise<Answer> {
   const { binary, rootDir, runDir, logDir, sudo } = node.cocoon;
   const nonce = randomBytes(8).toString('hex');
@@ -58,19 +64,28 @@ async function change(
   const command = ['sh', '-c', `eval "$(head -c ${text.length})"`, 'change', ...fixed, ...words];
   const result = await connection.exec(command.map(shellQuote).join(' '), {
     stdin: text.toString('utf8'),
+    ...(content === undefined ? {} : { content }),
     heartbeatMs: (SILENCE_SECONDS * 1000) / 3,
     maxStdoutBytes: 262_144,
     maxStderrBytes: 4096,
-    timeoutMs: timeoutMs + GRACE_MS[verb],
+    timeoutMs: (content === undefined ? 1 : 2) * timeoutMs + GRACE_MS[verb],
     signal,
-    what: verb === 'pull' ? 'a pull' : 'a canary VM',
+    what: verb === 'canary' || verb === 'remove' ? 'a canary VM' : `a ${verb}`,
   });
   return parseAnswer(result.stdout.toString('utf8'), nonce, result.stderr);
 }
 
 function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
-  const none = { begun: false, ended: null, busy: null, state: null };
-  const answer: Answer = { ...none, removed: new Map(), stderr: lastLines(stderr) };
+  const answer: Answer = {
+    begun: false,
+    ended: null,
+    busy: null,
+    isInUse: false,
+    received: null,
+    state: null,
+    removed: new Map(),
+    stderr: lastLines(stderr),
+  };
   let said: string[] = [];
   for (const line of stdout.split('\n')) {
     if (!line.startsWith(`${nonce} `)) continue;
@@ -86,6 +101,8 @@ function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
     else if (word === 'busy') answer.busy = `the same image is being pulled there already (process ${words})`;
     else if (word === 'begun') answer.begun = true;
     else if (word === 'ended') answer.ended = { code: Number(first), why: rest.join(' '), said: why };
+    else if (word === 'in-use') answer.isInUse = true;
+    else if (word === 'received') answer.received = `sha256:${words}`;
     else if (word === 'state') answer.state = words;
     else if (word === 'removed') answer.removed.set(words, null);
     else if (word === 'left') answer.removed.set(words, why);
@@ -110,8 +127,69 @@ export async function pullImage(
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<void> {
+  refuseFailedPull(await change(connection, node, 'pull', [reference], timeoutMs, signal), node, reference, timeoutMs);
+}
+
+/**
+ * Sets the blob of `digest` aside, pulls the reference with `--force`, and removes the old file once bytes of exactly
+ * that digest are there; on any failure the old file is put back. One guarded script on the node does all of it.
+ * @throws ReconcileError BLOB_IN_USE, and as `pullImage`
+ */
+export async function replaceBlob(
+  connection: Connection,
+  node: Node,
+  reference: string,
+  digest: string,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const answer = await change(connection, node, 'replace', [reference, hexOf(digest)], timeoutMs, signal);
+  if (answer.isInUse) throw fault('BLOB_IN_USE', { host: node.name, digest });
+  refuseFailedPull(answer, node, reference, timeoutMs);
+}
+
+/** What is imported, as it comes from the registry. */
+export interface ImportContent {
+  content: AsyncIterable<Uint8Array>;
+  digest: string;
+  sizeBytes: number;
+}
+
+/**
+ * Streams the content into a private file on the node, compares its digest there, and lets cocoon import it under the
+ * name. Nothing is imported that is not exactly the wanted content; the file goes whatever happens.
+ * @param timeoutMs of the transfer, and again of the import
+ * @throws ReconcileError IMPORT_FAILED, LOCKED, SSH_*
+ */
+export async function importImage(
+  connection: Connection,
+  node: Node,
+  reference: string,
+  { content, digest, sizeBytes }: ImportContent,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<void> {
   const host = node.name;
-  const { begun, ended, busy, stderr } = await change(connection, node, 'pull', [reference], timeoutMs, signal);
+  const failed = (why: string): Error => fault('IMPORT_FAILED', { host, reference, why });
+  const words = [reference, hexOf(digest), String(sizeBytes)];
+  const { busy, received, ended, stderr } = await change(connection, node, 'import', words, timeoutMs, signal, content);
+  if (busy !== null) throw fault('LOCKED', { host, by: busy });
+  if (received !== digest) {
+    const what = received === null ? 'nothing arrived' : `${received} arrived and not ${digest}`;
+    throw failed(stderr === '' ? what : `${what}: ${stderr}`);
+  }
+  if (ended === null) throw failed(`it did not start: ${stderr}`);
+  if (ended.code !== 0) throw failed(ended.why === '' ? ended.said : `it was ended: ${ended.why}`);
+}
+
+/** Turns the answer to a pull that did not succeed into its error. */
+function refuseFailedPull(
+  { begun, ended, busy, stderr }: Answer,
+  node: Node,
+  reference: string,
+  timeoutMs: number,
+): void {
+  const host = node.name;
   if (busy !== null) throw fault('LOCKED', { host, by: busy });
   if (ended === null) {
     const exit = begun ? 'was broken off there' : 'did not start';
@@ -125,9 +203,14 @@ export async function pullImage(
 
 const UNHEARD = `nothing was heard from here for ${SILENCE_SECONDS} s`;
 
+/** The state of a VM that is not there any more. */
+const VANISHED = 'vanished';
+
 /** What came of a canary VM: whether the clone works, and whether the VM is gone. */
 export interface CanaryResult {
   clone: ErrorInfo | null;
+  /** Somebody else removed the VM before it could be looked at: that says nothing about the clone. */
+  vanished: boolean;
   left: ErrorInfo | null;
 }
 
@@ -152,14 +235,16 @@ export async function cloneCanary(
   try {
     answer = await change(connection, node, 'canary', [name, snapshot, ...extraArgs], timeoutMs, signal);
   } catch (error) {
-    return { clone: failed(infoOf(error).message), left: await removeAgain(connect, node, name) };
+    return { clone: failed(infoOf(error).message), vanished: false, left: await removeAgain(connect, node, name) };
   }
   const { begun, ended, busy, state, stderr } = answer;
-  if (busy !== null) return { clone: infoOf(fault('LOCKED', { host, by: busy })), left: null };
-  if (!begun) return { clone: failed(`the clone did not start: ${stderr}`), left: null };
+  const never = { vanished: false, left: null };
+  if (busy !== null) return { clone: infoOf(fault('LOCKED', { host, by: busy })), ...never };
+  if (!begun) return { clone: failed(`the clone did not start: ${stderr}`), ...never };
   const clone = ended === null ? failed('it was broken off there') : whyNotRunning(ended, state, timeoutMs, failed);
   const isAnswered = answer.removed.has(name);
-  return { clone, left: isAnswered ? leftBehind(node, name, answer) : await removeAgain(connect, node, name) };
+  const left = isAnswered ? leftBehind(node, name, answer) : await removeAgain(connect, node, name);
+  return { clone, vanished: state === VANISHED, left };
 }
 
 function whyNotRunning(
@@ -168,6 +253,11 @@ function whyNotRunning(
   timeoutMs: number,
   failed: (why: string) => ErrorInfo,
 ): ErrorInfo | null {
+  if (code === 0 && state === VANISHED) {
+    return failed(
+      'somebody removed the VM before it could be looked at, as vk-cocoon does when it starts with VK_ORPHAN_POLICY destroy',
+    );
+  }
   if (code === 0) return state === 'running' ? null : failed(`the VM is ${state || 'gone'} and not running`);
   if (why === 'deadline') return failed(`it took longer than ${timeoutMs / 1000} s and was ended`);
   if (why === 'silence') return failed(`it was ended: ${UNHEARD}`);

@@ -38,8 +38,9 @@ export async function hashBlobs(
   script ??= readFileSync(new URL('./hash.sh', import.meta.url), 'utf8');
   const nonce = randomBytes(8).toString('hex');
   const { rootDir, sudo } = node.cocoon;
+  const seconds = String(Math.ceil(timeoutMs / 1000));
   const wanted = items.map(({ hex, ranges }) => [hex, ...ranges].join(':'));
-  const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, rootDir, ...wanted];
+  const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, rootDir, seconds, ...wanted];
   const { stdout, stderr } = await connection.exec(words.map(shellQuote).join(' '), {
     stdin: script,
     maxStdoutBytes: 4 * 2 ** 20,
@@ -55,23 +56,21 @@ export async function hashBlobs(
   if (from === -1 || !answer.endsWith(end)) {
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what: `the hashes are torn; it said: ${stderr.trim()}` });
   }
-  return parseHashes(answer.slice(from + begin.length, -end.length), node);
+  return parseHashes(answer.slice(from + begin.length, -end.length), items, node);
 }
 
-function parseHashes(answer: string, node: Node): HashedBlob[] {
+function parseHashes(answer: string, items: HashItem[], node: Node): HashedBlob[] {
   const hashed: HashedBlob[] = [];
-  let ranges: string[] = [];
+  const ranges = new Map(items.map(({ hex }) => [hex, [] as string[]]));
   for (const line of answer.split('\n').filter((text) => text !== '')) {
-    const [, range] = /^range [0-9a-f]{64} ([0-9a-f]{64})$/.exec(line) ?? [];
-    const [, hex, whole, stamp] = /^whole ([0-9a-f]{64}) ([0-9a-f]{64}) (\d+ \d+ [\d.]+)$/.exec(line) ?? [];
-    if (range !== undefined) {
-      ranges.push(`sha256:${range}`);
-    } else if (hex !== undefined) {
-      hashed.push({ hex, whole: `sha256:${whole}`, ranges, stamp: stamp as string });
-      ranges = [];
-    } else if (/^(gone|changed) [0-9a-f]{64}$/.test(line)) {
-      ranges = [];
-    } else {
+    const [, kind, hex = '', rest = ''] = /^(range|whole|gone|changed) ([0-9a-f]{64})(?: (.*))?$/.exec(line) ?? [];
+    const known = ranges.get(hex);
+    const [, digest, stamp] = /^([0-9a-f]{64})(?: (\d+ \d+ [\d.]+))?$/.exec(rest) ?? [];
+    if (known !== undefined && kind === 'range' && digest !== undefined && stamp === undefined) {
+      known.push(`sha256:${digest}`);
+    } else if (known !== undefined && kind === 'whole' && stamp !== undefined) {
+      hashed.push({ hex, whole: `sha256:${digest}`, ranges: known, stamp });
+    } else if (known === undefined || rest !== '' || kind === 'range' || kind === 'whole') {
       throw fault('NODE_ANSWER_INVALID', { host: node.name, what: `a hash line: ${line.slice(0, 100)}` });
     }
   }

@@ -3,8 +3,8 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { ReconcileError, fault } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
-import { shellQuote } from '../core/text.ts';
-import type { BlobFact, FileState, IndexEntry, Node, Observed, SnapshotFact } from '../core/types.ts';
+import { count, formatBytes, shellQuote } from '../core/text.ts';
+import type { BlobFact, FileState, IndexEntry, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
 import type { Connection } from './ssh.ts';
 
 const MAX_ANSWER_BYTES = 64 * 2 ** 20;
@@ -114,6 +114,8 @@ interface RawAnswer {
   blobs: Record<string, BlobFact>;
   files: Record<string, FileState>;
   directories: Record<string, DirectoryFact>;
+  /** Sizes of what interrupted pulls left behind. */
+  leftBytes: number[];
 }
 
 function tokenise(lines: string[], host: string): RawAnswer {
@@ -131,6 +133,7 @@ function tokenise(lines: string[], host: string): RawAnswer {
     blobs: {},
     files: {},
     directories: {},
+    leftBytes: [],
   };
   let directory: DirectoryFact | null = null;
   for (let i = 0; i < lines.length; i += 1) {
@@ -183,12 +186,23 @@ function tokenise(lines: string[], host: string): RawAnswer {
         break;
       }
       case 'blob': {
-        const [, type, bytes, name] = /^(.) (\d+) ([0-9a-f]{64})\.qcow2$/.exec(rest) ?? [];
+        const [, type, bytes, stamp, name] = /^(.) (\d+) (\d+ [\d.]+) ([0-9a-f]{64})\.qcow2$/.exec(rest) ?? [];
         // A name that is no digest is no blob: a file set aside, or a stranger's.
-        if (name !== undefined)
-          raw.blobs[name] = { regular: type === 'f', sizeBytes: number(bytes as string, invalid), header: null };
+        if (name !== undefined) {
+          const sizeBytes = number(bytes as string, invalid);
+          raw.blobs[name] = {
+            regular: type === 'f',
+            sizeBytes,
+            header: null,
+            stamp: `${bytes} ${stamp}`,
+            sha256: null,
+          };
+        }
         break;
       }
+      case 'left':
+        raw.leftBytes.push(number(rest, invalid));
+        break;
       case 'head': {
         const [, name, bytes] = /^([0-9a-f]{64})\.qcow2 ((?: [0-9a-f]{2}){1,20})$/.exec(rest) ?? [];
         const blob = name === undefined ? undefined : raw.blobs[name];
@@ -249,6 +263,12 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
   if (stray === null) notes.push('a damaged JSON index lies beside meta.db, which is the one that counts');
   else if (stray.length > 0) notes.push('a JSON index lies beside meta.db, which is the one that counts');
   if (indexSource === 'none') notes.push('cocoon has no store there yet');
+  if (raw.leftBytes.length > 0) {
+    const bytes = raw.leftBytes.reduce((sum, left) => sum + left, 0);
+    notes.push(
+      `interrupted pulls left ${formatBytes(bytes)} in ${count(raw.leftBytes.length, 'file')}: garbage collection takes it some day`,
+    );
+  }
   const snapshots = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
   return {
     cocoonVersion: raw.version,
@@ -260,6 +280,8 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
     blobs: raw.blobs,
     files: raw.files,
     snapshots: snapshots.map((record) => snapshotFact(record, raw, node)),
+    vms: raw.sqlite ? listedVms(raw) : jsonVms(raw),
+    unlistedBackings: raw.sqlite ? unlistedBackings(raw, snapshots) : [],
     notes,
   };
 }
@@ -322,11 +344,11 @@ function records(content: string | undefined, table: string, file: string): [str
 }
 
 /** `cocoon … list -o json` of a SQLite store; an empty store says so in words (contract A.5). */
-function listed(raw: RawAnswer, kind: 'image' | 'snapshot'): JsonObject[] {
+function listed(raw: RawAnswer, kind: 'image' | 'snapshot' | 'vm'): JsonObject[] {
   const where = `cocoon ${kind} list`;
   const output = (raw.texts[`${kind}-list`] ?? '').trim();
   if (raw.listed[kind] !== 0) throw new ShapeError(`${where} failed: ${(raw.texts[`${kind}-errors`] ?? '').trim()}`);
-  if (/^No (images|snapshots) found\.$/.test(output)) return [];
+  if (/^No (images|snapshots|VMs) found\.$/.test(output)) return [];
   return array(parseJson(output, where), where, MAX_ENTRIES).map((item, i) => object(item, `${where}[${i}]`));
 }
 
@@ -385,6 +407,36 @@ function listedSnapshots(raw: RawAnswer): SnapshotRecord[] {
     const dataDir = Object.keys(raw.directories).find((dir) => dir.endsWith(`/snapshot/localfile/${id}`)) ?? null;
     return { id, name, record, dataDir };
   });
+}
+
+/** Contract B.6: pending VMs are records too, and every record keeps its base. */
+function jsonVms(raw: RawAnswer): VmFact[] {
+  return ['cloudhypervisor', 'firecracker'].flatMap((hypervisor) =>
+    records(raw.texts[hypervisor], 'vms', `${hypervisor}/db/vms.json`).map(([, record, where]) =>
+      vmFact(record, where),
+    ),
+  );
+}
+
+function listedVms(raw: RawAnswer): VmFact[] {
+  return listed(raw, 'vm').map((record, i) => vmFact(record, `cocoon vm list[${i}]`));
+}
+
+function vmFact(record: JsonObject, where: string): VmFact {
+  const config = object(record['config'] ?? {}, `${where}.config`);
+  return {
+    name: optionalText(config['name'], `${where}.config.name`) ?? '',
+    state: optionalText(record['state'], `${where}.state`, 64) ?? '',
+    blobIds: Object.keys(object(record['image_blob_ids'] ?? {}, `${where}.image_blob_ids`)),
+    imageDigest: optionalText(config['image_digest'], `${where}.config.image_digest`),
+  };
+}
+
+function unlistedBackings(raw: RawAnswer, listedRecords: SnapshotRecord[]): string[] {
+  const known = new Set(listedRecords.map(({ dataDir }) => dataDir));
+  return Object.entries(raw.directories).flatMap(([dir, { backing }]) =>
+    known.has(dir) || backing === null ? [] : [backing],
+  );
 }
 
 function snapshotFact({ id, name, record, dataDir }: SnapshotRecord, raw: RawAnswer, node: Node): SnapshotFact {

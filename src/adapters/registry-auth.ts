@@ -7,6 +7,16 @@ export interface Credentials {
   password: string;
 }
 
+/** Hosts that cocoon's registry library speaks plain HTTP to: this machine, `.local` names and private addresses. */
+const PLAIN_HOST =
+  /^(localhost|127\.\d+\.\d+\.\d+|10\.\d+\.\d+\.\d+|192\.168\.\d+\.\d+|172\.(1[6-9]|2\d|3[01])\.\d+\.\d+|.*\.local)$/;
+
+/** The address of a registry by the host that references name; Docker Hub answers under another one. */
+export function registryUrl(host: string): string {
+  if (host === 'docker.io' || host === 'index.docker.io') return 'https://registry-1.docker.io';
+  return `${PLAIN_HOST.test(host.replace(/:\d+$/, '')) ? 'http' : 'https'}://${host}`;
+}
+
 /** A `WWW-Authenticate` header, as far as registries use it. */
 export type Challenge =
   { scheme: 'basic' } | { scheme: 'bearer'; realm: string; service: string | null; scope: string | null };

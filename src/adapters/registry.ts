@@ -23,6 +23,8 @@ export interface Registry {
   blobHead(repository: string, blob: string, signal: AbortSignal): Promise<Uint8Array>;
   /** A small JSON blob, compared with its digest. */
   blobJson(repository: string, blob: string, signal: AbortSignal): Promise<unknown>;
+  /** A small text blob, compared with its digest. */
+  blobText(repository: string, blob: string, signal: AbortSignal): Promise<string>;
   /**
    * The bytes of a blob as they come. Ends early, without an error, where the registry ends early: count them.
    * The deadline is one of silence: it begins anew with each chunk.
@@ -82,6 +84,18 @@ export function createRegistry(options: HttpOptions): Registry {
     });
   };
 
+  const blobText: Registry['blobText'] = async (repository, blob, signal) => {
+    const path = `/v2/${repository}/blobs/${blob}`;
+    const answer = await http.send('GET', repository, path, { atMost: MAX_CONFIG_BYTES }, signal);
+    if (answer.status !== 200) {
+      throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${answer.status}` });
+    }
+    return understood('GET', path, () => {
+      if (sha256(answer.body) !== blob) throw new ShapeError('the bytes do not have the digest that was asked for');
+      return answer.body.toString('utf8');
+    });
+  };
+
   return {
     tags,
     async manifest(repository, reference, signal) {
@@ -112,16 +126,10 @@ export function createRegistry(options: HttpOptions): Registry {
       }
       return answer.body.subarray(0, HEAD_BYTES);
     },
+    blobText,
     async blobJson(repository, blob, signal) {
-      const path = `/v2/${repository}/blobs/${blob}`;
-      const answer = await http.send('GET', repository, path, { atMost: MAX_CONFIG_BYTES }, signal);
-      if (answer.status !== 200) {
-        throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${answer.status}` });
-      }
-      return understood('GET', path, () => {
-        if (sha256(answer.body) !== blob) throw new ShapeError('the bytes do not have the digest that was asked for');
-        return parseJson(answer.body.toString('utf8'), 'the blob');
-      });
+      const content = await blobText(repository, blob, signal);
+      return understood('GET', `/v2/${repository}/blobs/${blob}`, () => parseJson(content, 'the blob'));
     },
     blobStream: (repository, blob, signal) => http.stream(repository, `/v2/${repository}/blobs/${blob}`, signal),
     async servesTagPath(repository, tag, signal) {
@@ -142,6 +150,12 @@ function sha256(bytes: Buffer): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
 
+/** What the registry calls a document that does not say it itself, as an OCI index need not. */
+function contentType({ headers }: Answer): string | null {
+  const [type = ''] = String(headers['content-type'] ?? '').split(';');
+  return type.trim() === '' ? null : type.trim();
+}
+
 function parseManifest(answer: Answer, reference: string): Manifest {
   const computed = sha256(answer.body);
   const claimed = answer.headers['docker-content-digest'];
@@ -153,7 +167,7 @@ function parseManifest(answer: Answer, reference: string): Manifest {
   const config = document['config'] === undefined ? null : object(document['config'], 'config');
   return {
     digest: computed,
-    mediaType: optionalText(document['mediaType'], 'mediaType'),
+    mediaType: optionalText(document['mediaType'], 'mediaType') ?? contentType(answer),
     artifactType: optionalText(document['artifactType'], 'artifactType'),
     configMediaType: config === null ? null : optionalText(config['mediaType'], 'config.mediaType'),
     configDigest: config === null ? null : digest(config['digest'], 'config.digest'),

@@ -7,22 +7,17 @@ import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fault } from '../core/errors.ts';
 import { digest, object, parseJson, ShapeError, text } from '../core/json.ts';
+import type { Learned } from '../core/desired.ts';
 import type { ContentDigestSource } from '../core/types.ts';
 
 const MAX_ENTRIES = 20_000;
 const FILE = 'learned.json';
 
-/** What was learned about one manifest. */
-export interface Learned {
-  /** The digest that a node records after pulling it, and how that was learned. */
-  content: { digest: string; source: ContentDigestSource } | null;
-  /** Digests that nodes hold and that are proven not to be its content. */
-  disproved: string[];
-}
-
 export interface State {
   dir: string;
   learned(manifestDigest: string): Learned;
+  /** The manifests that were seen to yield a content digest, the newest first. */
+  manifestsOf(contentDigest: string): string[];
   learnContent(manifestDigest: string, contentDigest: string, source: ContentDigestSource): void;
   disprove(manifestDigest: string, contentDigest: string): void;
   /** The sha256 of a blob file as it was when it had this size, mtime and inode; null where it was never hashed. */
@@ -76,13 +71,19 @@ async function loadState(dir: string): Promise<State & { probe: () => Promise<vo
   };
   const recall = (manifestDigest: string): Learned => learned.get(manifestDigest) ?? { content: null, disproved: [] };
   const learn = (manifestDigest: string, change: Partial<Learned>): void => {
-    learned.set(manifestDigest, { ...recall(manifestDigest), ...change });
+    const known = recall(manifestDigest);
+    learned.delete(manifestDigest); // the newest go last, and the oldest are forgotten first
+    learned.set(manifestDigest, { ...known, ...change });
     isDirty = true;
   };
   return {
     dir,
     probe: write,
     learned: recall,
+    manifestsOf: (contentDigest) =>
+      [...learned]
+        .flatMap(([manifest, { content }]) => (content?.digest === contentDigest ? [manifest] : []))
+        .reverse(),
     learnContent: (manifestDigest, contentDigest, source) =>
       learn(manifestDigest, { content: { digest: contentDigest, source } }),
     disprove: (manifestDigest, contentDigest) => {
@@ -91,7 +92,7 @@ async function loadState(dir: string): Promise<State & { probe: () => Promise<vo
     },
     hashOf: (stamp) => hashes.get(stamp) ?? null,
     rememberHash: (stamp, sha256) => {
-      hashes.delete(stamp); // the newest go last, and the oldest are forgotten first
+      hashes.delete(stamp);
       hashes.set(stamp, sha256);
       isDirty = true;
     },

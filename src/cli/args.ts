@@ -31,10 +31,14 @@ export interface RunOptions extends CommonOptions {
   canary: number | undefined;
   maxFailures: Limit | undefined;
   concurrency: number | undefined;
+  deep: boolean;
+  repair: ('replace' | 'restore')[] | undefined;
+  stream: boolean;
 }
 
 export interface DigestOptions extends CommonOptions {
   name: 'digest';
+  stream: boolean;
   references: string[];
 }
 
@@ -50,20 +54,19 @@ export interface GateOptions extends CommonOptions {
   snapshots: string[];
   minReady: Limit | undefined;
   concurrency: number | undefined;
+  deep: boolean;
+  stream: boolean;
 }
 
 export type Command = RunOptions | GateOptions | DigestOptions | NodesOptions | { name: 'text'; text: string };
 
 const NOT_BUILT_COMMANDS = ['explain', 'doctor', 'status', 'history', 'report', 'merge', 'completion'];
 const NOT_BUILT_OPTIONS = [
-  'deep',
-  'repair',
   'until',
   'lock-timeout',
   'wait',
   'grace',
   'observed',
-  'stream',
   'shard',
   'report',
   'log-format',
@@ -96,6 +99,13 @@ const DEFINITIONS = {
   },
   output: { alias: 'o', type: 'string', requiresArg: true, describe: 'table, json or (gate) junit, on stdout' },
   clone: { type: 'string', requiresArg: true, describe: 'clone verification: none, files or vm' },
+  deep: { type: 'boolean', describe: 'verify blobs by hashing their bytes on the node' },
+  repair: {
+    type: 'string',
+    requiresArg: true,
+    describe: 'what to mend beyond pulling: replace, restore, or both with a comma',
+  },
+  stream: { type: 'boolean', describe: 'read split images to learn their digest; --no-stream does not' },
   concurrency: { type: 'string', requiresArg: true, describe: 'nodes connected at once' },
   'max-pulls': { type: 'string', requiresArg: true, describe: 'pulls at once over the whole fleet' },
   canary: { type: 'string', requiresArg: true, describe: 'nodes to heal and verify before any other is touched' },
@@ -117,7 +127,7 @@ const DEFINITIONS = {
 } as const;
 
 /** Options that not every command takes: elsewhere they would change nothing, and are refused. */
-const SPECIAL: Record<string, ('run' | 'gate')[]> = {
+const SPECIAL: Record<string, ('run' | 'gate' | 'digest')[]> = {
   'dry-run': ['run'],
   image: ['run', 'gate'],
   snapshot: ['run', 'gate'],
@@ -127,6 +137,9 @@ const SPECIAL: Record<string, ('run' | 'gate')[]> = {
   'max-failures': ['run'],
   concurrency: ['run', 'gate'],
   'min-ready': ['gate'],
+  deep: ['run', 'gate'],
+  repair: ['run'],
+  stream: ['run', 'gate', 'digest'],
 };
 
 const EPILOGUE = `Exit codes: 0 in sync or healed, the gate passes; 1 the run could not be done; 2 drift is left, the gate says no;
@@ -205,7 +218,7 @@ function commandOf(args: Words): Command {
   if (name === 'gate') return gateOptions(args, common, rest);
   if (name === 'digest') {
     if (rest.length === 0) throw usage('digest needs at least one reference, as simular/win11 or simular/win11:v2');
-    return { name, ...common, references: rest };
+    return { name, ...common, stream: args['stream'] !== false, references: rest };
   }
   if (rest.length > 0) throw usage(`"${name}" takes no argument: "${rest[0]}"`);
   if (name === 'nodes') return { name, ...common };
@@ -224,7 +237,19 @@ function commandOf(args: Words): Command {
     canary: whole(args, 'canary', 0),
     maxFailures: limit(args, 'max-failures'),
     concurrency: whole(args, 'concurrency', 1),
+    deep: args['deep'] === true,
+    repair: repairs(args),
+    stream: args['stream'] !== false,
   };
+}
+
+function repairs(args: Record<string, unknown>): RunOptions['repair'] {
+  const text = single(args, 'repair');
+  if (text === undefined) return undefined;
+  return text.split(',').map((kind) => {
+    if (kind !== 'replace' && kind !== 'restore') throw usage(`--repair "${kind}" is none of replace, restore`);
+    return kind;
+  });
 }
 
 function gateOptions(args: Words, common: CommonOptions, manifests: string[]): GateOptions {
@@ -245,6 +270,8 @@ function gateOptions(args: Words, common: CommonOptions, manifests: string[]): G
     snapshots,
     minReady,
     concurrency: whole(args, 'concurrency', 1),
+    deep: args['deep'] === true,
+    stream: args['stream'] !== false,
   };
 }
 

@@ -9,8 +9,8 @@ import type { ErrorInfo, Report } from '../core/types.ts';
 import { render } from '../reports/index.ts';
 import type { GateOptions } from './args.ts';
 import { complain, levelOf, wantsColor, type Io, type Tool } from './io.ts';
-import { createLog } from './log.ts';
-import { loadInventory, loadSettings, openRegistry, openSsh, runId, selectNodes, startDeadline } from './setup.ts';
+import { createLog, progressLog } from './log.ts';
+import { loadInventory, loadSettings, openClients, runId, selectNodes, startDeadline } from './setup.ts';
 
 interface Begun {
   options: GateOptions;
@@ -47,8 +47,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
   );
   log('info', `asking ${count(questions.length, 'question')}`, {});
   const { runGate } = await import('../pipeline/gate.ts');
-  const registry = await openRegistry(settings);
-  const ssh = await openSsh(settings, io, log);
+  const { clients, close } = await openClients(settings, io, log);
   const deadline = startDeadline(settings.run.timeoutMs);
   try {
     return await runGate({
@@ -58,9 +57,10 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
       settings,
       nodes,
       questions,
-      ssh,
-      registry,
+      clients,
       events: {
+        onStream: progressLog(log),
+        onTrouble: (message) => log('warn', message, {}),
         onNode: ({ node, status, error, durationMs }) =>
           log('info', `${node.name}: ${status}`, {
             durationMs,
@@ -73,16 +73,17 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
     });
   } finally {
     deadline.end();
-    ssh.close();
-    await registry.close();
+    await close();
   }
 }
 
 /** Flags win over the file. */
 function withFlags(settings: Settings, options: GateOptions): Settings {
-  const { gate, ssh, run } = settings;
+  const { gate, ssh, run, verify, images } = settings;
   return {
     ...settings,
+    verify: { ...verify, blob: options.deep ? 'sha256' : verify.blob },
+    images: { ...images, stream: images.stream && options.stream },
     gate: { ...gate, minReady: options.minReady ?? gate.minReady },
     ssh: { ...ssh, concurrency: options.concurrency ?? ssh.concurrency },
     run: { ...run, timeoutMs: options.timeoutMs ?? run.timeoutMs },

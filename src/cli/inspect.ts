@@ -1,14 +1,17 @@
 /** The commands that only look: `reconcile nodes` and `reconcile digest`. */
-import { errorInfo, fault } from '../core/errors.ts';
+import { fault } from '../core/errors.ts';
 import { publicDesired } from '../core/report.ts';
 import { meaningOf, parseImageName } from '../core/reference.ts';
 import { clip, formatBytes, shortDigest } from '../core/text.ts';
-import type { Desired, DesiredImage } from '../core/types.ts';
-import { createResolver, type Resolver } from '../pipeline/resolve.ts';
+import type { DesiredImage } from '../core/types.ts';
+import { newResolver } from '../pipeline/judge.ts';
+import { isUnlearned, streamed } from '../pipeline/learn.ts';
+import type { Resolver } from '../pipeline/resolve.ts';
 import { plainTable } from '../reports/table.ts';
 import type { DigestOptions, NodesOptions } from './args.ts';
-import type { Io, Tool } from './io.ts';
-import { loadNodes, loadSettings, openRegistry } from './setup.ts';
+import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
+import { createLog, progressLog } from './log.ts';
+import { loadNodes, loadSettings, openClients } from './setup.ts';
 
 /** Prints the inventory after filters; contacts no node. */
 export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): Promise<number> {
@@ -31,77 +34,79 @@ export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): P
   return 0;
 }
 
-/** Prints what epoch serves now for each reference. Exit code 3 when one is unknown, 1 when none could be asked. */
+/** Prints what registries serve now for each reference. Exit code 3 when one is unknown, 1 when none could be asked. */
 export async function digestCommand(options: DigestOptions, io: Io, tool: Tool): Promise<number> {
   const { settings } = await loadSettings(options, io);
-  const registry = await openRegistry(settings);
+  const log = await createLog(
+    levelOf(options),
+    io.stderrIsTerminal,
+    wantsColor(options.color, io, io.stderrIsTerminal),
+  );
+  const { clients, close } = await openClients(settings, io, log);
   const signal = AbortSignal.any([io.interrupted, AbortSignal.timeout(options.timeoutMs ?? settings.run.timeoutMs)]);
   try {
-    const resolver = createResolver(registry, settings.epoch.url, signal);
-    const found = await Promise.all(options.references.map((text) => resolve(resolver, text, settings.epoch.url)));
-    const code = !registry.hasAnswered() ? 1 : found.some((image) => image.contentDigest === null) ? 3 : 0;
+    const resolver = newResolver({ settings, clients, signal });
+    const context = { ...clients, signal, onTrouble: () => undefined }; // the error of the image says it
+    const stream = options.stream && settings.images.stream ? progressLog(log) : null;
+    const found: DesiredImage[] = [];
+    for (const text of options.references) {
+      for (const image of await resolve(resolver, text, settings.epoch.url)) {
+        const isWorthReading = isUnlearned(image) && image.missingBlob === null;
+        found.push(stream !== null && isWorthReading ? await streamed(image, context, stream) : image);
+      }
+    }
+    await clients.state.save();
+    const isUnasked = found.every(
+      ({ error }) => error?.code === 'REGISTRY_UNREACHABLE' || error?.code === 'REGISTRY_ANSWER_INVALID',
+    );
+    const code = isUnasked ? 1 : found.some((image) => image.contentDigest === null) ? 3 : 0;
     if (options.quiet && code === 0) return code;
     const desired = found.map(publicDesired);
     if (options.output === 'json') io.out(`${JSON.stringify({ schemaVersion: 1, tool, desired }, null, 2)}\n`);
-    else io.out(digestTable(desired));
+    else io.out(digestTable(found));
     return code;
   } finally {
-    await registry.close();
+    await close();
   }
 }
 
-async function resolve(resolver: Resolver, text: string, epochUrl: string): Promise<DesiredImage> {
-  if (meaningOf(text, epochUrl).kind === 'download') {
-    const image = await resolver.reference(text);
-    if (image !== null) return { ...image, reference: text };
+/** What a person means by a reference: a URL of epoch, `repo[:tag]` at epoch, or an image of another registry. */
+async function resolve(resolver: Resolver, text: string, epochUrl: string): Promise<DesiredImage[]> {
+  const { kind } = meaningOf(text, epochUrl);
+  const platforms = ['amd64', 'arm64'];
+  if (kind === 'download' || kind === 'epoch-oci') {
+    const images = await resolver.reference(text, platforms);
+    if (images.length > 0) return images.map((image) => ({ ...image, reference: text }));
   }
   const name = parseImageName(text);
   if (name === null) {
     throw fault('CONFIG_INVALID', {
-      problem: `"${text}" is neither repo[:tag] nor a /dl reference of ${epochUrl}`,
-      hint: 'as simular/win11 or simular/win11:v2',
+      problem: `"${text}" is neither repo[:tag], nor a /dl reference of ${epochUrl}, nor an image of another registry`,
+      hint: 'as simular/win11, simular/win11:v2 or ghcr.io/a/b:24.04',
     });
   }
-  if (name.registry === null) return await resolver.image(name.repository, name.tag ?? 'latest');
-  const why = 'OCI images of other registries are not resolved yet';
-  return {
-    ...(await Promise.resolve(unresolved(text))),
-    error: errorInfo('ARTIFACT_UNSUPPORTED', { image: text, why }),
-  };
+  const { registry, repository } = name;
+  const tag = name.tag ?? 'latest';
+  if (registry === null) return [await resolver.image(repository, tag)];
+  const tracked = { image: repository, tag, registry, reference: text, presence: 'if-present' as const, pools: null };
+  return await resolver.tracked(tracked, platforms);
 }
 
-function unresolved(reference: string): DesiredImage {
-  return {
-    image: reference,
-    tag: 'latest',
-    platform: null,
-    reference,
-    kind: 'container-image',
-    manifestDigest: null,
-    contentDigest: null,
-    contentDigestSource: null,
-    sizeBytes: null,
-    error: null,
-    tracked: false,
-    blobs: [],
-    missingBlob: null,
-    stored: null,
-    notes: [],
-  };
-}
-
-function digestTable(desired: Desired[]): string {
-  const rows = desired.map(({ image, tag, kind, manifestDigest, contentDigest, contentDigestSource, sizeBytes }) => [
-    clip(`${image}:${tag}`, 80),
-    kind ?? '—',
-    shortDigest(manifestDigest),
-    contentDigest ?? 'unknown',
-    sizeBytes === null ? '—' : formatBytes(sizeBytes),
-    contentDigestSource ?? '—',
-  ]);
-  const table = plainTable(['IMAGE', 'KIND', 'MANIFEST', 'CONTENT DIGEST', 'SIZE', 'LEARNED FROM'], rows);
-  const errors = desired.flatMap(({ image, tag, error }) =>
-    error === null ? [] : [`${image}:${tag}: ${error.message}${error.hint === null ? '' : `\n  → ${error.hint}`}`],
+function digestTable(desired: DesiredImage[]): string {
+  const rows = desired.map(
+    ({ image, tag, platform, kind, manifestDigest, contentDigest, contentDigestSource, sizeBytes }) => [
+      clip(`${image}:${tag}${platform === null ? '' : ` (${platform})`}`, 80),
+      kind ?? '—',
+      shortDigest(manifestDigest),
+      contentDigest ?? 'unknown',
+      sizeBytes === null ? '—' : formatBytes(sizeBytes),
+      contentDigestSource ?? '—',
+    ],
   );
-  return `${[table, ...errors].join('\n')}\n`;
+  const table = plainTable(['IMAGE', 'KIND', 'MANIFEST', 'CONTENT DIGEST', 'SIZE', 'LEARNED FROM'], rows);
+  const said = desired.flatMap(({ image, tag, error, notes }) => [
+    ...(error === null ? [] : [`${image}:${tag}: ${error.message}${error.hint === null ? '' : `\n  → ${error.hint}`}`]),
+    ...notes.map((note) => `${image}:${tag}: ${note}`),
+  ]);
+  return `${[table, ...said].join('\n')}\n`;
 }

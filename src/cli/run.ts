@@ -8,8 +8,8 @@ import type { RunEvents } from '../pipeline/run.ts';
 import { render } from '../reports/index.ts';
 import type { RunOptions } from './args.ts';
 import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
-import { createLog, type Log } from './log.ts';
-import { loadNodes, loadSettings, openRegistry, openSsh, runId, startDeadline } from './setup.ts';
+import { createLog, progressLog, type Log } from './log.ts';
+import { loadNodes, loadSettings, openClients, runId, startDeadline } from './setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
@@ -43,8 +43,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const settings = withFlags(configured.settings, options);
   const nodes = await loadNodes(configured, options.nodes, io);
   const { runPipeline } = await import('../pipeline/run.ts');
-  const registry = await openRegistry(settings);
-  const ssh = await openSsh(settings, io, log);
+  const { clients, close } = await openClients(settings, io, log);
   const deadline = startDeadline(settings.run.timeoutMs);
   try {
     return await runPipeline({
@@ -61,8 +60,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
         ignoreSnapshots: settings.snapshots.ignore,
       },
       policy: { ...settings.rollout, clone: settings.verify.clone },
-      ssh,
-      registry,
+      clients,
       events: eventsFor(log, nodes),
       signal: AbortSignal.any([deadline.signal, io.interrupted]),
       interruptedBy: io.interruptedBy,
@@ -70,25 +68,29 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
     });
   } finally {
     deadline.end();
-    ssh.close();
-    await registry.close();
+    await close();
   }
 }
 
 /** Flags win over the file. */
 function withFlags(settings: Settings, options: RunOptions): Settings {
-  const { rollout, verify, ssh, run } = settings;
+  const { rollout, verify, ssh, run, images, repair } = settings;
   return {
     ...settings,
     ssh: { ...ssh, concurrency: options.concurrency ?? ssh.concurrency },
-    verify: { ...verify, clone: options.clone ?? verify.clone },
+    verify: { ...verify, blob: options.deep ? 'sha256' : verify.blob, clone: options.clone ?? verify.clone },
     rollout: {
       ...rollout,
       canary: options.canary ?? rollout.canary,
       maxPulls: options.maxPulls ?? rollout.maxPulls,
       maxFailures: options.maxFailures ?? rollout.maxFailures,
     },
-    run: { timeoutMs: options.timeoutMs ?? run.timeoutMs },
+    images: { ...images, stream: images.stream && options.stream },
+    repair: {
+      corruptBlobs: options.repair?.includes('replace') ? 'replace' : repair.corruptBlobs,
+      restoreBases: options.repair?.includes('restore') ? 'restore' : repair.restoreBases,
+    },
+    run: { ...run, timeoutMs: options.timeoutMs ?? run.timeoutMs },
   };
 }
 
@@ -101,6 +103,8 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
         durationMs,
         ...(error === null ? {} : { code: error.code, error: error.message }),
       }),
+    onStream: progressLog(log),
+    onTrouble: (message) => log('warn', message, {}),
     onPlan: (actions) => log('info', `planned ${count(actions.length, 'action')}`, {}),
     onStep: ({ node, reference }, { step, ok, durationMs, error }) => {
       const how = ok === null ? 'nothing to test' : ok ? 'ok' : 'failed';

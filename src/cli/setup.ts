@@ -8,6 +8,7 @@ import type { Node } from '../core/types.ts';
 import type { Registry } from '../adapters/registry.ts';
 import type { Ssh } from '../adapters/ssh.ts';
 import type { CommonOptions } from './args.ts';
+import type { Clients } from '../pipeline/judge.ts';
 import type { Io } from './io.ts';
 import type { Log } from './log.ts';
 
@@ -65,7 +66,8 @@ export function selectNodes(nodes: Node[], patterns: string[]): Node[] {
 
 const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
 
-export async function openSsh({ ssh }: Settings, io: Io, log: Log): Promise<Ssh> {
+/** SSH as the config, the ssh config and the environment say. */
+async function openSsh({ ssh }: Settings, io: Io, log: Log): Promise<Ssh> {
   const { createSsh } = await import('../adapters/ssh.ts');
   const { loadSshConfig } = await import('../adapters/ssh-config.ts');
   const ignored = ssh.configFile === null ? [] : (await loadSshConfig(ssh.configFile, ssh.home)).ignored;
@@ -93,7 +95,52 @@ export function startDeadline(timeoutMs: number): { signal: AbortSignal; end: ()
   return { signal: controller.signal, end: () => clearTimeout(timer) };
 }
 
-export async function openRegistry({ epoch }: Settings): Promise<Registry> {
+/**
+ * Opens what a run speaks to.
+ * @returns the clients, and what closes them all
+ * @throws ReconcileError CONFIG_INVALID where a configured state directory cannot be used
+ */
+export async function openClients(
+  settings: Settings,
+  io: Io,
+  log: Log,
+): Promise<{ clients: Clients; close: () => Promise<void> }> {
   const { createRegistry } = await import('../adapters/registry.ts');
-  return createRegistry({ ...epoch, credentials: null });
+  const { openState } = await import('../adapters/state.ts');
+  const state = await openState(settings.run.stateDir, stateDirs(io), (message) => log('warn', message, {}));
+  const epoch = createRegistry({ ...settings.epoch, credentials: null });
+  const ssh = await openSsh(settings, io, log);
+  const others = new Map<string, Promise<Registry>>();
+  const registryOf = (host: string): Promise<Registry> => {
+    const known = others.get(host) ?? openOther(host, settings, io);
+    others.set(host, known);
+    return known;
+  };
+  const close = async (): Promise<void> => {
+    ssh.close();
+    const opened = await Promise.allSettled(others.values());
+    const all = [epoch, ...opened.flatMap((other) => (other.status === 'fulfilled' ? [other.value] : []))];
+    await Promise.all(all.map(async (registry) => await registry.close()));
+  };
+  return { clients: { ssh, epoch, registryOf, state }, close };
+}
+
+/** Where state is kept unless the config says otherwise; the second where the first cannot be written. */
+function stateDirs({ env, home }: Io): string[] {
+  return ['/var/lib/cocoon-reconcile', join(env['XDG_STATE_HOME'] || join(home, '.local/state'), 'cocoon-reconcile')];
+}
+
+/** Another registry than epoch, with what `docker login` left for it. */
+async function openOther(host: string, { epoch }: Settings, io: Io): Promise<Registry> {
+  const { createRegistry } = await import('../adapters/registry.ts');
+  const { dockerCredentials, registryUrl } = await import('../adapters/registry-auth.ts');
+  const credentials = await dockerCredentials(join(io.home, '.docker/config.json'), host);
+  return createRegistry({
+    url: registryUrl(host),
+    token: null,
+    credentials,
+    ca: null,
+    timeoutMs: epoch.timeoutMs,
+    retries: epoch.retries,
+  });
 }

@@ -191,6 +191,7 @@ function settingsOf(
       discover: config.images.discover,
       track: config.images.track.map((item) => trackedImageOf(item, epoch.url)),
       ignore: config.images.ignore,
+      stream: config.images.stream,
     },
     snapshots: {
       discover: config.snapshots.discover,
@@ -215,8 +216,12 @@ function settingsOf(
       pullRetries: rollout.pullRetries,
       minFreeBytes: rollout.minFreeBytes,
     },
+    repair: config.repair,
     gate: config.gate,
-    run: { timeoutMs: config.run.timeout },
+    run: {
+      timeoutMs: config.run.timeout,
+      stateDir: config.run.stateDir === undefined ? null : at(config.run.stateDir),
+    },
   };
 }
 

@@ -14,14 +14,12 @@ const MAX_NAME_CHARS = 4096;
 /** Keys of the interface that are not built: refused by name. List items are written `[]`. */
 export const NOT_BUILT: ReadonlySet<string> = new Set([
   'epoch.waitFor',
-  'images.stream',
   'rollout.minAge',
   'rollout.bandwidth',
   'rollout.gc',
   'accept',
   'gate.registries',
   'gate.observed',
-  'run.stateDir',
   'run.keep',
 ]);
 
@@ -323,6 +321,10 @@ const images = z.strictObject({
   discover: z.boolean().default(true).describe('Track every image of epoch that a node has in its index.'),
   track: z.array(trackedImage).superRefine(refuseTwice(imageKey)).prefault([]),
   ignore: z.array(glob).default([]).describe('Globs over the reference and over REPO:TAG; in no report.'),
+  stream: z
+    .boolean()
+    .default(true)
+    .describe('Read the parts of a split image once to learn its content digest, where nothing cheaper tells it.'),
 });
 
 const snapshots = z.strictObject({
@@ -332,7 +334,9 @@ const snapshots = z.strictObject({
 });
 
 const verify = z.strictObject({
-  blob: choice(['presence', 'size'], ['sha256']).default('size'),
+  blob: choice(['presence', 'size', 'sha256'])
+    .default('size')
+    .describe('How closely blobs are looked at; sha256 hashes them on the node, at idle priority.'),
   clone: choice(['none', 'files', 'vm']).default('files').describe('How clones are verified after a pull.'),
   vm: z
     .strictObject({
@@ -354,8 +358,12 @@ const rollout = z.strictObject({
 });
 
 const repair = z.strictObject({
-  corruptBlobs: choice(['report'], ['replace']).default('report'),
-  restoreBases: choice(['report'], ['restore']).default('report'),
+  corruptBlobs: choice(['report', 'replace'])
+    .default('report')
+    .describe('replace: set the bad file aside, pull, verify, then remove it.'),
+  restoreBases: choice(['report', 'restore'])
+    .default('report')
+    .describe('restore: pull bases that snapshots pin by a reference that names exactly that content.'),
 });
 
 const gate = z.strictObject({
@@ -377,7 +385,12 @@ export const configSchema = z.strictObject({
   rollout: rollout.prefault({}),
   repair: repair.prefault({}),
   gate: gate.prefault({}),
-  run: z.strictObject({ timeout: duration.prefault('2h').describe('Deadline of the whole run.') }).prefault({}),
+  run: z
+    .strictObject({
+      timeout: duration.prefault('2h').describe('Deadline of the whole run.'),
+      stateDir: file.optional().describe('What was learned once is kept here. Default: /var/lib/cocoon-reconcile.'),
+    })
+    .prefault({}),
 });
 
 /** The config file after defaults: paths and environment are not resolved yet. */

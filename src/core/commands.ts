@@ -35,3 +35,9 @@ export function replaceCommands(cocoon: CocoonSettings, reference: string, diges
     typed(cocoon, cocoonArgv(cocoon, 'image', 'pull', '--force', reference)),
   ];
 }
+
+/** What a person types to restore the base that a snapshot pins, from a reference that names exactly that content. */
+export function restoreCommands(cocoon: CocoonSettings, reference: string): string[] {
+  const force = /^https?:\/\//.test(reference) ? ['--force'] : [];
+  return [typed(cocoon, cocoonArgv(cocoon, 'image', 'pull', ...force, reference))];
+}

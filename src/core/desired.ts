@@ -1,6 +1,6 @@
 /** Manifests → what a node records after a pull: the content digest, and only where it is certain (contract §E). */
 import { errorInfo } from './errors.ts';
-import type { ContentDigestSource, DesiredKind, ErrorInfo } from './types.ts';
+import type { ContentDigestSource, DesiredImage, DesiredKind, ErrorInfo } from './types.ts';
 
 /** A manifest as validated by the registry adapter; unknown fields are dropped there. */
 export interface Manifest {
@@ -92,6 +92,17 @@ function compareBytes(a: string, b: string): number {
 }
 
 /**
+ * Parts whose titles would stand in another order if their numbers were compared: epoch joins them bytewise, so the
+ * producer, who counted, most likely made a file that nobody can use.
+ */
+export function hasUnpaddedTitles({ layers }: Manifest): boolean {
+  const titles = layers.filter(({ mediaType }) => DISK_LAYER.test(mediaType)).map(({ title }) => title ?? '');
+  const natural = [...titles].sort((a, b) => a.localeCompare(b, 'en', { numeric: true }));
+  const bytewise = [...titles].sort(compareBytes);
+  return natural.join('\n') !== bytewise.join('\n');
+}
+
+/**
  * How cocoon will store a download (contract C.1 step 4), told from the first bytes of the disk: qcow2 version 3
  * without a backing file is kept as it is, anything else is converted, and a converted blob's bytes prove nothing.
  */
@@ -101,7 +112,31 @@ export function storedAs(head: Uint8Array): 'as-is' | 'converted' {
 
 /** True for the header of a qcow2 file of version 3 without a backing file: the only form of a base blob. */
 export function isPlainQcow2(head: Uint8Array): boolean {
-  if (head.length < 20) return false;
+  if (!isQcow2(head) || head.length < 20) return false;
   const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
-  return view.getUint32(0) === 0x514649fb && view.getUint32(4) === 3 && view.getBigUint64(8) === 0n;
+  return view.getUint32(4) === 3 && view.getBigUint64(8) === 0n;
+}
+
+/** True for the first bytes of any qcow2 file. */
+export function isQcow2(head: Uint8Array): boolean {
+  return [0x51, 0x46, 0x49, 0xfb].every((byte, i) => head[i] === byte);
+}
+
+/** What was learned about one manifest beyond what it says: true for ever, because a digest names its bytes. */
+export interface Learned {
+  /** The digest that a node records after pulling it, and how that was learned. */
+  content: { digest: string; source: ContentDigestSource } | null;
+  /** Digests that nodes hold and that are proven not to be its content. */
+  disproved: string[];
+}
+
+/** A split image with what was learned about it; `source` tells a fresh lesson from one out of the cache. */
+export function withLearned(
+  image: DesiredImage,
+  { content, disproved }: Learned,
+  source: ContentDigestSource = 'cache',
+): DesiredImage {
+  if (image.contentDigest !== null || image.blobs.length < 2) return image;
+  if (content === null) return { ...image, disproved };
+  return { ...image, contentDigest: content.digest, contentDigestSource: source, disproved: [], error: null };
 }

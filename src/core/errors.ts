@@ -161,15 +161,23 @@ const catalog = {
     message: `${a.host}: pulling ${a.reference} took longer than ${formatDuration(a.afterMs)} and was ended`,
     hint: 'raise rollout.pullTimeout (cocoon itself gives up after 30 minutes), or see what holds cocoon up there',
   }),
+  IMPORT_FAILED: (a: { host: string; reference: string; why: string }): Words => ({
+    message: `${a.host}: importing ${a.reference} failed: ${clip(a.why, 600)}`,
+    hint: null,
+  }),
+  BLOB_IN_USE: (a: { host: string; digest: string }): Words => ({
+    message: `${a.host}: a process holds the blob ${shortDigest(a.digest)} open, so it is not replaced`,
+    hint: 'stop the VMs that run on it, then run again',
+  }),
   VERIFY_MISMATCH: (a: {
     host: string;
     reference: string;
     have: string | null;
-    want: string;
+    want: string | null;
     detail: string;
   }): Words => ({
     message: `${a.host}: after the pull ${a.reference} is ${shortDigest(a.have)} and not ${shortDigest(a.want)}: ${a.detail}`,
-    hint: 'epoch ends a download cleanly when a blob fails in the middle: look at its log, then run again',
+    hint: 'epoch ends a download cleanly when a blob fails in the middle: look at its log. An object that has rotted must go from its store first: pushing it again does not mend it',
   }),
   CLONE_FAILED: (a: { host: string; snapshot: string; why: string }): Words => ({
     message: `${a.host}: a clone of ${a.snapshot} does not work: ${clip(a.why, 600)}`,

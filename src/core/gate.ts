@@ -1,7 +1,8 @@
 /** Verdicts → the answers of a gate: can what somebody wants to start, start on every node of its pool now? */
+import { blobState } from './blobs.ts';
 import { snapshotAsked, type PlacedQuestion } from './cocoonset.ts';
-import { blobState, coveredBy, type Served } from './images.ts';
-import { hexOf, localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from './reference.ts';
+import { coverOf, type Served } from './images.ts';
+import { localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from './reference.ts';
 import type { GateSettings } from './settings.ts';
 import { formatBytes, shortDigest } from './text.ts';
 import type {
@@ -185,13 +186,18 @@ function cloneAnswer(node: NodeFacts, image: string, { served, snapshots }: Gate
     ? byVerdict(CLONE_ANSWER[row.verdict], row.verdict, row)
     : fetchAnswer(node.observation, row, wanted, served);
   if (said.answer !== 'yes' || (!isHere && !inSync)) return said; // a cold start says more than a tag that moved on
-  const unclear = inSync ? notComparable(row, wanted, served) : null;
-  return unclear ?? withNote(said, 'TAG_MOVED', movedOn(row, wanted, served), inSync);
+  const unclear = inSync ? notComparable(node.observation, row, wanted, served) : null;
+  return unclear ?? withNote(said, 'TAG_MOVED', movedOn(node.observation, row, wanted, served), inSync);
 }
 
 /** Which tag has moved on since this node fetched the snapshot: that of its base, or its own. */
-function movedOn(row: SnapshotRow, wanted: DesiredSnapshot | null, served: Served): string | null {
-  const now = baseOf(row, served)?.contentDigest ?? null;
+function movedOn(
+  observation: Observation,
+  row: SnapshotRow,
+  wanted: DesiredSnapshot | null,
+  served: Served,
+): string | null {
+  const now = baseOf(observation, row, served)?.contentDigest ?? null;
   if (row.baseDigest === null) return null;
   const pinned = shortDigest(row.baseDigest);
   if (now !== null && now !== row.baseDigest) {
@@ -203,15 +209,25 @@ function movedOn(row: SnapshotRow, wanted: DesiredSnapshot | null, served: Serve
 }
 
 /** Where the gate asks for content in sync: epoch could not be asked what its tags are. */
-function notComparable(row: SnapshotRow, wanted: DesiredSnapshot | null, served: Served): Said | null {
-  const base = baseOf(row, served);
+function notComparable(
+  observation: Observation,
+  row: SnapshotRow,
+  wanted: DesiredSnapshot | null,
+  served: Served,
+): Said | null {
+  const base = baseOf(observation, row, served);
   if (base !== null && base.contentDigest === null)
     return byError(base.error, 'what the tag of its base is, is not known');
   return wanted?.error?.code.startsWith('REGISTRY_') === true ? byError(wanted.error, '') : null;
 }
 
-function baseOf({ base }: SnapshotRow, served: Served): DesiredImage | null {
-  return base === null ? null : coveredBy(served, base);
+function baseOf(observation: Observation, { base }: SnapshotRow, served: Served): DesiredImage | null {
+  return base === null ? null : servedFor(observation, base, served);
+}
+
+/** What a reference stands for on the platform of this node. */
+function servedFor({ node, observed }: Observation, reference: string, served: Served): DesiredImage | null {
+  return observed === null ? null : coverOf({ served, node, observed }, reference);
 }
 
 /** A snapshot that the node has not fetched yet: yes where it can be fetched, and its base is there or comes along. */
@@ -227,7 +243,7 @@ function fetchAnswer(observation: Observation, row: SnapshotRow, wanted: Desired
   if (baseVerdict !== null && answer !== 'yes') return byVerdict(answer, baseVerdict, row);
   if (baseVerdict !== null) return coldStart(observation, [['the snapshot', wanted.sizeBytes]]);
 
-  const base = baseOf(row, served);
+  const base = baseOf(observation, row, served);
   const pulled = `the first start pulls its base ${row.base} too`;
   if (base === null || base.contentDigest === null) {
     return byError(base?.error ?? null, `${pulled}, and what that brings is not known`);
@@ -259,7 +275,7 @@ function coldStart({ observed }: Observation, parts: [what: string, sizeBytes: n
 // --------------------------------------------------------------------------------------------------- run
 
 function runAnswer(node: NodeFacts, { image, forcePull }: PlacedQuestion, served: Served, inSync: boolean): Said {
-  const desired = coveredBy(served, image);
+  const desired = servedFor(node.observation, image, served);
   const row = node.verdicts.images.find(({ reference }) => reference === image);
   if (desired === null) return notAsked(image, served.epochUrl);
   const here = row?.have == null ? null : row; // a tracked image has a row also where the node has no entry
@@ -284,7 +300,9 @@ function helpOf({ pullHelps, help, commands }: Said): Pick<Said, 'pullHelps' | '
 function staleAnswer({ observation }: NodeFacts, row: ImageRow, served: Served): Said {
   const have = row.have as string;
   const source = served.desired.find(({ contentDigest }) => contentDigest === have) ?? null;
-  const { state, why } = blobState(observation.observed?.blobs[hexOf(have)], source, served.depth);
+  const { observed } = observation;
+  if (observed === null) return say('unknown', 'UNKNOWN', PLAIN_REASON.unknown);
+  const { state, why } = blobState(observed, have, source, served.depth);
   const old = `its index names ${shortDigest(have)}: ${why}`;
   switch (state) {
     case 'sound':
@@ -299,7 +317,8 @@ function staleAnswer({ observation }: NodeFacts, row: ImageRow, served: Served):
 }
 
 /** Null where the registry can serve the image; else what follows from that it cannot. */
-function canPull({ error, missingBlob }: DesiredImage): Said | null {
+function canPull({ error, missingBlob, unpullable }: DesiredImage): Said | null {
+  if (unpullable !== null) return say('unknown', 'REGISTRY_NOT_KNOWN', unpullable);
   return error === null && missingBlob === null ? null : byError(error, PLAIN_REASON.unknown);
 }
 
@@ -315,6 +334,7 @@ function notAsked(image: string, epochUrl: string): Said {
       return say('unknown', 'REGISTRY_NOT_KNOWN', 'the URL is not of this epoch, and only epoch is asked', {
         help: url,
       });
+    case 'epoch-oci':
     case 'name': {
       const registry = parseImageName(image)?.registry ?? 'docker.io';
       if (registry === new URL(epochUrl).host) {

@@ -1,28 +1,23 @@
 /** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
+import { blobState, isInUse, ociState, type BlobDepth, type BlobState } from './blobs.ts';
 import { replaceCommands } from './commands.ts';
-import { isPlainQcow2 } from './desired.ts';
-import { hexOf, meaningOf } from './reference.ts';
-import type {
-  BlobFact,
-  DesiredImage,
-  ImageRow,
-  IndexEntry,
-  Node,
-  Observation,
-  Observed,
-  TrackedImage,
-} from './types.ts';
+import { meaningOf } from './reference.ts';
+import type { DesiredImage, ImageRow, IndexEntry, Node, Observation, Observed, TrackedImage } from './types.ts';
 
-/** How closely a blob is looked at. */
-export type BlobDepth = 'presence' | 'size';
+/** What a run may mend beyond pulling. */
+export interface Repair {
+  corruptBlobs: 'report' | 'replace';
+  restoreBases: 'report' | 'restore';
+}
 
-/** What is the same for all nodes. `covers` maps a reference on a node to its place in `desired`. */
+/** What is the same for all nodes. `covers` maps a reference to its places in `desired`, one per platform. */
 export interface Served {
   epochUrl: string;
   desired: DesiredImage[];
-  covers: Record<string, number>;
+  covers: Record<string, number[]>;
   tracked: TrackedImage[];
   depth: BlobDepth;
+  repair: Repair;
 }
 
 /** The verdict on every index entry of the node, and on every tracked image that its pool should have. */
@@ -38,24 +33,34 @@ export function judgeImages(served: Served, observation: Observation): ImageRow[
       }),
     );
   }
-  const rows = observed.entries.map((entry) => withNotes(served, judgeEntry(served, node, observed, entry)));
-  const present = new Set(observed.entries.map((entry) => coveredBy(served, entry.reference)));
+  const world: World = { served, node, observed };
+  const rows = observed.entries.map((entry) => withNotes(world, judgeEntry(world, entry)));
+  const present = new Set(observed.entries.map((entry) => coverOf(world, entry.reference)));
   return [
     ...rows,
     ...tracked
-      .map((image) => ({ image, desired: servedAs(served, image) }))
+      .map((image) => ({ image, desired: servedAs(world, image) }))
       .filter(({ desired }) => desired === null || !present.has(desired))
-      .map(({ image, desired }) => judgeAbsent(served, node, observed, image, desired)),
+      .map(({ image, desired }) => judgeAbsent(world, image, desired)),
   ];
 }
 
-/** What epoch serves for a tracked image. Another registry may have one of the same name. */
-function servedAs({ desired }: Served, { image, tag, reference }: TrackedImage): DesiredImage | null {
-  return desired.find((d) => d.image === image && d.tag === tag && d.reference === reference) ?? null;
+/** What a registry serves for a tracked image. */
+function servedAs({ served, observed }: World, image: TrackedImage): DesiredImage | null {
+  const { image: name, tag } = trackedBase(image, null);
+  return served.desired.find((d) => d.image === name && d.tag === tag && fits(d, observed)) ?? null;
 }
 
-function judgeEntry(served: Served, node: Node, observed: Observed, entry: IndexEntry): ImageRow {
-  const desired = coveredBy(served, entry.reference);
+/** One node, and what it is held against. */
+export interface World {
+  served: Served;
+  node: Node;
+  observed: Observed;
+}
+
+function judgeEntry(world: World, entry: IndexEntry): ImageRow {
+  const { served, node, observed } = world;
+  const desired = coverOf(world, entry.reference);
   const base = {
     reference: entry.reference,
     image: desired?.image ?? null,
@@ -69,21 +74,25 @@ function judgeEntry(served: Served, node: Node, observed: Observed, entry: Index
   }
   const doubt = doubtAbout(observed, desired, entry.reference);
   if (doubt !== null) return row(base, { verdict: 'unknown', reason: doubt });
+  if (desired.contentDigest === null && desired.disproved.includes(entry.digest)) {
+    const reason = 'epoch serves other content: the digests of its parts prove it';
+    return withRefresh(world, desired, row(base, { verdict: 'stale', reason }));
+  }
   if (desired.contentDigest === null) {
-    return row(base, { verdict: 'unknown', reason: desired.error?.message ?? null, error: desired.error });
+    const kept = desired.error?.code === 'TAG_NOT_FOUND' ? 'the local copy is kept' : null;
+    const reason = [desired.error?.message, kept].filter(Boolean).join('; ') || null;
+    return row(base, { verdict: 'unknown', reason, error: desired.error });
   }
-  if (entry.digest !== desired.contentDigest) {
-    return withPull(node, observed, desired, row(base, { verdict: 'stale' }));
-  }
-  const blob = blobState(observed.blobs[hexOf(entry.digest)], desired, served.depth);
+  if (entry.digest !== desired.contentDigest) return withRefresh(world, desired, row(base, { verdict: 'stale' }));
+  const blob =
+    entry.type === 'oci'
+      ? ociState(node, observed, desired, entry)
+      : blobState(observed, entry.digest, desired, served.depth);
   if (blob.state === 'absent') {
-    return withPull(node, observed, desired, row(base, { verdict: 'blob-missing', reason: blob.why }));
+    return withRefresh(world, desired, row(base, { verdict: 'blob-missing', reason: blob.why }));
   }
   if (blob.state === 'corrupt') {
-    return row(base, {
-      verdict: 'blob-corrupt',
-      ...byReplacing(node, { ...desired, reference: entry.reference }, blob),
-    });
+    return row(base, { verdict: 'blob-corrupt', ...byReplacing(world, desired, entry.reference, blob) });
   }
   if (blob.state === 'unproven') return row(base, { verdict: 'unknown', reason: blob.why });
   return row(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
@@ -96,24 +105,21 @@ export function doubtAbout(observed: Observed, desired: DesiredImage, reference:
   if (observed.conflicts.includes(reference)) {
     return 'meta.db and the JSON index are both live and name different digests';
   }
-  return first?.type === 'oci' && desired.kind === 'cloud-image'
-    ? 'a container image has this name, and a pull would put it into both backends: remove it by its digest'
+  if (first?.type === 'oci' && desired.kind === 'cloud-image') {
+    return 'a container image has this name, and a pull would put it into both backends: remove it by its digest';
+  }
+  return first?.type === 'cloudimg' && desired.kind === 'container-image' && desired.contentDigest !== null
+    ? 'a cloud image has the name of this container image, and a pull would put it into both backends: remove it by its digest'
     : null;
 }
 
 /** What is to be said about the image itself, whatever the node holds of it. */
-function withNotes(served: Served, judged: ImageRow): ImageRow {
-  const notes = coveredBy(served, judged.reference)?.notes ?? [];
+function withNotes(world: World, judged: ImageRow): ImageRow {
+  const notes = coverOf(world, judged.reference)?.notes ?? [];
   return notes.length === 0 ? judged : { ...judged, reason: [judged.reason, ...notes].filter(Boolean).join('; ') };
 }
 
-function judgeAbsent(
-  served: Served,
-  node: Node,
-  observed: Observed,
-  image: TrackedImage,
-  desired: DesiredImage | null,
-): ImageRow {
+function judgeAbsent(world: World, image: TrackedImage, desired: DesiredImage | null): ImageRow {
   const base = trackedBase(image, desired?.contentDigest ?? null);
   if (desired === null || desired.contentDigest === null) {
     return row(base, { verdict: 'unknown', reason: desired?.error?.message ?? null, error: desired?.error ?? null });
@@ -122,95 +128,78 @@ function judgeAbsent(
     return row(base, { verdict: 'absent', reason: 'not on this node, and it need not be' });
   }
   const missing = row(base, { verdict: 'missing', reason: 'it must be on this node' });
-  if (coveredBy(served, image.reference) !== desired) {
+  if (coverOf(world, image.reference) !== desired) {
     const why = `epoch serves another image under ${image.reference}: give it an unambiguous reference in the config`;
     return { ...missing, reason: `${missing.reason}, but ${why}` };
   }
-  return withPull(node, observed, desired, missing);
+  return withRefresh(world, desired, missing);
 }
 
-/** The place of a reference in `desired`, or null where nothing covers it. */
-export function coveredBy(served: Served, reference: string): DesiredImage | null {
-  const place = Object.hasOwn(served.covers, reference) ? served.covers[reference] : undefined;
-  return place === undefined ? null : (served.desired[place] ?? null);
+/** What a reference on this node stands for at its registry, for the node's own platform; null where nothing covers it. */
+export function coverOf({ served, observed }: World, reference: string): DesiredImage | null {
+  const places = Object.hasOwn(served.covers, reference) ? (served.covers[reference] ?? []) : [];
+  const covering = places.flatMap((place) => served.desired[place] ?? []);
+  return covering.find((image) => fits(image, observed)) ?? null;
 }
 
-/** A row that a forced pull heals, with that plan, or with the reason why a pull cannot work. */
-function withPull(node: Node, observed: Observed, desired: DesiredImage, drifted: ImageRow): ImageRow {
+function fits({ platform }: DesiredImage, { architecture }: Observed): boolean {
+  return platform === null || platform === `linux/${architecture}`;
+}
+
+/** A row that a change on the node heals, with that plan, or with the reason why none can work. */
+function withRefresh(world: World, desired: DesiredImage, drifted: ImageRow): ImageRow {
   const but = (why: string | null): string => [drifted.reason, why].filter(Boolean).join('; ');
   const error = lostAtEpoch(desired);
   if (error !== null) return { ...drifted, error, reason: but(error.message) };
-  const want = desired.contentDigest as string;
-  const there = blobState(observed.blobs[hexOf(want)], desired, 'size');
-  if (there.state === 'corrupt' || there.state === 'unproven') {
+  if (desired.unpullable !== null) return { ...drifted, reason: but(desired.unpullable) };
+  const want = desired.contentDigest;
+  const there =
+    drifted.type === 'oci' || want === null ? null : blobState(world.observed, want, desired, world.served.depth);
+  if (there !== null && (there.state === 'corrupt' || there.state === 'unproven')) {
     const why = `a forced pull would keep the file of the wanted digest, which is there and unsound: ${there.why}`;
-    const commands = there.state === 'corrupt' ? replaceCommands(node.cocoon, drifted.reference, want) : [];
-    return { ...drifted, reason: but(why), commands };
+    if (there.state === 'unproven') return { ...drifted, reason: but(why) };
+    const replacing = byReplacing(world, desired, drifted.reference, there);
+    return { ...drifted, ...replacing, reason: but(`${why}; ${replacing.reason}`) };
   }
-  return { ...drifted, plan: 'pull' };
+  if (!isTied(drifted)) return { ...drifted, plan: 'pull' };
+  if (want !== null) return { ...drifted, plan: 'import' };
+  return { ...drifted, reason: but('an import is compared with its content digest, which is not known') };
 }
 
-/** What is said of a corrupt blob of `desired`: how a person replaces it, unless epoch cannot give it either. */
+/** A cloud image under a name that is no URL: cocoon would look for it at an OCI registry (contract C.7). */
+export function isTied({ type, reference }: Pick<ImageRow, 'type' | 'reference'>): boolean {
+  return type === 'cloudimg' && !/^https?:\/\//.test(reference);
+}
+
+/** What becomes of a corrupt blob: replaced where that is allowed and possible, else the commands for a person. */
 export function byReplacing(
-  { cocoon }: Node,
+  { served, node, observed }: World,
   desired: DesiredImage,
+  reference: string,
   { why }: BlobState,
-): Pick<ImageRow, 'reason' | 'error' | 'commands'> {
+): Pick<ImageRow, 'reason' | 'error' | 'commands'> & { plan: 'replace' | null } {
   const error = lostAtEpoch(desired);
-  if (error !== null) return { reason: `${why}; ${error.message}`, error, commands: [] };
-  const commands = replaceCommands(cocoon, desired.reference, desired.contentDigest as string);
-  return { reason: `${why}; a forced pull alone would keep it`, error: null, commands };
+  if (error !== null) return { plan: null, reason: `${why}; ${error.message}`, error, commands: [] };
+  if (desired.unpullable !== null)
+    return { plan: null, reason: `${why}; ${desired.unpullable}`, error: null, commands: [] };
+  const digest = desired.contentDigest as string;
+  const commands = replaceCommands(node.cocoon, reference, digest);
+  const isUrl = /^https?:\/\//.test(reference);
+  if (isUrl && served.repair.corruptBlobs === 'replace') {
+    if (!isInUse(observed, digest)) return { plan: 'replace', reason: why, error: null, commands: [] };
+    return { plan: null, reason: `${why}; a VM is running on it, so it is not replaced`, error: null, commands };
+  }
+  return {
+    plan: null,
+    reason: `${why}; a forced pull alone would keep it`,
+    error: null,
+    commands: isUrl ? commands : [],
+  };
 }
 
-/** Why nothing can be pulled: epoch lacks a blob of the image, or could not be asked for it. */
+/** Why nothing can be pulled: the registry lacks a blob of the image, or could not be asked for it. */
 export function lostAtEpoch(desired: DesiredImage): ImageRow['error'] {
   return desired.missingBlob === null ? null : desired.error;
-}
-
-/** What is known of one blob file. */
-export interface BlobState {
-  state: 'sound' | 'absent' | 'corrupt' | 'unproven';
-  why: string | null;
-}
-
-/**
- * Judges a blob against the manifest that yields it. The index's own size proves nothing (contract A.5): a forced
- * pull keeps a bad file and then records its size. A converted blob has other bytes than the download, so only its
- * presence and its header can be looked at.
- */
-export function blobState(blob: BlobFact | undefined, desired: DesiredImage | null, depth: BlobDepth): BlobState {
-  if (blob === undefined) return { state: 'absent', why: 'the blob is not there' };
-  if (!blob.regular) return { state: 'absent', why: 'the blob is no regular file' };
-  if (blob.sizeBytes === 0) return { state: 'absent', why: 'the blob is empty' };
-  if (depth === 'presence') return { state: 'sound', why: null };
-  const isQcow2 = blob.header !== null && isPlainQcow2(Buffer.from(blob.header, 'hex'));
-  const sameSize = desired === null || desired.sizeBytes === null || blob.sizeBytes === desired.sizeBytes;
-  if (isQcow2 && sameSize) return { state: 'sound', why: null };
-  const why = isQcow2
-    ? `the blob has ${blob.sizeBytes} bytes and not ${desired?.sizeBytes}`
-    : 'the blob does not begin as a qcow2 base image does';
-  if (desired?.stored === 'as-is') return { state: 'corrupt', why };
-  if (desired?.stored === 'converted' && isQcow2) {
-    return { state: 'sound', why: 'cocoon converted the download: only presence and header can be verified' };
-  }
-  return { state: 'unproven', why: `${why}, and whether cocoon converted the download is not known` };
-}
-
-/**
- * The images whose blobs look wrong somewhere, so that it matters how cocoon stores them: their first bytes are worth
- * a request. Everything else is judged without it.
- */
-export function needsStoredForm(served: Served, observations: Observation[]): number[] {
-  const places = new Set<number>();
-  for (const { observed } of observations) {
-    if (observed === null) continue;
-    for (const [place, desired] of served.desired.entries()) {
-      if (desired.contentDigest === null || desired.stored !== null) continue;
-      if (blobState(observed.blobs[hexOf(desired.contentDigest)], desired, 'size').state === 'unproven')
-        places.add(place);
-    }
-  }
-  return [...places];
 }
 
 function whyUnmanaged(served: Served, observed: Observed, entry: IndexEntry): string {
@@ -219,13 +208,13 @@ function whyUnmanaged(served: Served, observed: Observed, entry: IndexEntry): st
     download: 'no tracked tag covers it',
     immutable: 'it names content by its digest, which never goes stale',
     'foreign-url': 'the URL is not of this epoch',
+    'epoch-oci': 'no tracked tag covers it',
     name:
       entry.type === 'oci'
         ? 'no tracked tag covers it'
         : 'it was imported under a name that nothing ties to an artifact',
   }[meaning.kind];
-  const absent =
-    entry.type === 'cloudimg' && blobState(observed.blobs[hexOf(entry.digest)], null, 'presence').state === 'absent';
+  const absent = entry.type === 'cloudimg' && blobState(observed, entry.digest, null, 'presence').state === 'absent';
   return absent ? `${why}; its blob is missing` : why;
 }
 
@@ -234,7 +223,9 @@ type Base = Pick<ImageRow, 'reference' | 'image' | 'tag' | 'type' | 'have' | 'wa
 /** The row of a tracked image that has no entry on the node. */
 function trackedBase(image: TrackedImage, want: string | null): Base {
   const { reference, image: repository, tag, registry } = image;
-  return { reference, image: repository, tag, type: registry === null ? 'cloudimg' : 'oci', have: null, want };
+  return registry === null
+    ? { reference, image: repository, tag, type: 'cloudimg', have: null, want }
+    : { reference, image: `${registry}/${repository}`, tag, type: 'oci', have: null, want };
 }
 
 function row(base: Base, rest: Partial<ImageRow> & Pick<ImageRow, 'verdict'>): ImageRow {

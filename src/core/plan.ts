@@ -1,58 +1,93 @@
 /** Verdicts and policy → actions in waves. The plan is the whole truth: applying it looks at nothing else. */
 import { errorInfo } from './errors.ts';
-import type { Action, ActionResult, DesiredImage, Limit, NodeVerdicts, Observation, Policy } from './types.ts';
+import { coverOf, type Served } from './images.ts';
+import type {
+  Action,
+  ActionKind,
+  ActionResult,
+  DesiredImage,
+  Limit,
+  NodeVerdicts,
+  Observation,
+  Policy,
+} from './types.ts';
+
+/** What one row asks for: a kind of change, and the reference that is pulled or imported for it. */
+interface Wish {
+  kind: ActionKind;
+  reference: string;
+  /** The content that a restore brings back; for all else what the image's tag serves. */
+  digest: string | null;
+}
 
 /**
- * One action per node and reference, in the order of the nodes. An image and a snapshot that ask for the same pull
+ * One action per node and reference, in the order of the nodes. An image and a snapshot that ask for the same change
  * share it. The first `canary` nodes of each image that have room form wave 0, all others wave 1.
+ * @param restoreSizes what a restore downloads, by its reference, in bytes
  */
 export function planActions(
   verdicts: NodeVerdicts[],
   observations: Observation[],
-  desired: DesiredImage[],
-  covers: Record<string, number>,
+  served: Served,
+  restoreSizes: Record<string, number>,
   policy: Policy,
 ): Action[] {
   const byNode = new Map(observations.map((observation) => [observation.node.name, observation]));
   const canaries = new Map<string, Set<string>>();
-  return verdicts.flatMap(({ node, images, snapshots }) => {
-    const pulls = [
-      ...images.filter((row) => row.plan === 'pull').map((row) => row.reference),
-      ...snapshots.filter((row) => row.plan === 'pull').map((row) => row.base as string),
-    ];
-    let free = freeOn(byNode.get(node));
-    return [...new Set(pulls)].map((reference): Action => {
-      const image = imageOf(desired, covers, reference);
-      const sizeBytes = image.sizeBytes ?? 0;
-      const { minFreeBytes } = policy;
-      const hasRoom = free - sizeBytes >= minFreeBytes;
-      const noSpace = { host: node, needBytes: sizeBytes, keepBytes: minFreeBytes, freeBytes: free };
+  const { minFreeBytes } = policy;
+  return verdicts.flatMap((verdict) => {
+    const { node, observed } = readNodeOf(byNode, verdict.node);
+    let free = observed?.freeBytes ?? 0;
+    return wishesOf(verdict).map((wish): Action => {
+      const image = observed === null ? null : coverOf({ served, node, observed }, wish.reference);
+      const sizeBytes = image?.sizeBytes ?? restoreSizes[wish.reference] ?? 0;
+      const kind = kindOf(wish, image);
+      const needBytes = room(kind, image, sizeBytes);
+      const hasRoom = free - needBytes >= minFreeBytes;
+      const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
       if (hasRoom) free -= sizeBytes;
+      const name = image === null ? wish.reference : `${image.image}:${image.tag}`;
       return {
-        node,
-        reference,
-        image: image.image,
-        tag: image.tag,
-        want: image.contentDigest as string,
+        node: verdict.node,
+        kind,
+        reference: wish.reference,
+        image: image?.image ?? wish.reference,
+        tag: image?.tag ?? '',
+        want: wish.digest ?? image?.contentDigest ?? null,
         sizeBytes,
-        wave: waveOf(canaries, `${image.image}:${image.tag}`, node, hasRoom, policy.canary),
+        wave: waveOf(canaries, name, node.name, hasRoom, policy.canary),
         blocked: hasRoom ? null : errorInfo('NO_SPACE', noSpace),
       };
     });
   });
 }
 
-function imageOf(desired: DesiredImage[], covers: Record<string, number>, reference: string): DesiredImage {
-  const place = covers[reference];
-  const image = place === undefined ? undefined : desired[place];
-  if (image === undefined || image.contentDigest === null)
-    throw new Error(`no content digest to pull for ${reference}`);
-  return image;
+function wishesOf({ images, snapshots }: NodeVerdicts): Wish[] {
+  const wishes = [
+    ...images.flatMap(({ plan, reference }) => (plan === null ? [] : [{ kind: plan, reference, digest: null }])),
+    ...snapshots.flatMap(({ plan, source, baseDigest }) =>
+      plan === null || source === null
+        ? []
+        : [{ kind: plan, reference: source, digest: plan === 'restore' ? baseDigest : null }],
+    ),
+  ];
+  return wishes.filter(({ reference }, i) => wishes.findIndex((other) => other.reference === reference) === i);
 }
 
-function freeOn(observation: Observation | undefined): number {
-  if (observation?.observed == null) return 0; // a node that was not read has no planned row
-  return observation.observed.freeBytes;
+function readNodeOf(byNode: Map<string, Observation>, name: string): Pick<Observation, 'node' | 'observed'> {
+  const observation = byNode.get(name);
+  if (observation === undefined) throw new Error(`verdicts about ${name}, which is not in the inventory`);
+  return observation;
+}
+
+/** What is pulled under a name that is no URL would come from another registry: cocoon has to be given it (C.7). */
+function kindOf({ kind, reference }: Wish, image: DesiredImage | null): ActionKind {
+  return kind === 'pull' && image?.kind === 'cloud-image' && !/^https?:\/\//.test(reference) ? 'import' : kind;
+}
+
+/** A conversion and an import have two copies of the content on the disk at once (contract C.1). */
+function room(kind: ActionKind, image: DesiredImage | null, sizeBytes: number): number {
+  return kind === 'import' || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
 }
 
 /** Wave 0 for the first `canary` nodes of an image that can begin. Without canaries everything is one wave. */
@@ -105,8 +140,8 @@ function mark<T extends { node: string; reference: string }>(
       return item === undefined ? row : { ...row, ...change(item, true) };
     }),
     snapshots: snapshots.map((row) => {
-      const item = row.plan === null ? undefined : byKey.get(`${node}\n${row.base}`);
-      const owned = item !== undefined && images.some((i) => i.plan !== null && i.reference === row.base);
+      const item = row.plan === null ? undefined : byKey.get(`${node}\n${row.source}`);
+      const owned = item !== undefined && images.some((i) => i.plan !== null && i.reference === row.source);
       return item === undefined ? row : { ...row, ...change(item, false), ...(owned ? {} : stepsOf(item)) };
     }),
   }));

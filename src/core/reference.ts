@@ -72,6 +72,8 @@ export type Meaning =
   | { kind: 'download'; path: string }
   /** A digest form at epoch, `/dl/…/sha256:…` or `/v2/…/blobs/sha256:…`: immutable, so it never goes stale. */
   | { kind: 'immutable' }
+  /** An OCI reference at epoch's own host, which cocoon cannot pull without a credential (contract E.2). */
+  | { kind: 'epoch-oci'; repository: string; tag: string }
   /** Any other URL. */
   | { kind: 'foreign-url' }
   /** No URL: a name given by `cocoon image import`, or an OCI reference. */
@@ -83,7 +85,7 @@ export type Meaning =
  * cocoon itself takes a key as a cloud image exactly when it starts with `http://` or `https://` (contract A.7).
  */
 export function meaningOf(reference: string, epochUrl: string): Meaning {
-  if (!/^https?:\/\//.test(reference)) return { kind: 'name' };
+  if (!/^https?:\/\//.test(reference)) return nameOf(reference, new URL(epochUrl));
   if (!URL.canParse(reference)) return { kind: 'foreign-url' };
   const url = new URL(reference);
   const epoch = new URL(epochUrl);
@@ -98,6 +100,19 @@ export function meaningOf(reference: string, epochUrl: string): Meaning {
     return name === '' ? { kind: 'foreign-url' } : { kind: 'download', path: name };
   }
   return /^\/v2\/.+\/blobs\/sha256:[0-9a-f]{64}$/.test(path) ? { kind: 'immutable' } : { kind: 'foreign-url' };
+}
+
+function nameOf(reference: string, epoch: URL): Meaning {
+  const slash = reference.indexOf('/');
+  const host = reference.slice(0, slash);
+  const port = epoch.port === '' ? (epoch.protocol === 'https:' ? '443' : '80') : epoch.port;
+  const isEpoch = slash > 0 && (host === epoch.host || host === `${epoch.hostname}:${port}`);
+  if (!isEpoch) return { kind: 'name' };
+  if (/@sha256:[0-9a-f]{64}$/.test(reference)) return { kind: 'immutable' };
+  const name = parseImageName(reference);
+  return name === null
+    ? { kind: 'name' }
+    : { kind: 'epoch-oci', repository: name.repository, tag: name.tag ?? 'latest' };
 }
 
 /**

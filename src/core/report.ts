@@ -156,7 +156,7 @@ function summarise(nodes: NodeReport[], actions: Action[]): Report['summary'] {
 function outcomesOf(nodes: NodeReport[]): string[] {
   return nodes.flatMap(({ images, snapshots }) => {
     const byReference = new Map<string | null, string>();
-    for (const row of snapshots) if (row.outcome !== null) byReference.set(row.base, row.outcome);
+    for (const row of snapshots) if (row.outcome !== null) byReference.set(row.source, row.outcome);
     for (const row of images) if (row.outcome !== null) byReference.set(row.reference, row.outcome);
     return [...byReference.values()];
   });

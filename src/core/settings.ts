@@ -17,10 +17,10 @@ export interface Settings {
   inventory: { file: string | null; command: string[] | null };
   ssh: NodeDefaults['ssh'] & { concurrency: number };
   cocoon: NodeDefaults['cocoon'];
-  images: { discover: boolean; track: TrackedImage[]; ignore: string[] };
+  images: { discover: boolean; track: TrackedImage[]; ignore: string[]; stream: boolean };
   snapshots: { discover: boolean; track: TrackedSnapshot[]; ignore: string[] };
   verify: {
-    blob: 'presence' | 'size';
+    blob: 'presence' | 'size' | 'sha256';
     clone: CloneMode;
     vm: { snapshot: string | null; timeoutMs: number; nodes: 'canary' | 'healed'; extraArgs: string[] };
   };
@@ -32,8 +32,13 @@ export interface Settings {
     pullRetries: number;
     minFreeBytes: number;
   };
+  repair: { corruptBlobs: 'report' | 'replace'; restoreBases: 'report' | 'restore' };
   gate: GateSettings;
-  run: { timeoutMs: number };
+  run: {
+    timeoutMs: number;
+    /** Where to remember what was learned; null for the usual places. */
+    stateDir: string | null;
+  };
 }
 
 /** When a gate passes. */

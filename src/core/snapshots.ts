@@ -2,12 +2,15 @@
  * Snapshot verdicts: can a clone of this snapshot work on this node? The index is not the judge here: the hypervisor
  * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
  */
-import { blobState, byReplacing, coveredBy, doubtAbout, lostAtEpoch, type BlobState, type Served } from './images.ts';
-import { hexOf, isDigest, localSnapshotName } from './reference.ts';
+import { blobState, keepersOf, ociState } from './blobs.ts';
+import { restoreCommands } from './commands.ts';
+import { byReplacing, coverOf, doubtAbout, type Served, type World } from './images.ts';
+import { isDigest, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
 import type {
   DesiredImage,
   DesiredSnapshot,
+  ErrorInfo,
   IndexEntry,
   Node,
   Observation,
@@ -21,12 +24,33 @@ import type {
 /** `save` writes a pending record before the data; gc takes it for abandoned after this long (contract A.12). */
 const PENDING_MS = 24 * 3600 * 1000;
 
+/** Whether a registry still gives exactly the content that a snapshot pins. */
+export type Lookup =
+  /** It does, at this reference; `sizeBytes` is what a pull downloads. */
+  | { state: 'there'; reference: string; sizeBytes: number }
+  /** It does, but nothing that cocoon can pull names exactly that content. */
+  | { state: 'there-unpullable'; why: string }
+  | { state: 'gone'; why: string }
+  | { state: 'unasked'; error: ErrorInfo | null };
+
 /** What is the same for all nodes. `now` is in milliseconds since the epoch of 1970. */
 export interface ServedSnapshots {
   snapshots: DesiredSnapshot[];
   tracked: TrackedSnapshot[];
   discover: boolean;
+  /** What a registry said about pinned content that some node lacks, by `lookupKey`. */
+  lookups: Record<string, Lookup>;
   now: number;
+}
+
+/** A pinned base that is gone from a node while its tag has moved on: worth a question to the registry. */
+export interface LookupRequest {
+  base: string;
+  digest: string;
+}
+
+export function lookupKey({ base, digest }: LookupRequest): string {
+  return `${digest} ${base}`;
 }
 
 /** The verdict on every snapshot of the node, and on every tracked one that its pool should be able to start. */
@@ -38,27 +62,41 @@ export function judgeSnapshots(served: Served, hot: ServedSnapshots, observation
       row(snapshot, { verdict: 'unknown', reason: 'the node could not be read', error: observation.error }),
     );
   }
+  const world: World = { served, node, observed };
   const nameOf = (fact: SnapshotFact): string =>
     tracked.find(({ snapshot }) => localSnapshotName(snapshot) === fact.name)?.snapshot ?? (fact.name || fact.id);
   const rows = observed.snapshots
     .filter((fact) => hot.discover || tracked.some(({ snapshot }) => snapshot === nameOf(fact)))
-    .map((fact) => ({ ...judgeLocal(served, node, observed, fact, hot.now), snapshot: nameOf(fact) }));
+    .map((fact) => withNews(hot, fact, { ...judgeLocal(world, hot, fact), snapshot: nameOf(fact) }));
   const absent = tracked.filter(({ snapshot }) => !rows.some((r) => r.snapshot === snapshot));
-  return [...rows, ...absent.map(({ snapshot }) => judgeRemote(served, hot, node, observed, snapshot))];
+  return [...rows, ...absent.map(({ snapshot }) => judgeRemote(world, hot, snapshot))];
 }
 
-function judgeLocal(served: Served, node: Node, observed: Observed, fact: SnapshotFact, now: number): SnapshotRow {
+/** The questions that judging these observations raises: a pure first look before the registry is asked. */
+export function neededLookups(served: Served, hot: ServedSnapshots, observations: Observation[]): LookupRequest[] {
+  const rows = observations.flatMap((observation) => judgeSnapshots(served, { ...hot, lookups: {} }, observation));
+  const requests = rows.flatMap(({ verdict, baseVerdict, base, baseDigest }) =>
+    (verdict === 'base-missing' || baseVerdict === 'base-missing') && base !== null && baseDigest !== null
+      ? [{ base, digest: baseDigest }]
+      : [],
+  );
+  return [...new Map(requests.map((request) => [lookupKey(request), request])).values()];
+}
+
+function judgeLocal(world: World, hot: ServedSnapshots, fact: SnapshotFact): SnapshotRow {
+  const { node, observed } = world;
   const base = { id: fact.id, base: fact.base, baseDigest: pinnedBy(fact) };
-  const say = (verdict: SnapshotVerdict, reason: string): SnapshotRow => row(fact.name, { ...base, verdict, reason });
+  const say = (verdict: SnapshotVerdict, reason: string | null, rest: Partial<SnapshotRow> = {}): SnapshotRow =>
+    row(fact.name, { ...base, verdict, reason, ...rest });
   if (fact.pending) {
-    const age = now - Date.parse(fact.createdAt);
+    const age = hot.now - Date.parse(fact.createdAt);
     return age < PENDING_MS
       ? say('pending', 'its record is being written')
       : say('broken', 'its record was begun more than 24 hours ago and never finished: remove it, or let gc take it');
   }
   const fault = faultOf(observed, fact);
   if (fault !== null) return say('broken', `${fault}: pulling images does not help`);
-  if (fact.baseType === 'oci') return row(fact.name, { ...base, ...judgeFiles(observed, fact.layerFiles) });
+  if (fact.baseType === 'oci') return judgeOciBase(world, hot, fact, say);
 
   const backing = fact.backing as string;
   const hex = blobHex(node, backing);
@@ -70,46 +108,119 @@ function judgeLocal(served: Served, node: Node, observed: Observed, fact: Snapsh
           `its overlay opens ${backing}, which is not there and under another root directory: pulling images does not help`,
         );
   }
-  const digest = `sha256:${hex}`;
-  return row(fact.name, { ...base, ...judgeBase(served, node, observed, fact.base, digest), baseDigest: digest });
+  const { verdict, reason, ...rest } = judgeBase(world, hot, fact.base, `sha256:${hex}`);
+  return say(verdict, reason, { ...rest, baseDigest: `sha256:${hex}` });
 }
 
-type Judged = Partial<SnapshotRow> & Pick<SnapshotRow, 'verdict' | 'reason'>;
+/** Nobody fetches a snapshot again that a node holds already (contract F.4), whatever its tag serves by now. */
+function withNews({ snapshots }: ServedSnapshots, fact: SnapshotFact, judged: SnapshotRow): SnapshotRow {
+  const served = snapshots.find(({ snapshot }) => localSnapshotName(snapshot) === fact.name);
+  if (served === undefined || fact.pending) return judged;
+  const pinned = pinnedBy(fact);
+  const isNewer = Date.parse(served.createdAt ?? '') > Date.parse(fact.createdAt);
+  const isOther = served.baseDigest !== null && pinned !== null && served.baseDigest !== pinned;
+  if (!isNewer && !isOther) return judged;
+  const news = `the tag at epoch is ${isNewer ? 'newer than' : 'another snapshot than'} the local copy, which stays until somebody removes it`;
+  return { ...judged, reason: [judged.reason, news].filter(Boolean).join('; ') };
+}
 
-/** The verdict on the cloud image that a clone opens: the blob of `digest`, pulled under the reference `base`. */
-function judgeBase(served: Served, node: Node, observed: Observed, base: string | null, digest: string): Judged {
-  const desired = base === null ? null : coveredBy(served, base);
-  const source =
-    desired?.contentDigest === digest ? { ...desired, reference: base as string } : yielding(served, digest);
-  const blob = blobState(observed.blobs[hexOf(digest)], source, served.depth);
-  if (blob.state === 'absent') {
-    const doubt = desired === null ? null : doubtAbout(observed, desired, base as string);
-    return baseGone(desired, digest, blob, doubt);
-  }
+type Judgement = Pick<SnapshotRow, 'verdict' | 'reason'> & Partial<SnapshotRow>;
+
+/** The verdict on the base of a cloud-image snapshot: the blob that the hypervisor will open. */
+function judgeBase(world: World, hot: ServedSnapshots, base: string | null, digest: string): Judgement {
+  const { served, observed } = world;
+  const desired = base === null ? null : coverOf(world, base);
+  const serving = desired?.contentDigest === digest ? desired : yielding(served, digest);
+  const blob = blobState(observed, digest, serving, served.depth);
+  if (blob.state === 'absent')
+    return judgeGone(world, hot, base, digest, `its base ${shortDigest(digest)}: ${blob.why}`);
   if (blob.state === 'unproven') return { verdict: 'unknown', reason: `its base: ${blob.why}` };
   if (blob.state === 'corrupt') {
-    return { verdict: 'base-corrupt', ...byReplacing(node, source as DesiredImage, blob) };
+    const from = serving === null ? null : sourceOf(world, serving, digest);
+    if (serving === null || from === null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}` };
+    const doubt = doubtAbout(observed, serving, from);
+    if (doubt !== null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}; ${doubt}` };
+    const { plan, reason, error, commands } = byReplacing(world, serving, from, blob);
+    return {
+      verdict: 'base-corrupt',
+      reason: `its base: ${reason}`,
+      error,
+      commands,
+      plan,
+      source: plan === null ? null : from,
+    };
   }
-  return { verdict: 'clonable', reason: movedOn(desired, digest) };
+  if (keepersOf(observed, digest).length === 0) {
+    const reason =
+      'its base is there, but no index entry, VM or snapshot record keeps it: the next garbage collection may take it';
+    return { verdict: 'base-at-risk', reason };
+  }
+  const unnamed = observed.entries.every((entry) => entry.digest !== digest)
+    ? 'no index entry names its base, and none needs to'
+    : null;
+  return { verdict: 'clonable', reason: [movedOn(desired, digest), unnamed].filter(Boolean).join('; ') || null };
 }
 
-/** The base is not there: can a pull of its tag bring exactly it (the incident), or not? */
-function baseGone(desired: DesiredImage | null, digest: string, blob: BlobState, doubt: string | null): Judged {
-  const gone = `its base ${shortDigest(digest)}: ${blob.why}`;
-  if (desired === null || desired.contentDigest === null) {
-    return { verdict: 'base-missing', reason: `${gone}, and what its tag serves now is not known` };
+/** A reference on the node that a forced pull resolves to exactly this content, or where there is none the image's own. */
+function sourceOf(world: World, serving: DesiredImage, digest: string): string | null {
+  const entry = world.observed.entries.find(
+    ({ reference, digest: has }) => has === digest && coverOf(world, reference) === serving,
+  );
+  const reference = entry?.reference ?? serving.reference;
+  return /^https?:\/\//.test(reference) ? reference : null;
+}
+
+/** The base is not there. Can a pull of its tag bring exactly it (the incident), can the registry, or can nobody? */
+function judgeGone(world: World, hot: ServedSnapshots, base: string | null, digest: string, gone: string): Judgement {
+  const desired = base === null ? null : coverOf(world, base);
+  if (base !== null && desired?.contentDigest === digest) {
+    if (desired.missingBlob !== null) {
+      const reason = `${gone}; ${desired.error?.message ?? 'epoch lacks one of its blobs'}`;
+      return { verdict: 'base-drifted', reason, error: desired.error };
+    }
+    const but = desired.unpullable ?? doubtAbout(world.observed, desired, base);
+    if (but !== null) {
+      return { verdict: 'base-drifted', reason: `${gone}, and though the tag of its image is exactly that, ${but}` };
+    }
+    const isName = desired.kind === 'cloud-image' && !/^https?:\/\//.test(base);
+    const tag = desired.kind === 'cloud-image' ? "epoch's tag" : 'the tag of its image';
+    const cure = isName ? `importing it again as ${base}` : 'a forced pull';
+    return {
+      verdict: 'base-drifted',
+      reason: `${gone}, but ${tag} serves exactly that, so ${cure} heals it`,
+      plan: 'pull',
+      source: base,
+    };
   }
-  if (desired.contentDigest !== digest) {
-    const why = `its tag has moved on to ${shortDigest(desired.contentDigest)}, so a pull does not bring it back`;
-    return { verdict: 'base-missing', reason: `${gone}, and ${why}` };
+  const moved =
+    desired === null || desired.contentDigest === null
+      ? 'what its tag serves now is not known'
+      : `its tag has moved on to ${shortDigest(desired.contentDigest)}, so pulling that does not bring it back`;
+  const known = base === null ? undefined : hot.lookups[lookupKey({ base, digest })];
+  const lookup: Lookup = known ?? { state: 'unasked', error: null };
+  switch (lookup.state) {
+    case 'there':
+      return judgeRestorable(world, lookup, `${gone}; ${moved}, but the registry still gives exactly that`);
+    case 'there-unpullable':
+      return { verdict: 'base-restorable', reason: `${gone}; ${moved}; ${lookup.why}` };
+    case 'gone':
+      return {
+        verdict: 'base-lost',
+        reason: `${gone}; ${moved}, and ${lookup.why}: bake the snapshot again, or push the old base back`,
+      };
+    case 'unasked': {
+      const { error } = lookup;
+      const why = error === null ? 'no registry could be asked for it' : error.message;
+      return { verdict: 'base-missing', reason: `${gone}; ${moved}, and ${why}`, error };
+    }
   }
-  const error = lostAtEpoch(desired);
-  const but = error?.message ?? doubt;
-  if (but !== null) {
-    return { verdict: 'base-drifted', reason: `${gone}, and though epoch's tag is exactly that, ${but}`, error };
+}
+
+function judgeRestorable({ served, node }: World, lookup: Lookup & { state: 'there' }, reason: string): Judgement {
+  if (served.repair.restoreBases === 'restore') {
+    return { verdict: 'base-restorable', reason, plan: 'restore', source: lookup.reference };
   }
-  const why = "but epoch's tag serves exactly that, so a forced pull heals it";
-  return { verdict: 'base-drifted', reason: `${gone}, ${why}`, plan: 'pull' };
+  return { verdict: 'base-restorable', reason, commands: restoreCommands(node.cocoon, lookup.reference) };
 }
 
 function movedOn(desired: DesiredImage | null, digest: string): string | null {
@@ -121,12 +232,21 @@ function yielding(served: Served, digest: string): DesiredImage | null {
   return served.desired.find((d) => d.contentDigest === digest) ?? null;
 }
 
-/** The verdict on the files of an OCI base. */
-function judgeFiles(observed: Observed, files: string[]): Judged {
-  const gone = files.filter((path) => observed.files[path] !== 'file');
-  if (gone.length === 0) return { verdict: 'clonable', reason: null };
-  const reason = `${gone.length} of ${files.length} layers of its base are not there: ${gone[0]}`;
-  return { verdict: 'base-missing', reason };
+type Say = (verdict: SnapshotVerdict, reason: string | null, rest?: Partial<SnapshotRow>) => SnapshotRow;
+
+/** An OCI base is all its layers, its kernel and its initrd; the digest that the record pins is the manifest's. */
+function judgeOciBase(world: World, hot: ServedSnapshots, fact: SnapshotFact, say: Say): SnapshotRow {
+  // A snapshot of firecracker names its layers in its record alone.
+  const blobs = fact.blobIds.map((hex) => `${world.node.cocoon.rootDir}/oci/blobs/${hex}.erofs`);
+  const needed = fact.layerFiles.length > 0 ? fact.layerFiles : blobs;
+  if (needed.length === 0) return say('unknown', 'neither its files nor its record tell the layers of its base');
+  const gone = needed.filter((path) => world.observed.files[path] !== 'file');
+  if (gone.length === 0) return say('clonable', null);
+  const words = `${gone.length} of the ${needed.length} files of its base are not there, as ${gone[0]}`;
+  if (fact.baseDigest === null)
+    return say('base-missing', `${words}, and its record does not say which image that was`);
+  const { verdict, reason, ...rest } = judgeGone(world, hot, fact.base, fact.baseDigest, words);
+  return say(verdict, reason, rest);
 }
 
 /**
@@ -179,52 +299,69 @@ export function pinnedBy(fact: SnapshotFact): string | null {
 }
 
 /** A tracked snapshot that the node has not fetched yet: what would its base get? */
-function judgeRemote(
-  served: Served,
-  hot: ServedSnapshots,
-  node: Node,
-  observed: Observed,
-  snapshot: string,
-): SnapshotRow {
+function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): SnapshotRow {
+  const { observed } = world;
   const wanted = hot.snapshots.find((s) => s.snapshot === snapshot);
-  const { base = null, baseDigest = null, error = null } = wanted ?? {};
-  const say = ({
-    verdict,
-    reason,
-    ...rest
-  }: Omit<Judged, 'verdict'> & { verdict: SnapshotVerdict | null }): SnapshotRow =>
+  const { base = null, baseDigest = null } = wanted ?? {};
+  const say = (
+    baseVerdict: SnapshotVerdict | null,
+    reason: string | null,
+    rest: Partial<SnapshotRow> = {},
+  ): SnapshotRow =>
     row(snapshot, {
-      ...rest,
-      verdict: 'not-on-node',
       base,
       baseDigest,
-      baseVerdict: verdict,
-      reason: `not fetched yet; ${reason ?? 'its base is there'}`,
+      ...rest,
+      verdict: 'not-on-node',
+      baseVerdict,
+      reason: ['not fetched yet', reason].filter(Boolean).join('; '),
     });
   if (base === null || baseDigest === null) {
-    return say({ verdict: 'unknown', reason: error?.message ?? 'what it needs is not known', error });
+    const error = wanted?.error ?? null;
+    return say('unknown', error?.message ?? 'what it needs is not known', { error });
   }
-  const coldStart = { verdict: null, reason: 'the first clone pulls its base too (a cold start)' };
   const entry = observed.entries.find(({ reference }) => reference === base);
-  if (entry?.type === 'oci') {
-    // cocoon looks for the digest in the index, and pulls by digest where it is not there (contract D.3).
-    return say(entry.digest === baseDigest ? judgeOciEntry(node, observed, entry) : coldStart);
+  const judged =
+    entry?.type === 'oci'
+      ? judgeOciEntry(world, hot, entry, baseDigest)
+      : wanted?.baseType === 'oci'
+        ? null
+        : judgeBase(world, hot, base, baseDigest);
+  const isGone = judged !== null && GONE.has(judged.verdict);
+  if (judged === null || (isGone && entry === undefined)) {
+    return say(null, 'the first clone pulls its base too (a cold start)');
   }
-  const judged = judgeBase(served, node, observed, base, baseDigest);
-  const isGone = judged.verdict === 'base-drifted' || judged.verdict === 'base-missing';
-  return say(isGone && entry === undefined ? coldStart : judged);
+  const { verdict, reason, ...rest } = judged;
+  const there = verdict === 'clonable' ? (reason ?? 'its base is there') : reason;
+  return say(verdict, [there, leftWithoutKeeper(world, base, baseDigest)].filter(Boolean).join('; '), rest);
 }
 
-/** An OCI entry and its files. Only a JSON index tells which files those are. */
-function judgeOciEntry(node: Node, observed: Observed, { layers, kernelLayer, initrdLayer }: IndexEntry): Judged {
-  if (layers.length === 0) return { verdict: 'unknown', reason: 'cocoon does not tell the layers of its base' };
-  const oci = `${node.cocoon.rootDir}/oci`;
-  const files = [
-    ...layers.map((layer) => `${oci}/blobs/${hexOf(layer)}.erofs`),
-    ...(kernelLayer === null ? [] : [`${oci}/boot/${hexOf(kernelLayer)}/vmlinuz`]),
-    ...(initrdLayer === null ? [] : [`${oci}/boot/${hexOf(initrdLayer)}/initrd.img`]),
-  ];
-  return judgeFiles(observed, files);
+/** The verdicts on a base that is not there. */
+const GONE: ReadonlySet<SnapshotVerdict> = new Set(['base-drifted', 'base-restorable', 'base-missing', 'base-lost']);
+
+/** cocoon looks for the digest in the index, and pulls by digest where it is not there (contract D.3): a cold start. */
+function judgeOciEntry(world: World, hot: ServedSnapshots, entry: IndexEntry, digest: string): Judgement | null {
+  if (entry.digest !== digest) return null;
+  const desired = coverOf(world, entry.reference);
+  const isSame = desired?.contentDigest === digest;
+  if (entry.layers.length === 0 && !isSame) {
+    return { verdict: 'unknown', reason: 'cocoon does not tell the layers of its base' };
+  }
+  const files = ociState(world.node, world.observed, isSame ? desired : null, entry);
+  if (files.state === 'sound') return { verdict: 'clonable', reason: null };
+  return judgeGone(world, hot, entry.reference, digest, `of its base, ${files.why}`);
+}
+
+/** A pull of the tag is still right where it takes the last keeper of this base, but it is announced. */
+function leftWithoutKeeper(world: World, base: string, digest: string): string | null {
+  const [only, ...more] = keepersOf(world.observed, digest);
+  const desired = coverOf(world, base);
+  const isMoved =
+    desired !== null &&
+    (desired.contentDigest === null ? desired.disproved.includes(digest) : desired.contentDigest !== digest);
+  return only === base && more.length === 0 && isMoved
+    ? 'once the tag is pulled again nothing keeps its base on this node'
+    : null;
 }
 
 function row(snapshot: string, rest: Partial<SnapshotRow> & Pick<SnapshotRow, 'verdict'>): SnapshotRow {
@@ -234,6 +371,7 @@ function row(snapshot: string, rest: Partial<SnapshotRow> & Pick<SnapshotRow, 'v
     base: null,
     baseDigest: null,
     baseVerdict: null,
+    source: null,
     plan: null,
     wave: null,
     reason: null,

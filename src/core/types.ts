@@ -92,8 +92,17 @@ export interface DesiredImage extends Desired {
   tracked: boolean;
   /** The disk blobs of a cloud image, in the order in which epoch joins them. */
   blobs: { digest: string; sizeBytes: number }[];
-  /** A blob that the manifest names and epoch does not have: nothing can be pulled until it is back. */
+  /** The layers of a container image, in order. */
+  layers: string[];
+  /**
+   * Digests on nodes that are proven not to be this content, where the content digest itself is not known: the parts of
+   * a split image tell what it is not before anything tells what it is.
+   */
+  disproved: string[];
+  /** A blob that the manifest names and the registry does not have: nothing can be pulled until it is back. */
   missingBlob: string | null;
+  /** Why cocoon cannot pull this reference, whatever the registry serves; null where it can. */
+  unpullable: string | null;
   /** How cocoon stores it: as downloaded, converted (then its bytes prove nothing), or not known. */
   stored: 'as-is' | 'converted' | null;
   /** Sentences for people about this image: ambiguity of its URL, contradictions of the artifact. */
@@ -106,6 +115,9 @@ export interface DesiredSnapshot {
   tracked: boolean;
   base: string | null;
   baseDigest: string | null;
+  baseType: 'cloudimg' | 'oci';
+  /** When it was taken. */
+  createdAt: string | null;
   /** Of all its files together: what a node downloads that has not fetched it. */
   sizeBytes: number | null;
   error: ErrorInfo | null;
@@ -129,6 +141,19 @@ export interface BlobFact {
   regular: boolean;
   sizeBytes: number;
   header: string | null;
+  /** Size, inode and mtime: as long as it is the same, so are the bytes. */
+  stamp: string;
+  /** The digest of its bytes, where they were hashed. */
+  sha256: string | null;
+}
+
+/** A virtual machine of a node, as far as it matters to images. */
+export interface VmFact {
+  name: string;
+  state: string;
+  /** The blobs that its record names, and the digest of its image. */
+  blobIds: string[];
+  imageDigest: string | null;
 }
 
 /** One hot snapshot of a node: its record, and what lies in its data directory. */
@@ -173,6 +198,12 @@ export interface Observed {
   /** Every file outside `cloudimg/blobs` that an entry or a snapshot needs, by absolute path. */
   files: Record<string, FileState>;
   snapshots: SnapshotFact[];
+  vms: VmFact[];
+  /**
+   * What the overlays of data directories open that no snapshot record names: on a SQLite store, which does not list
+   * pending records, one that is being taken.
+   */
+  unlistedBackings: string[];
   /** Sentences for people: a stray index beside the live one, an empty node. */
   notes: string[];
 }
@@ -220,7 +251,7 @@ export type SnapshotVerdict = (typeof SNAPSHOT_VERDICTS)[number];
 export type Outcome = 'healed' | 'failed' | 'skipped' | 'superseded';
 
 export interface Step {
-  step: 'pull' | 'verify' | 'clone';
+  step: 'pull' | 'replace' | 'restore' | 'import' | 'verify' | 'clone';
   /** Null where there was nothing to test. */
   ok: boolean | null;
   durationMs: number;
@@ -236,7 +267,7 @@ export interface ImageRow {
   verdict: ImageVerdict;
   have: string | null;
   want: string | null;
-  plan: 'pull' | null;
+  plan: 'pull' | 'replace' | 'import' | null;
   wave: number | null;
   reason: string | null;
   error: ErrorInfo | null;
@@ -254,7 +285,9 @@ export interface SnapshotRow {
   base: string | null;
   baseDigest: string | null;
   baseVerdict: SnapshotVerdict | null;
-  plan: 'pull' | null;
+  /** What the plan pulls: the reference of the base, or the URL that restores exactly the pinned content. */
+  source: string | null;
+  plan: 'pull' | 'replace' | 'restore' | null;
   wave: number | null;
   reason: string | null;
   error: ErrorInfo | null;
@@ -291,14 +324,18 @@ export interface Limit {
   percent: boolean;
 }
 
-/** One pull on one node. */
+export type ActionKind = 'pull' | 'replace' | 'import' | 'restore';
+
+/** One change on one node. */
 export interface Action {
   node: string;
+  kind: ActionKind;
+  /** The key in the node's index; of a `restore` that of the snapshots' base. */
   reference: string;
   image: string;
   tag: string;
-  /** The content digest that epoch served when the plan was made. */
-  want: string;
+  /** The content digest that must be there in the end; null where only the pull will tell it. */
+  want: string | null;
   sizeBytes: number;
   /** 0 for the canary nodes of an image, 1 for all others. */
   wave: number;

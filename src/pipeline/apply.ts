@@ -1,45 +1,25 @@
 /**
- * Carries out a plan: wave by wave, a few pulls at once, each verified by reading the node again. This is the only
+ * Carries out a plan: wave by wave, a few changes at once, each verified by reading the node again. This is the only
  * file that reaches what changes nodes, and it looks at nothing but the plan.
  */
 import PQueue from 'p-queue';
-import { cloneCanary, pullImage } from '../adapters/node-change.ts';
-import { readNode } from '../adapters/node-read.ts';
-import type { Connection, Ssh } from '../adapters/ssh.ts';
+import { cloneCanary, importImage, pullImage, replaceBlob } from '../adapters/node-change.ts';
+import type { Connection } from '../adapters/ssh.ts';
+import { isQcow2 } from '../core/desired.ts';
 import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
-import { blobState, type Served } from '../core/images.ts';
 import { failureBudget } from '../core/plan.ts';
-import { hexOf, localSnapshotName } from '../core/reference.ts';
-import { judgeSnapshots, type ServedSnapshots } from '../core/snapshots.ts';
 import { shortDigest } from '../core/text.ts';
-import type {
-  Action,
-  ActionResult,
-  DesiredImage,
-  ErrorInfo,
-  Node,
-  Observed,
-  Policy,
-  SnapshotRow,
-  Step,
-} from '../core/types.ts';
-import { READ_TIMEOUT_MS } from './observe.ts';
-import type { Resolver } from './resolve.ts';
+import { localSnapshotName } from '../core/reference.ts';
+import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step } from '../core/types.ts';
+import { verify, verifyClones, type Verified, type VerifyContext } from './verify.ts';
 
 /** What applying needs beside the plan. */
-export interface ApplyContext {
-  ssh: Ssh;
-  nodes: Node[];
-  policy: Policy;
-  served: Served;
-  hot: ServedSnapshots;
-  vm: { snapshot: string | null; timeoutMs: number; nodes: 'canary' | 'healed'; extraArgs: string[] };
-  runId: string;
-  /** A resolver that has not asked epoch anything yet: what it says is what epoch serves at this moment. */
-  resolver: () => Resolver;
-  signal: AbortSignal;
-  onStep: (action: Action, step: Step) => void;
-  onResult: (result: ActionResult) => void;
+export interface ApplyContext extends VerifyContext {
+  id: string;
+  events: VerifyContext['events'] & {
+    onStep: (action: Action, step: Step) => void;
+    onResult: (result: ActionResult) => void;
+  };
 }
 
 /** How a run is going: what decides whether the next action may start. */
@@ -80,7 +60,7 @@ export async function applyPlan(actions: Action[], context: ApplyContext): Promi
                 : skipped(action, why);
             if (result.outcome === 'failed') progress.failures += 1;
             results.set(action, result);
-            context.onResult(result);
+            context.events.onResult(result);
           });
         });
         perNode.set(action.node, run);
@@ -143,7 +123,7 @@ function stepRecorder(action: Action, context: ApplyContext, steps: Step[]): Run
       const ok = error === null ? true : error.code === 'NOTHING_TO_TEST' ? null : false;
       const done = { step, ok, durationMs: Math.round(performance.now() - startedAt), error };
       steps.push(done);
-      context.onStep(action, done);
+      context.events.onStep(action, done);
     };
     try {
       const value = await work();
@@ -157,7 +137,10 @@ function stepRecorder(action: Action, context: ApplyContext, steps: Step[]): Run
   };
 }
 
-/** Look once more, pull, verify, clone; never throws. */
+/** What a step says that left the node as it was. */
+const UNTOUCHED: ReadonlySet<string> = new Set(['LOCKED', 'BLOB_IN_USE']);
+
+/** Look once more, change, verify, clone; never throws. */
 async function applyAction(
   action: Action,
   node: Node,
@@ -170,7 +153,7 @@ async function applyAction(
   let after: string | null = null;
   let connection: Connection | null = null;
   try {
-    const opened = await context.ssh.connect(node, context.signal);
+    const opened = await context.clients.ssh.connect(node, context.signal);
     connection = opened;
     const before = await verify(action, node, opened, context);
     const needed = before.problem !== null;
@@ -180,39 +163,37 @@ async function applyAction(
     if (context.policy.clone !== 'none') {
       await step(
         'clone',
-        async () => await verifyClones(action, node, opened, context, healed),
+        async () => {
+          const { problem, users } = verifyClones(action, node, context, healed);
+          if (problem === null) await startCanaries(action, users, node, opened, context);
+          return problem;
+        },
         (problem) => problem,
       );
     }
-    const superseded = healed.now !== action.want;
+    const superseded = action.want !== null && healed.now !== action.want;
     const reason = superseded
-      ? `epoch's tag moved during the run: the node has ${shortDigest(healed.now)}, as epoch serves now`
+      ? `the tag moved during the run: the node has ${shortDigest(healed.now)}, as its registry serves now`
       : needed
         ? null
-        : 'it was in sync already when its turn came: nothing was pulled';
+        : 'it was in sync already when its turn came: nothing was changed';
     return { ...base, outcome: superseded ? 'superseded' : 'healed', reason, error: null, after };
   } catch (error) {
     const info = infoOf(context.signal.aborted ? context.signal.reason : error);
-    // Where nothing had begun on the node it has not failed: another run holds it, or the run ended before its turn.
-    const begun = steps.some((s) => s.error?.code !== 'LOCKED');
+    // Where nothing had begun on the node it has not failed: another run or a VM holds it, or the run ended before its turn.
+    const begun = steps.some((s) => s.error === null || !UNTOUCHED.has(s.error.code));
     return { ...base, outcome: begun ? 'failed' : 'skipped', reason: info.message, error: info, after };
   } finally {
     connection?.close();
   }
 }
 
-/** What a node holds and what epoch serves, read at the same time. `problem` is null where they agree. */
-interface Verified {
-  have: string | null;
-  now: string;
-  desired: DesiredImage;
-  observed: Observed;
-  problem: ErrorInfo | null;
-}
+/** What may go better a second time; the guard there is over by then. */
+const AGAIN: ReadonlySet<string> = new Set(['PULL_FAILED', 'IMPORT_FAILED']);
 
 /**
- * Pulls and reads the node again until it holds what epoch serves now: once more after a failed or a wrong download
- * (`pullRetries`), and once more when the tag moved meanwhile.
+ * Changes the node and reads it again until it holds what its registry serves now: once more after a failed or a wrong
+ * download (`pullRetries`), and once more when the tag moved meanwhile.
  */
 async function refresh(
   action: Action,
@@ -222,14 +203,13 @@ async function refresh(
   progress: Progress,
   step: RunStep,
 ): Promise<Verified> {
-  const { policy, signal } = context;
-  let retries = policy.pullRetries;
+  let retries = context.policy.pullRetries;
   let moved = false;
   for (;;) {
     try {
-      await step('pull', async () => await pullImage(connection, node, action.reference, policy.pullTimeoutMs, signal));
+      await step(action.kind, async () => await change(action, node, connection, context));
     } catch (error) {
-      if (infoOf(error).code !== 'PULL_FAILED' || retries === 0) throw error;
+      if (!AGAIN.has(infoOf(error).code) || retries === 0) throw error;
       retries -= 1;
       continue;
     }
@@ -239,7 +219,7 @@ async function refresh(
       (v) => v.problem,
     );
     if (found.problem === null) return found;
-    const isOvertaken = found.now !== action.want && found.have === action.want;
+    const isOvertaken = action.want !== null && found.now !== action.want && found.have === action.want;
     if (isOvertaken && !moved) {
       moved = true;
       continue;
@@ -247,6 +227,54 @@ async function refresh(
     noteWrongDigest(action, found.have, progress);
     if (retries === 0 || progress.stopped.has(imageKey(action))) return found;
     retries -= 1;
+  }
+}
+
+/** The change itself, on the node. */
+async function change(action: Action, node: Node, connection: Connection, context: ApplyContext): Promise<void> {
+  const { reference, want, sizeBytes } = action;
+  const { policy, signal, clients, served } = context;
+  const timeoutMs = policy.pullTimeoutMs;
+  switch (action.kind) {
+    case 'pull':
+    case 'restore':
+      await pullImage(connection, node, reference, timeoutMs, signal);
+      return;
+    case 'replace':
+      await replaceBlob(connection, node, reference, want as string, timeoutMs, signal);
+      return;
+    case 'import': {
+      const image = served.desired.find((d) => d.image === action.image && d.tag === action.tag);
+      const content = joined(clients.epoch, action, image?.blobs ?? [], signal);
+      await importImage(connection, node, reference, { content, digest: want as string, sizeBytes }, timeoutMs, signal);
+    }
+  }
+}
+
+/**
+ * The content of an image as epoch joins it, part after part. What cannot come out right ends at once: a node that was
+ * promised more bytes would wait for them.
+ */
+async function* joined(
+  epoch: ApplyContext['clients']['epoch'],
+  { image: repository, reference }: Action,
+  blobs: { digest: string; sizeBytes: number }[],
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
+  const [first] = blobs;
+  if (first !== undefined && !isQcow2(await epoch.blobHead(repository, first.digest, signal))) {
+    throw fault('ARTIFACT_UNSUPPORTED', { image: reference, why: 'it is no qcow2 image, and cocoon imports no other' });
+  }
+  for (const { digest, sizeBytes } of blobs) {
+    let bytes = 0;
+    for await (const chunk of epoch.blobStream(repository, digest, signal)) {
+      bytes += chunk.length;
+      if (bytes > sizeBytes) break;
+      yield chunk;
+    }
+    if (bytes === sizeBytes) continue;
+    const detail = `it came with ${bytes > sizeBytes ? 'more than ' : ''}${Math.min(bytes, sizeBytes)} of ${sizeBytes} bytes`;
+    throw fault('REGISTRY_BLOB_MISSING', { repository, digest, detail });
   }
 }
 
@@ -260,84 +288,42 @@ function noteWrongDigest(action: Action, have: string | null, progress: Progress
   progress.stopped.set(imageKey(action), why);
 }
 
-/**
- * Reads the node again and compares its entry and blob with what epoch serves at this moment.
- * @throws ReconcileError where either cannot be asked
- */
-async function verify(action: Action, node: Node, connection: Connection, context: ApplyContext): Promise<Verified> {
-  const resolver = context.resolver();
-  const [desired, observed] = await Promise.all([
-    resolver.image(action.image, action.tag),
-    readNode(connection, node, READ_TIMEOUT_MS, context.signal),
-  ]);
-  const now = desired.contentDigest;
-  if (now === null)
-    throw new ReconcileError(desired.error ?? errorInfo('INTERNAL', { problem: 'no digest and no error' }));
-  const have = observed.entries.find((e) => e.reference === action.reference && e.type === 'cloudimg')?.digest ?? null;
-  const mismatch = (detail: string): Verified => ({
-    have,
-    now,
-    desired,
-    observed,
-    problem: errorInfo('VERIFY_MISMATCH', { host: node.name, reference: action.reference, have, want: now, detail }),
-  });
-  if (have !== now) return mismatch('the node recorded another digest than epoch serves now');
-  const { depth } = context.served;
-  const fact = observed.blobs[hexOf(now)];
-  const atOnce = blobState(fact, desired, depth);
-  const known = atOnce.state === 'unproven' ? await resolver.withStoredForm(desired) : desired;
-  const blob = blobState(fact, known, depth);
-  if (blob.state !== 'sound') return mismatch(blob.why ?? 'the blob is unsound');
-  return { have, now, desired: known, observed, problem: null };
-}
+/** How long a second look at a canary may take to get a connection, in ms: it is not the run's to abort. */
+const CONNECT_MS = 60_000;
 
 /**
- * The last step: the snapshots whose base is the content just pulled must clone, by their files or by a canary VM.
- * @returns the problem, NOTHING_TO_TEST where no snapshot uses the new content, or null
+ * Clones the snapshots in turn, where the config asks for canary VMs on this node.
  * @throws ReconcileError CLONE_FAILED, CANARY_LEFT
  */
-async function verifyClones(
-  action: Action,
+async function startCanaries(
+  { wave }: Action,
+  users: SnapshotRow[],
   node: Node,
   connection: Connection,
   context: ApplyContext,
-  healed: Verified,
-): Promise<ErrorInfo | null> {
-  const { policy, vm } = context;
-  const users = usersOf(node, healed, context);
-  if (users.length === 0) return errorInfo('NOTHING_TO_TEST', { host: node.name, image: imageKey(action) });
-  for (const { snapshot, verdict, reason } of users) {
-    if (verdict !== 'clonable') throw fault('CLONE_FAILED', { host: node.name, snapshot, why: reason ?? verdict });
-  }
-  if (policy.clone === 'files' || (vm.nodes === 'canary' && action.wave !== 0)) return null;
-  for (const { snapshot } of canarySnapshots(users, context)) await startCanary(node, snapshot, connection, context);
-  return null;
-}
-
-/** The snapshots of the node whose base is what was just pulled; one that is broken for another reason does not count. */
-function usersOf(node: Node, { now, desired, observed }: Verified, context: ApplyContext): SnapshotRow[] {
-  const observation = { node, status: 'observed' as const, observed, error: null, durationMs: 0 };
-  const { served, hot } = context;
-  // What was learned of the image since the plan was made counts here too: its size, and how cocoon stores it.
-  const isSame = ({ image, tag }: DesiredImage): boolean => image === desired.image && tag === desired.tag;
-  const current = { ...served, desired: served.desired.map((other) => (isSame(other) ? desired : other)) };
-  return judgeSnapshots(current, hot, observation).filter(
-    (row) => row.id !== null && row.baseDigest === now && row.verdict !== 'broken' && row.verdict !== 'pending',
-  );
+): Promise<void> {
+  const { vm } = context.settings.verify;
+  if (context.policy.clone !== 'vm' || (vm.nodes === 'canary' && wave !== 0)) return;
+  for (const { snapshot } of chosen(users, context)) await startCanary(node, snapshot, connection, context);
 }
 
 /** The configured snapshot, else the tracked ones, else the first that the node happens to hold. */
-function canarySnapshots(users: SnapshotRow[], { vm, hot }: ApplyContext): SnapshotRow[] {
-  if (vm.snapshot !== null) return users.filter((user) => user.snapshot === vm.snapshot);
+function chosen(users: SnapshotRow[], { settings, hot }: ApplyContext): SnapshotRow[] {
+  const { snapshot: configured } = settings.verify.vm;
+  if (configured !== null) return users.filter((user) => user.snapshot === configured);
   const tracked = users.filter((user) => hot.tracked.some(({ snapshot }) => snapshot === user.snapshot));
   return tracked.length > 0 ? tracked : users.slice(0, 1);
 }
 
 async function startCanary(node: Node, snapshot: string, connection: Connection, context: ApplyContext): Promise<void> {
-  const { vm, ssh, runId, signal } = context;
-  const again = async (): Promise<Connection> => await ssh.connect(node, AbortSignal.timeout(60_000));
-  const canary = { name: `reconcile-canary-${runId}`, snapshot: localSnapshotName(snapshot), extraArgs: vm.extraArgs };
-  const { clone, left } = await cloneCanary(connection, again, node, canary, vm.timeoutMs, signal);
-  if (left !== null) throw new ReconcileError(left);
-  if (clone !== null) throw new ReconcileError(clone);
+  const { settings, clients, id, signal } = context;
+  const { timeoutMs, extraArgs } = settings.verify.vm;
+  const again = async (): Promise<Connection> => await clients.ssh.connect(node, AbortSignal.timeout(CONNECT_MS));
+  const canary = { name: `reconcile-canary-${id}`, snapshot: localSnapshotName(snapshot), extraArgs };
+  for (const isLast of [false, true]) {
+    const { clone, vanished, left } = await cloneCanary(connection, again, node, canary, timeoutMs, signal);
+    if (left !== null) throw new ReconcileError(left);
+    if (clone === null) return;
+    if (!vanished || isLast) throw new ReconcileError(clone);
+  }
 }

@@ -6,7 +6,9 @@ import { localSnapshotName } from '../core/reference.ts';
 import { assemble } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import type { ErrorInfo, NodeVerdicts, Observation, Report } from '../core/types.ts';
-import { judgeFleet, type JudgeRequest, type RunRequest } from './run.ts';
+import { architecturesOf, judgeFleet, type JudgeRequest } from './judge.ts';
+import type { Held } from './resolve.ts';
+import type { RunRequest } from './run.ts';
 
 export interface GateRequest extends JudgeRequest, Pick<RunRequest, 'tool' | 'id' | 'startedAt' | 'interruptedBy'> {
   questions: PlacedQuestion[];
@@ -19,7 +21,7 @@ export async function runGate(request: GateRequest): Promise<Report> {
   const nodes = request.nodes.filter(({ name }) => asked.has(name));
   const settings = settingsFor(request.settings, questions);
   const { observations, served, hot, verdicts, error } = await judgeFleet({ ...request, nodes, settings }, (seen) =>
-    referencesAsked(seen, questions),
+    heldOf(seen, questions),
   );
   const facts = { served, snapshots: hot.snapshots, observations, verdicts };
   const gate = judgeGate(questions, facts, settings.gate);
@@ -59,7 +61,12 @@ function settingsFor(settings: Settings, questions: PlacedQuestion[]): Settings 
   const track = [...new Map(named.map((image) => [image.reference, image])).values()];
   return {
     ...settings,
-    images: { discover: true, track: track.map((image) => ({ ...image, pools: null })), ignore: [] },
+    images: {
+      ...settings.images,
+      discover: true,
+      track: track.map((image) => ({ ...image, pools: null })),
+      ignore: [],
+    },
     snapshots: {
       discover: false,
       track: snapshotsAsked(questions).map((snapshot) => ({ snapshot, pools: null })),
@@ -73,12 +80,13 @@ function snapshotsAsked(questions: PlacedQuestion[]): string[] {
 }
 
 /** The images to start from, and what the asked snapshots on the nodes are based on. */
-function referencesAsked(observations: Observation[], questions: PlacedQuestion[]): string[] {
+function heldOf(observations: Observation[], questions: PlacedQuestion[]): Held {
   const local = new Set(snapshotsAsked(questions).map(localSnapshotName));
   const bases = observations.flatMap(({ observed }) =>
     (observed?.snapshots ?? []).flatMap(({ name, base }) => (base !== null && local.has(name) ? [base] : [])),
   );
-  return [...new Set([...questions.filter(({ mode }) => mode === 'run').map(({ image }) => image), ...bases])];
+  const references = questions.filter(({ mode }) => mode === 'run').map(({ image }) => image);
+  return { references, bases, snapshots: [], architectures: architecturesOf(observations) };
 }
 
 /** The rows that the answers come from: the snapshots, the images, and the bases of those snapshots. */

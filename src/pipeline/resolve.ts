@@ -1,31 +1,54 @@
-/** Asks epoch what it serves: tracked images, references found on nodes, and the bases of snapshots. */
+/** Asks registries what they serve: tracked images, references found on nodes, and the bases of snapshots. */
 import type { Registry } from '../adapters/registry.ts';
-import { contentOf, kindOf, storedAs, type Manifest } from '../core/desired.ts';
-import { errorInfo, fault, infoOf } from '../core/errors.ts';
+import { readChecksums } from '../core/checksums.ts';
+import { contentOf, hasUnpaddedTitles, kindOf, storedAs, withLearned, type Manifest } from '../core/desired.ts';
+import { errorInfo, fault } from '../core/errors.ts';
 import { object, optionalText, ShapeError } from '../core/json.ts';
-import { epochReference, isDigest, meaningOf, parseSnapshotName, readingsOf } from '../core/reference.ts';
+import {
+  epochReference,
+  isDigest,
+  localSnapshotName,
+  meaningOf,
+  parseImageName,
+  parseSnapshotName,
+  readingsOf,
+} from '../core/reference.ts';
+import type { Lookup, LookupRequest } from '../core/snapshots.ts';
 import type { DesiredImage, DesiredSnapshot, ErrorInfo, TrackedImage, TrackedSnapshot } from '../core/types.ts';
+import { missingBlob, NOTHING_KNOWN, remember, whyOf, type ResolverOptions } from './ask.ts';
+import { createOciResolver } from './resolve-oci.ts';
 
 /** Asks each question once, however many nodes raise it; what went wrong is in the answers, nothing is thrown. */
 export interface Resolver {
+  /** The cloud image that epoch serves under a tag. */
   image(repository: string, tag: string): Promise<DesiredImage>;
-  /** What `/dl/PATH` means to this epoch, and what it serves there; null where it is no image at epoch. */
-  reference(reference: string): Promise<DesiredImage | null>;
+  /** What a reference on a node stands for, once per platform; none where it is nothing that can be asked for. */
+  reference(reference: string, architectures: string[]): Promise<DesiredImage[]>;
+  /** A tracked image: as `image`, or of another registry once per platform. */
+  tracked(image: TrackedImage, architectures: string[]): Promise<DesiredImage[]>;
   snapshot(name: string): Promise<DesiredSnapshot>;
   /** The image with the way in which cocoon stores it, told from its first bytes at epoch. */
   withStoredForm(image: DesiredImage): Promise<DesiredImage>;
+  /** Whether exactly this content is still to be had, where `current` is what the tag of its base serves now. */
+  lookup(request: LookupRequest, current: DesiredImage | null): Promise<Lookup>;
 }
+
+const UNPADDED =
+  'the titles of its parts are not padded with zeros: epoch joins part 10 before part 2, so the joined file is likely garbled';
 
 type Found = { manifest: Manifest | null; error: ErrorInfo | null };
 
-export function createResolver(registry: Registry, epochUrl: string, signal: AbortSignal): Resolver {
+export function createResolver(options: ResolverOptions): Resolver {
+  const { epochUrl, epoch, state, signal } = options;
+  const oci = createOciResolver(options);
   const manifests = new Map<string, Promise<Found>>();
   const images = new Map<string, Promise<DesiredImage>>();
+  const snapshots = new Map<string, Promise<DesiredSnapshot>>();
 
   const manifestOf = async (repository: string, tag: string): Promise<Found> =>
     await remember(manifests, `${repository}:${tag}`, async () => {
       try {
-        return { manifest: await registry.manifest(repository, tag, signal), error: null };
+        return { manifest: await epoch.manifest(repository, tag, signal), error: null };
       } catch (error) {
         return { manifest: null, error: whyOf(error, signal) };
       }
@@ -34,254 +57,313 @@ export function createResolver(registry: Registry, epochUrl: string, signal: Abo
   const image: Resolver['image'] = async (repository, tag) =>
     await remember(images, `${repository}:${tag}`, async () => {
       const { manifest, error } = await manifestOf(repository, tag);
-      const content =
-        manifest === null
-          ? { kind: null, contentDigest: null, contentDigestSource: null, sizeBytes: null, blobs: [], error }
-          : contentOf(`${repository}:${tag}`, manifest);
-      return {
-        image: repository,
-        tag,
-        platform: null,
-        reference: epochReference(epochUrl, repository, tag),
-        manifestDigest: manifest?.digest ?? null,
-        ...content,
-        ...(content.error === null
-          ? await missingBlob(registry, repository, content.blobs, signal)
-          : { missingBlob: null }),
-        tracked: false,
-        stored: null,
-        notes: [],
+      const base = { ...NOTHING_KNOWN, image: repository, tag, reference: epochReference(epochUrl, repository, tag) };
+      if (manifest === null) return { ...base, error };
+      const found: DesiredImage = {
+        ...base,
+        manifestDigest: manifest.digest,
+        ...contentOf(`${repository}:${tag}`, manifest),
+        notes: hasUnpaddedTitles(manifest) ? [UNPADDED] : [],
       };
+      if (found.blobs.length === 0) return found;
+      const learned = withLearned(found, state.learned(manifest.digest));
+      const known = learned.contentDigest === null ? await fromChecksums(learned, manifest) : learned;
+      return { ...known, ...(await missingBlob(epoch, repository, known.blobs, signal)) };
     });
 
-  const servesTagPath = async ({
-    repository,
-    tag,
-  }: {
-    repository: string;
-    tag: string;
-  }): Promise<boolean | ErrorInfo> => {
+  /** A checksums layer may name the joined file of a split image. */
+  const fromChecksums = async (split: DesiredImage, manifest: Manifest): Promise<DesiredImage> => {
+    const layer = manifest.layers.find(
+      ({ title, sizeBytes }) => /sha256sums/i.test(title ?? '') && sizeBytes <= 2 ** 20,
+    );
+    if (layer === undefined) return split;
     try {
-      return await registry.servesTagPath(repository, tag, signal);
+      const text = await epoch.blobText(split.image, layer.digest, signal);
+      const parts = manifest.layers.filter(({ digest }) => split.blobs.some((blob) => blob.digest === digest));
+      const { joined, contradicted } = readChecksums(
+        text,
+        parts.map(({ title, digest }) => ({ title: title ?? '', digest })),
+      );
+      if (contradicted.length > 0) {
+        const note = `the artifact contradicts itself: its checksums name another digest for ${contradicted.join(', ')}`;
+        return { ...split, notes: [...split.notes, note] };
+      }
+      if (joined === null) return split;
+      state.learnContent(manifest.digest, joined, 'checksums');
+      return withLearned(split, state.learned(manifest.digest), 'checksums');
+    } catch {
+      return split; // the checksums are only the cheapest of several ways to learn the digest
+    }
+  };
+
+  const servesTagPath = async (reading: { repository: string; tag: string }): Promise<boolean | ErrorInfo> => {
+    try {
+      return await epoch.servesTagPath(reading.repository, reading.tag, signal);
     } catch (error) {
       return whyOf(error, signal);
     }
   };
 
-  const reference: Resolver['reference'] = async (key) => {
-    const meaning = meaningOf(key, epochUrl);
-    if (meaning.kind !== 'download') return null;
-    const { whole, split } = readingsOf(meaning.path);
+  /** What `/dl/PATH` means to this epoch (contract E.6): newer ones take the last segment for a tag first. */
+  const download = async (path: string): Promise<DesiredImage[]> => {
+    const { whole, split } = readingsOf(path);
     const asTag = split === null ? null : (await manifestOf(split.repository, split.tag)).manifest;
     if (split !== null && asTag !== null) {
       const asName = whole === null ? null : (await manifestOf(whole.repository, whole.tag)).manifest;
       const probe = whole !== null && asName !== null ? whole : split;
       const newer = await servesTagPath(probe);
-      if (typeof newer === 'object')
-        return { ...(await image(split.repository, split.tag)), contentDigest: null, error: newer };
+      if (typeof newer === 'object') {
+        return [{ ...(await image(split.repository, split.tag)), contentDigest: null, disproved: [], error: newer }];
+      }
       if (newer) {
         const found = await image(split.repository, split.tag);
-        if (asName === null || whole === null) return found;
-        const note = `/dl/${meaning.path} is ambiguous: epoch serves ${split.repository}:${split.tag} there and not ${whole.repository}:latest, whose URL is /dl/${whole.repository}/latest`;
-        return { ...found, notes: [note] };
+        if (asName === null || whole === null) return [found];
+        const note = `/dl/${path} is ambiguous: epoch serves ${split.repository}:${split.tag} there and not ${whole.repository}:latest, whose URL is /dl/${whole.repository}/latest`;
+        return [{ ...found, notes: [...found.notes, note] }];
       }
     }
-    return whole === null ? null : await image(whole.repository, whole.tag);
+    return whole === null ? [] : [await image(whole.repository, whole.tag)];
   };
 
-  const snapshots = new Map<string, Promise<DesiredSnapshot>>();
+  /** Older epochs serve the tag `latest` under /dl and no other (contract E.6): another has no URL that cocoon could pull. */
+  const whyUnpullable = async ({
+    image: repository,
+    tag,
+    reference,
+    contentDigest,
+  }: DesiredImage): Promise<string | null> => {
+    const isTagPath = reference === epochReference(epochUrl, repository, tag) && tag !== 'latest';
+    if (!isTagPath || contentDigest === null || (await servesTagPath({ repository, tag })) !== false) return null;
+    return `this epoch serves only the tag latest under /dl: tag it so, or give it a reference that nodes can pull`;
+  };
+
   const snapshot = async (name: string): Promise<DesiredSnapshot> => {
-    const none = { snapshot: name, tracked: false, base: null, baseDigest: null, sizeBytes: null };
+    const none: DesiredSnapshot = {
+      snapshot: name,
+      tracked: false,
+      base: null,
+      baseDigest: null,
+      baseType: 'cloudimg',
+      createdAt: null,
+      sizeBytes: null,
+      error: null,
+    };
     const parsed = parseSnapshotName(name);
     if (parsed === null) {
-      return {
-        ...none,
-        error: errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why: 'this is no repo[:tag] at epoch' }),
-      };
+      const why = 'this is no repo[:tag] at epoch';
+      return { ...none, error: errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why }) };
     }
-    const { repository, tag } = parsed;
     try {
-      const manifest = await snapshotManifest(registry, repository, tag, signal);
-      return {
-        ...none,
-        sizeBytes: manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0),
-        ...readSnapshotConfig(await registry.blobJson(repository, manifest.configDigest as string, signal), name),
-      };
+      const manifest = await snapshotManifest(epoch, parsed.repository, parsed.tag, signal);
+      const config = await epoch.blobJson(parsed.repository, manifest.configDigest as string, signal);
+      const sizeBytes = manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
+      return { ...none, sizeBytes, ...readSnapshotConfig(config, name) };
     } catch (error) {
       return { ...none, error: whyOf(error, signal) };
     }
   };
 
+  const lookupCloud = async (digest: string, current: DesiredImage): Promise<Lookup> => {
+    const sizeBytes = await epoch.blobSize(current.image, digest, signal);
+    if (sizeBytes !== null) {
+      return { state: 'there', reference: `${epochUrl}/v2/${current.image}/blobs/${digest}`, sizeBytes };
+    }
+    // A split image has no blob of its joined content: only a manifest that was seen to yield it leads there.
+    for (const manifestDigest of state.manifestsOf(digest)) {
+      const found = await manifestOf(current.image, manifestDigest);
+      if (found.manifest === null) continue;
+      const newer = await servesTagPath({ repository: current.image, tag: manifestDigest });
+      const { sizeBytes: joined } = contentOf(current.image, found.manifest);
+      if (newer === true) {
+        return {
+          state: 'there',
+          reference: `${epochUrl}/dl/${current.image}/${manifestDigest}`,
+          sizeBytes: joined ?? 0,
+        };
+      }
+      const why = `epoch still has it as manifest ${manifestDigest}, but this release serves no download by digest: tag it`;
+      return { state: 'there-unpullable', why };
+    }
+    if (current.contentDigest === null && !current.disproved.includes(digest)) {
+      return { state: 'unasked', error: current.error };
+    }
+    return { state: 'gone', why: 'epoch does not give it any more' };
+  };
+
+  /** Of a base that is no tag of anything that we ask: what names its own content at epoch can still be had there. */
+  const lookupUncovered = async (base: string, digest: string): Promise<Lookup> => {
+    if (meaningOf(base, epochUrl).kind === 'immutable' && base.endsWith(`/blobs/${digest}`)) {
+      const [, repository = ''] = /\/v2\/(.+)\/blobs\//.exec(base) ?? [];
+      const sizeBytes = await epoch.blobSize(repository, digest, signal);
+      if (sizeBytes !== null) return { state: 'there', reference: base, sizeBytes };
+      return { state: 'gone', why: 'epoch does not give it any more' };
+    }
+    if (parseImageName(base)?.registry != null) return { state: 'unasked', error: null };
+    return { state: 'gone', why: 'nothing tells where it could be had' };
+  };
+
   return {
     image,
-    reference,
-    snapshot: (name) => remember(snapshots, name, async () => await snapshot(name)),
+    async reference(key, architectures) {
+      const meaning = meaningOf(key, epochUrl);
+      if (meaning.kind === 'download') return await download(meaning.path);
+      if (meaning.kind === 'epoch-oci') return await oci.atEpoch(meaning.repository, meaning.tag, key, architectures);
+      return [];
+    },
+    async tracked({ registry, image: repository, tag, reference }, architectures) {
+      if (registry !== null) return await oci.elsewhere(registry, repository, tag, reference, architectures);
+      const found = { ...(await image(repository, tag)), reference };
+      return [{ ...found, unpullable: await whyUnpullable(found) }];
+    },
+    snapshot: async (name) => await remember(snapshots, name, async () => await snapshot(name)),
     async withStoredForm(desired) {
       const [first] = desired.blobs;
-      if (first === undefined) return desired;
+      if (first === undefined || desired.kind !== 'cloud-image') return desired;
       try {
-        return { ...desired, stored: storedAs(await registry.blobHead(desired.image, first.digest, signal)) };
+        return { ...desired, stored: storedAs(await epoch.blobHead(desired.image, first.digest, signal)) };
       } catch {
         return desired; // not known then: the verdict says so and stays `unknown`
+      }
+    },
+    async lookup({ base, digest }, current) {
+      try {
+        if (current === null) return await lookupUncovered(base, digest);
+        return current.kind === 'container-image' ? await oci.lookup(base, digest) : await lookupCloud(digest, current);
+      } catch (error) {
+        return { state: 'unasked', error: whyOf(error, signal) };
       }
     },
   };
 }
 
-/** What was caught, or why the run ended, which is then the cause of it. */
-function whyOf(error: unknown, signal: AbortSignal): ErrorInfo {
-  return infoOf(signal.aborted ? signal.reason : error);
-}
-
-function remember<T>(memory: Map<string, Promise<T>>, key: string, ask: () => Promise<T>): Promise<T> {
-  const known = memory.get(key);
-  if (known !== undefined) return known;
-  const asked = ask();
-  memory.set(key, asked);
-  return asked;
-}
-
-/** The first disk blob that epoch lacks, or has at another length than its manifest says: a pull would come out bad. */
-async function missingBlob(
-  registry: Registry,
-  repository: string,
-  blobs: DesiredImage['blobs'],
-  signal: AbortSignal,
-): Promise<{ missingBlob: string | null; error?: ErrorInfo }> {
-  const sizes = await Promise.all(
-    blobs.map(async (blob) => {
-      try {
-        return await registry.blobSize(repository, blob.digest, signal);
-      } catch (error) {
-        return whyOf(error, signal);
-      }
-    }),
-  );
-  for (const [i, blob] of blobs.entries()) {
-    const found = sizes[i] ?? null;
-    if (found !== null && typeof found === 'object') return { missingBlob: blob.digest, error: found };
-    if (found !== blob.sizeBytes) {
-      const detail = found === null ? 'it is not there' : `it has ${found} bytes and not ${blob.sizeBytes}`;
-      return {
-        missingBlob: blob.digest,
-        error: errorInfo('REGISTRY_BLOB_MISSING', { repository, digest: blob.digest, detail }),
-      };
-    }
-  }
-  return { missingBlob: null };
-}
-
 /** A snapshot tag may be an image index: then linux/amd64, else the first child that is no attestation (F.4). */
 async function snapshotManifest(
-  registry: Registry,
+  epoch: Registry,
   repository: string,
   tag: string,
   signal: AbortSignal,
 ): Promise<Manifest> {
-  const name = `${repository}:${tag}`;
-  let manifest = await registry.manifest(repository, tag, signal);
+  const image = `${repository}:${tag}`;
+  let manifest = await epoch.manifest(repository, tag, signal);
   if (kindOf(manifest) === 'index') {
     const children = manifest.children.filter((child) => child.architecture !== 'unknown');
     const child = children.find((c) => c.os === 'linux' && c.architecture === 'amd64') ?? children[0];
-    if (child === undefined)
-      throw fault('ARTIFACT_UNSUPPORTED', { image: name, why: 'its image index has no usable child' });
-    manifest = await registry.manifest(repository, child.digest, signal);
+    if (child === undefined) throw fault('ARTIFACT_UNSUPPORTED', { image, why: 'its image index has no usable child' });
+    manifest = await epoch.manifest(repository, child.digest, signal);
   }
   if (kindOf(manifest) !== 'snapshot' || manifest.configDigest === null) {
-    throw fault('ARTIFACT_UNSUPPORTED', { image: name, why: 'epoch serves no hot snapshot under this tag' });
+    throw fault('ARTIFACT_UNSUPPORTED', { image, why: 'epoch serves no hot snapshot under this tag' });
   }
   return manifest;
 }
 
+type SnapshotBase = Pick<DesiredSnapshot, 'base' | 'baseDigest' | 'baseType' | 'createdAt' | 'error'>;
+
 /** The base that a snapshot's config blob names (E.8); old ones name only the blobs. */
-function readSnapshotConfig(document: unknown, name: string): Pick<DesiredSnapshot, 'base' | 'baseDigest' | 'error'> {
+function readSnapshotConfig(document: unknown, name: string): SnapshotBase {
   try {
     const config = object(document, 'the config blob');
     const [only, ...more] = Object.keys(object(config['imageBlobIds'] ?? {}, 'imageBlobIds'));
     const listed = only !== undefined && more.length === 0 ? `sha256:${only}` : null;
     const baseDigest = optionalText(config['imageDigest'], 'imageDigest') ?? listed;
     if (baseDigest !== null && !isDigest(baseDigest)) throw new ShapeError('imageDigest is no sha256 digest');
-    return { base: optionalText(config['image'], 'image'), baseDigest, error: null };
+    const baseType = config['imageType'] === 'oci' ? 'oci' : 'cloudimg';
+    const createdAt = optionalText(config['createdAt'], 'createdAt', 64);
+    return { base: optionalText(config['image'], 'image'), baseDigest, baseType, createdAt, error: null };
   } catch (error) {
     if (!(error instanceof ShapeError)) throw error;
-    return {
-      base: null,
-      baseDigest: null,
-      error: errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why: error.message }),
-    };
+    const unusable = errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why: error.message });
+    return { base: null, baseDigest: null, baseType: 'cloudimg', createdAt: null, error: unusable };
   }
 }
 
-/** Everything that epoch says, for judging. `covers` maps each reference to its place in `desired`. */
+/** Everything that registries say, for judging. `covers` maps each reference to its places in `desired`. */
 export interface Resolved {
   desired: DesiredImage[];
-  covers: Record<string, number>;
+  covers: Record<string, number[]>;
   snapshots: DesiredSnapshot[];
+}
+
+/** What nodes hold that raises questions. */
+export interface Held {
+  /** Keys of index entries. */
+  references: string[];
+  /** The references of the bases of snapshots; where one is a name, it may tie that name to an artifact. */
+  bases: string[];
+  /** The names of snapshots: where epoch has one under that name, the local copy is held against it. */
+  snapshots: string[];
+  /** Of the nodes, as `amd64`: an image index is resolved for each. */
+  architectures: string[];
 }
 
 /**
  * Resolves what the config tracks and what nodes hold. An image that the config names and a node's entry that means
- * the same tag are one row of `desired`.
- * @param references keys and snapshot bases found on nodes; only those that epoch could mean are asked for
+ * the same tag are one item of `desired`.
  * @param discover whether references of images that the config does not name are resolved too
  */
 export async function resolveAll(
   resolver: Resolver,
   tracked: { images: TrackedImage[]; snapshots: TrackedSnapshot[] },
-  references: string[],
+  held: Held,
   discover: boolean,
 ): Promise<Resolved> {
   const [images, snapshots] = await Promise.all([
-    Promise.all(tracked.images.map(async (image) => await resolveTracked(resolver, image))),
+    Promise.all(tracked.images.map(async (image) => await resolver.tracked(image, held.architectures))),
     Promise.all(
       tracked.snapshots.map(async ({ snapshot }) => ({ ...(await resolver.snapshot(snapshot)), tracked: true })),
     ),
   ]);
-  const desired = [...images];
-  const covers: Record<string, number> = Object.create(null) as Record<string, number>;
-  for (const [place, image] of images.entries()) covers[image.reference] ??= place;
-  const bases = snapshots.flatMap(({ base }) => base ?? []);
-  const found = await Promise.all(
-    [...new Set([...references, ...bases])].map(async (key) => ({ key, image: await resolver.reference(key) })),
-  );
-  for (const { key, image } of found) {
-    if (image === null) continue;
-    let place = desired.findIndex((d) => d.image === image.image && d.tag === image.tag);
-    if (place === -1) {
-      if (!discover && !bases.includes(key)) {
-        delete covers[key]; // the key of a tracked image, under which this epoch serves another one
-        continue;
-      }
-      place = desired.push({ ...image, reference: key }) - 1;
-    }
-    covers[key] = place;
-    const target = desired[place] as DesiredImage;
-    desired[place] = { ...target, notes: [...new Set([...target.notes, ...image.notes])] };
+  const desired: DesiredImage[] = [];
+  const covers = Object.create(null) as Record<string, number[]>;
+  const add = (image: DesiredImage): number => {
+    const place = desired.findIndex(
+      (d) => d.image === image.image && d.tag === image.tag && d.platform === image.platform,
+    );
+    if (place === -1) return desired.push(image) - 1;
+    const there = desired[place] as DesiredImage;
+    desired[place] = { ...there, notes: [...new Set([...there.notes, ...image.notes])] };
+    return place;
+  };
+  for (const resolved of images) {
+    const places = resolved.map((image) => add({ ...image, tracked: true }));
+    for (const { reference } of resolved) covers[reference] = places;
   }
-  return { desired, covers, snapshots };
+  const bases = [...held.bases, ...snapshots.flatMap(({ base }) => base ?? [])];
+  const found = await Promise.all(
+    [...new Set([...held.references, ...bases])].map(async (key) => ({
+      key,
+      resolved: [...(await resolver.reference(key, held.architectures)), ...(await tiedBy(resolver, key, bases))],
+    })),
+  );
+  for (const { key, resolved } of found) {
+    if (resolved.length === 0) continue;
+    const isKnown = (image: DesiredImage): boolean =>
+      desired.some((d) => d.image === image.image && d.tag === image.tag);
+    const wanted = resolved.filter((image) => discover || bases.includes(key) || isKnown(image));
+    // What epoch serves under a reference wins over what the config takes it for.
+    if (wanted.length === 0) delete covers[key];
+    else covers[key] = wanted.map((image) => add({ ...image, reference: key }));
+  }
+  const others = await Promise.all(
+    [...new Set(held.snapshots)]
+      .filter((name) => isFromEpoch(name) && !snapshots.some(({ snapshot }) => localSnapshotName(snapshot) === name))
+      .map(async (name) => await resolver.snapshot(name)),
+  );
+  return { desired, covers, snapshots: [...snapshots, ...others.filter(({ error }) => error === null)] };
 }
 
-async function resolveTracked(resolver: Resolver, image: TrackedImage): Promise<DesiredImage> {
-  const { reference, tag } = image;
-  if (image.registry === null) return { ...(await resolver.image(image.image, tag)), reference, tracked: true };
-  return {
-    image: image.image,
-    tag,
-    platform: null,
-    reference,
-    kind: 'container-image',
-    manifestDigest: null,
-    contentDigest: null,
-    contentDigestSource: null,
-    sizeBytes: null,
-    error: errorInfo('ARTIFACT_UNSUPPORTED', {
-      image: reference,
-      why: 'OCI images of other registries are not resolved yet',
-    }),
-    tracked: true,
-    blobs: [],
-    missingBlob: null,
-    stored: null,
-    notes: [],
-  };
+/** True for the local name of a snapshot that came from epoch: those of forks and hibernations have neither of these. */
+function isFromEpoch(name: string): boolean {
+  return /[/:]/.test(name);
+}
+
+/**
+ * Newer vk-cocoon imports cloud images under `repo:tag` (contract F.4). Where a snapshot names such a key as its base,
+ * and epoch has that artifact, the key is tied to it.
+ */
+async function tiedBy(resolver: Resolver, key: string, bases: string[]): Promise<DesiredImage[]> {
+  const name = bases.includes(key) ? parseImageName(key) : null;
+  if (name === null || name.registry !== null || name.tag === null) return [];
+  const image = await resolver.image(name.repository, name.tag);
+  return image.kind === 'cloud-image' ? [image] : [];
 }

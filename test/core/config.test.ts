@@ -48,7 +48,7 @@ describe('a config that is sound', () => {
       inventory: { file: null, command: null },
       ssh: { acceptNewHostKey: false, configFile: '/home/op/.ssh/config', home: '/home/op', concurrency: 128 },
       cocoon: { binary: 'cocoon', rootDir: '/var/lib/cocoon', runDir: null, logDir: null, sudo: 'auto' },
-      images: { discover: true, track: [], ignore: [] },
+      images: { discover: true, track: [], ignore: [], stream: true },
       snapshots: { discover: true, track: [], ignore: [] },
       verify: {
         blob: 'size',
@@ -63,8 +63,9 @@ describe('a config that is sound', () => {
         pullRetries: 1,
         minFreeBytes: 5 * 2 ** 30,
       },
+      repair: { corruptBlobs: 'report', restoreBases: 'report' },
       gate: { minReady: { value: 100, percent: true }, require: 'start' },
-      run: { timeoutMs: 7_200_000 },
+      run: { timeoutMs: 7_200_000, stateDir: null },
     } satisfies Settings);
   });
 
@@ -172,6 +173,17 @@ snapshots: {track: [{snapshot: a/s}, {snapshot: 'a/s:v1'}]}
     expect(await command('./list, ./x')).toEqual([`${dir}/list`, './x']);
     expect(await command('~/bin/list')).toEqual(['/home/op/bin/list']);
     expect(await command('kubectl, get')).toEqual(['kubectl', 'get']);
+  });
+
+  test('may allow more than looking and pulling, and keep its state beside the file', async () => {
+    const text = 'images: {stream: false}\nverify: {blob: sha256}\nrun: {stateDir: state}\n';
+    const settings = await load(`${MINIMAL}${text}repair: {corruptBlobs: replace, restoreBases: restore}\n`);
+    expect(settings).toMatchObject({
+      images: { stream: false },
+      verify: { blob: 'sha256' },
+      run: { stateDir: `${dir}/state` },
+      repair: { corruptBlobs: 'replace', restoreBases: 'restore' },
+    });
   });
 
   test('keeps the path of epoch, without trailing slashes', async () => {
@@ -288,7 +300,7 @@ const BAD: [string, string][] = [
   ['images:\n  discovr: true', 'FILE:3:3: images.discovr: unknown key, did you mean "discover"?'],
   ['rollout: {max_pulls: 1}', 'FILE:2:11: rollout.max_pulls: unknown key, did you mean "maxPulls"?'],
   ['concurrency: 3', 'FILE:2:1: concurrency: unknown key here, did you mean "ssh.concurrency"?'],
-  ['run: {qqqqq: 1}', 'FILE:2:7: run.qqqqq: unknown key; known here: timeout'],
+  ['run: {qqqqq: 1}', 'FILE:2:7: run.qqqqq: unknown key; known here: timeout, stateDir'],
   ['nodes: [{name: a, prot: 1}]', 'FILE:2:19: nodes[0].prot: unknown key, did you mean "port"?'],
   [
     '__proto__: {}',
@@ -301,15 +313,14 @@ const BAD: [string, string][] = [
   ['gate: {registries: [ghcr.io]}', 'FILE:2:8: gate.registries: is not built yet'],
   ['gate: {minReady: 0}', 'FILE:2:18: gate.minReady: must be at least 1, or 1%'],
   ['gate: {require: in_sync}', 'FILE:2:17: gate.require: must be one of start, in-sync'],
-  ['images: {stream: true}', 'FILE:2:10: images.stream: is not built yet'],
+  ['images: {stream: once}', 'FILE:2:18: images.stream: must be true or false'],
   ['rollout: {minAge: 0s}', 'FILE:2:11: rollout.minAge: is not built yet'],
   ['rollout: {bandwidth: 1}', 'FILE:2:11: rollout.bandwidth: is not built yet'],
   ['rollout: {gc: false}', 'FILE:2:11: rollout.gc: is not built yet'],
-  ['run: {stateDir: /x}', 'FILE:2:7: run.stateDir: is not built yet'],
+  ['run: {stateDir: [/x]}', 'FILE:2:17: run.stateDir: must be text'],
   ['run: {keep: {days: 90}}', 'FILE:2:7: run.keep: is not built yet'],
-  ['verify: {blob: sha256}', 'FILE:2:16: verify.blob: sha256 is not built yet'],
-  ['repair: {corruptBlobs: replace}', 'FILE:2:24: repair.corruptBlobs: replace is not built yet'],
-  ['repair: {restoreBases: restore}', 'FILE:2:24: repair.restoreBases: restore is not built yet'],
+  ['repair: {corruptBlobs: yes}', 'FILE:2:24: repair.corruptBlobs: must be one of report, replace'],
+  ['repair: {restoreBases: replace}', 'FILE:2:24: repair.restoreBases: must be one of report, restore'],
   [
     'nodes: [{name: a, proxyJump: "a b"}]',
     'FILE:2:30: nodes[0].proxyJump: must be [user@]host[:port], several of them with commas between, or none',
@@ -321,7 +332,7 @@ const BAD: [string, string][] = [
   ],
   ['ssh: {strictHostKeyChecking: 7}', 'FILE:2:30: ssh.strictHostKeyChecking: must be yes or accept-new'],
   // values
-  ['verify: {blob: sha1}', 'FILE:2:16: verify.blob: must be one of presence, size'],
+  ['verify: {blob: sha1}', 'FILE:2:16: verify.blob: must be one of presence, size, sha256'],
   ['images: {discover: yes}', 'FILE:2:20: images.discover: must be true or false'],
   ['cocoon: {sudo: yes}', 'FILE:2:16: cocoon.sudo: must be auto, true or false'],
   ['cocoon: {rootDir: data}', 'FILE:2:19: cocoon.rootDir: must be an absolute path on the node, other than /'],
@@ -540,7 +551,7 @@ describe('what an operator copies', () => {
   test('the JSON Schema accepts the example and the defaults, and refuses what is unknown or not built', () => {
     expect(accepts(parse(example)), JSON.stringify(accepts.errors)).toBe(true);
     expect(accepts({})).toBe(true);
-    for (const bad of ['imagse: {}', 'accept: []', 'verify: {blob: sha256}', 'ssh: {port: 0}', 'nodes: [7]']) {
+    for (const bad of ['imagse: {}', 'accept: []', 'verify: {blob: sha512}', 'ssh: {port: 0}', 'nodes: [7]']) {
       expect(accepts(parse(bad)), bad).toBe(false);
     }
   });

@@ -1,7 +1,16 @@
 /** Manifests → what a node will record: every shape of artifact, and nothing guessed. */
 import { describe, expect, test } from 'vitest';
-import { contentOf, isPlainQcow2, kindOf, storedAs, type Manifest } from '../../src/core/desired.ts';
-import { QCOW2, QCOW2_V2, RAW, sha } from '../helpers/facts.ts';
+import {
+  contentOf,
+  hasUnpaddedTitles,
+  isPlainQcow2,
+  kindOf,
+  storedAs,
+  withLearned,
+  type Learned,
+  type Manifest,
+} from '../../src/core/desired.ts';
+import { desired, QCOW2, QCOW2_V2, RAW, sha, split } from '../helpers/facts.ts';
 
 const OS_IMAGE = 'application/vnd.cocoonstack.os-image.v1+json';
 const DISK = 'application/vnd.cocoonstack.disk.qcow2';
@@ -131,4 +140,46 @@ test.each([
   const head = Buffer.from(hex, 'hex');
   expect(isPlainQcow2(head)).toBe(isPlain);
   expect(storedAs(head)).toBe(isPlain ? 'as-is' : 'converted');
+});
+
+test.each([
+  [['p.1', 'p.2', 'p.10'], true],
+  [['p.10', 'p.2'], true],
+  [['p.01', 'p.02', 'p.10'], false],
+  [['p.aa', 'p.ab'], false],
+  [['p.1', 'p.2'], false],
+  [['disk.qcow2'], false],
+  [[], false],
+])('parts titled %j are likely joined in another order than their producer counted: %s', (titles, unpadded) => {
+  const layers = [...titles.map((title) => layer('a1', title, PART)), layer('b2', 'x.9', 'text/plain')];
+  expect(hasUnpaddedTitles(manifest({ layers }))).toBe(unpadded);
+});
+
+describe('what was learned', () => {
+  const nothing: Learned = { content: null, disproved: [] };
+  const content: Learned = { content: { digest: sha('e2'), source: 'stream' }, disproved: [sha('a1')] };
+
+  test('tells the content of a split image, and how it was learned this time', () => {
+    expect(withLearned(split(), content)).toMatchObject({
+      contentDigest: sha('e2'),
+      contentDigestSource: 'cache',
+      disproved: [],
+      error: null,
+    });
+    expect(withLearned(split(), content, 'node').contentDigestSource).toBe('node');
+  });
+
+  test('or what it is not', () => {
+    const image = withLearned(split(), { ...nothing, disproved: [sha('a1')] });
+    expect(image).toEqual(split({ disproved: [sha('a1')] }));
+    expect(withLearned(split(), nothing)).toEqual(split());
+  });
+
+  test('adds nothing to an image of one part, nor to a digest that is known', () => {
+    expect(withLearned(desired(), content)).toEqual(desired());
+    const whole = desired({ contentDigest: null, error: null });
+    expect(withLearned(whole, content)).toEqual(whole);
+    const known = split({ contentDigest: sha('b7') });
+    expect(withLearned(known, content)).toEqual(known);
+  });
 });

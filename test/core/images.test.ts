@@ -1,23 +1,29 @@
 /** Image verdicts: the ordered table, as named worlds. Where two rows hold, the world says which one wins. */
 import { describe, expect, test } from 'vitest';
-import { judgeImages, needsStoredForm, type Served } from '../../src/core/images.ts';
+import { needsStoredForm } from '../../src/core/blobs.ts';
+import { judgeImages, type Served } from '../../src/core/images.ts';
 import type { ImageRow, Node, Observed } from '../../src/core/types.ts';
 import {
   blob,
   blobs,
+  container,
   desired,
   entry,
   EPOCH,
   node,
   observation,
+  OCI,
+  ociFiles,
   QCOW2_V2,
   RAW,
   served,
   sha,
   SIZE,
+  split,
   tracked,
   trouble,
   unreachable,
+  vm,
   WIN11,
 } from '../helpers/facts.ts';
 
@@ -43,6 +49,18 @@ const replace = (pair: string): string[] => {
   const path = `/var/lib/cocoon/cloudimg/blobs/${pair.repeat(32)}.qcow2`;
   return [`mv ${path} ${path}.bad`, `cocoon --root-dir /var/lib/cocoon image pull --force ${WIN11}`];
 };
+
+const NAME = 'win11-25h2';
+const tied = served(undefined, { covers: { [WIN11]: [0], [NAME]: [0] } });
+const REPLACE = { repair: { corruptBlobs: 'replace', restoreBases: 'report' } } as const;
+const ociEntry = {
+  ...entry(sha('c3'), OCI, 'oci'),
+  layers: [sha('d4'), sha('e5')],
+  kernelLayer: sha('e5'),
+  initrdLayer: sha('e5'),
+};
+const without = (files: Observed['files'], name: string): Observed['files'] =>
+  Object.fromEntries(Object.entries(files).filter(([path]) => !path.endsWith(name)));
 
 const WORLDS: Record<string, World> = {
   // unmanaged
@@ -108,13 +126,42 @@ const WORLDS: Record<string, World> = {
     on: { blobs: {} },
     at: served([unknownAtEpoch]),
     says: { verdict: 'unknown', plan: null, want: null },
-    reason: 'epoch has no such tag',
+    reason: 'epoch has no such tag; the local copy is kept',
     code: 'TAG_NOT_FOUND',
   },
   'a container image under the URL of a cloud image: a pull would put the name into both backends': {
     on: { entries: [entry(sha('c3'), WIN11, 'oci')] },
     says: { verdict: 'unknown', plan: null, type: 'oci' },
     reason: /container image/,
+  },
+
+  'a cloud image under the name of a container image: a pull would put it into both backends': {
+    on: { entries: [entry(sha('a1'), OCI)] },
+    at: served([container()], { tracked: [] }),
+    says: { verdict: 'unknown', plan: null, type: 'cloudimg' },
+    reason: /^a cloud image has the name of this container image/,
+  },
+  'a split image whose content nothing has told': {
+    on: stale,
+    at: served([split()]),
+    says: { verdict: 'unknown', plan: null, want: null },
+    code: 'ARTIFACT_UNSUPPORTED',
+  },
+  'a split image, and another digest than this one is disproved': {
+    on: stale,
+    at: served([split({ disproved: [sha('b7')] })]),
+    says: { verdict: 'unknown', plan: null },
+    code: 'ARTIFACT_UNSUPPORTED',
+  },
+  'the bytes of the blob could not be hashed': {
+    at: served([desired({ stored: 'as-is' })], { depth: 'sha256' }),
+    says: { verdict: 'unknown', plan: null },
+    reason: 'the bytes of the blob could not be hashed',
+  },
+  'OCI: neither the registry nor the index tells the layers': {
+    on: { entries: [entry(sha('c3'), OCI, 'oci')], files: ociFiles(['d4', 'e5']) },
+    at: served([container({ layers: [] })], { tracked: [] }),
+    says: { verdict: 'unknown', plan: null },
   },
 
   // missing, absent
@@ -152,7 +199,7 @@ const WORLDS: Record<string, World> = {
   'there under another key that means the same tag': {
     on: { entries: [entry(sha('e2'), `${WIN11}/latest`)] },
     at: served(undefined, {
-      covers: { [WIN11]: 0, [`${WIN11}/latest`]: 0 },
+      covers: { [WIN11]: [0], [`${WIN11}/latest`]: [0] },
       tracked: [tracked({ presence: 'required' })],
     }),
     says: { verdict: 'in-sync', reference: `${WIN11}/latest`, image: 'simular/win11', tag: 'latest' },
@@ -161,7 +208,7 @@ const WORLDS: Record<string, World> = {
   'required, but epoch serves another image under its reference (scenario 19)': {
     on: { entries: [] },
     at: served([desired(), desired({ image: 'simular', tag: 'win11', contentDigest: sha('b7') })], {
-      covers: { [WIN11]: 1 },
+      covers: { [WIN11]: [1] },
       tracked: [tracked({ presence: 'required' })],
     }),
     says: { verdict: 'missing', plan: null, image: 'simular/win11', tag: 'latest', want: sha('e2') },
@@ -203,7 +250,98 @@ const WORLDS: Record<string, World> = {
     code: 'REGISTRY_BLOB_MISSING',
   },
 
+  'the parts of a split image prove that the content is another: the pull will tell which': {
+    on: stale,
+    at: served([split({ disproved: [sha('a1')] })]),
+    says: { verdict: 'stale', plan: 'pull', have: sha('a1'), want: null },
+    reason: 'epoch serves other content: the digests of its parts prove it',
+  },
+  'the same, and epoch lacks a part': {
+    on: stale,
+    at: served([
+      split({
+        disproved: [sha('a1')],
+        missingBlob: sha('31'),
+        error: trouble('REGISTRY_BLOB_MISSING', 'epoch cannot serve blob 3131'),
+      }),
+    ]),
+    says: { verdict: 'stale', plan: null, want: null },
+    reason: /epoch cannot serve blob 3131$/,
+    code: 'REGISTRY_BLOB_MISSING',
+  },
+  'the same under a name: an import could not be compared with anything': {
+    on: { entries: [entry(sha('a1'), NAME)], blobs: blobs({ a1: blob() }) },
+    at: served([split({ disproved: [sha('a1')] })], { covers: { [WIN11]: [0], [NAME]: [0] } }),
+    says: { verdict: 'stale', plan: null, want: null },
+    reason: /which is not known$/,
+  },
+  'a name that is tied to a tag, with other content (scenario 28)': {
+    on: { entries: [entry(sha('a1'), NAME)], blobs: blobs({ a1: blob() }) },
+    at: tied,
+    says: { verdict: 'stale', plan: 'import', reference: NAME, image: 'simular/win11', tag: 'latest', want: sha('e2') },
+  },
+  'stale, and cocoon cannot pull it whatever the registry serves': {
+    on: stale,
+    at: served([desired({ unpullable: 'this epoch serves only latest' })]),
+    says: { verdict: 'stale', plan: null },
+    reason: 'this epoch serves only latest',
+  },
+  'stale, the wanted blob is there and short, and replacing is allowed': {
+    on: { ...stale, blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([desired({ stored: 'as-is' })], REPLACE),
+    says: { verdict: 'stale', plan: 'replace' },
+    reason: /^a forced pull would keep the file of the wanted digest/,
+  },
+  'OCI: the tag serves another manifest (scenario 42 where unpullable)': {
+    on: { entries: [entry(sha('f6'), OCI, 'oci')], files: ociFiles(['d4', 'e5']) },
+    at: served([container()], { tracked: [] }),
+    says: { verdict: 'stale', plan: 'pull', have: sha('f6'), want: sha('c3'), type: 'oci' },
+  },
+  'OCI: the same at epoch, without a credential': {
+    on: { entries: [entry(sha('f6'), OCI, 'oci')], files: ociFiles(['d4', 'e5']) },
+    at: served([container({ unpullable: 'it asks for a credential' })], { tracked: [] }),
+    says: { verdict: 'stale', plan: null },
+    reason: 'it asks for a credential',
+  },
+
   // blob-missing
+  'the blob of a tied name is not there': {
+    on: { entries: [entry(sha('e2'), NAME)], blobs: {} },
+    at: tied,
+    says: { verdict: 'blob-missing', plan: 'import' },
+  },
+  'OCI: a layer is not there (scenario 26)': {
+    on: { entries: [ociEntry], files: ociFiles(['e5']) },
+    at: served([container()], { tracked: [] }),
+    says: { verdict: 'blob-missing', plan: 'pull' },
+    reason: `/var/lib/cocoon/oci/blobs/${'d4'.repeat(32)}.erofs is not there`,
+  },
+  'OCI: the kernel is not there': {
+    on: { entries: [ociEntry], files: without(ociFiles(['d4', 'e5']), 'vmlinuz') },
+    at: served([container()], { tracked: [] }),
+    says: { verdict: 'blob-missing', plan: 'pull' },
+    reason: /e5\/vmlinuz is not there$/,
+  },
+  'OCI: the initrd is not there': {
+    on: { entries: [ociEntry], files: without(ociFiles(['d4', 'e5']), 'initrd.img') },
+    at: served([container()], { tracked: [] }),
+    says: { verdict: 'blob-missing', plan: 'pull' },
+    reason: /e5\/initrd\.img is not there$/,
+  },
+  'OCI: the kernel is in another layer than the index says': {
+    on: { entries: [{ ...ociEntry, kernelLayer: sha('d4') }], files: ociFiles(['d4', 'e5']) },
+    at: served([container()], { tracked: [] }),
+    says: { verdict: 'blob-missing', plan: 'pull' },
+    reason: /d4\/vmlinuz is not there$/,
+  },
+  'OCI: a layer is gone, and the registry lacks one': {
+    on: { entries: [ociEntry], files: ociFiles(['e5']) },
+    at: served([container({ missingBlob: sha('d4'), error: trouble('REGISTRY_BLOB_MISSING', 'd4 is gone') })], {
+      tracked: [],
+    }),
+    says: { verdict: 'blob-missing', plan: null },
+    code: 'REGISTRY_BLOB_MISSING',
+  },
   'the blob is not there': { on: { blobs: {} }, says: { verdict: 'blob-missing', plan: 'pull' }, reason: /not there/ },
   'the blob is empty': {
     on: { blobs: blobs({ e2: blob({ sizeBytes: 0, header: null }) }) },
@@ -229,6 +367,38 @@ const WORLDS: Record<string, World> = {
   },
 
   // blob-corrupt
+  'the bytes have another digest, at depth sha256 (scenario 10)': {
+    on: { blobs: blobs({ e2: blob({ sha256: sha('b7') }) }) },
+    at: served([desired({ stored: 'as-is' })], { depth: 'sha256' }),
+    says: { verdict: 'blob-corrupt', plan: null },
+    reason: 'the bytes of the blob do not have its digest; a forced pull alone would keep it',
+    commands: replace('e2'),
+  },
+  'corrupt, and replacing is allowed': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }), vms: [vm('e2', 'stopped'), vm('a1')] },
+    at: served([desired({ stored: 'as-is' })], REPLACE),
+    says: { verdict: 'blob-corrupt', plan: 'replace' },
+    reason: `the blob has 5 bytes and not ${SIZE}`,
+  },
+  'corrupt, and a VM is running on it': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }), vms: [vm('e2')] },
+    at: served([desired({ stored: 'as-is' })], REPLACE),
+    says: { verdict: 'blob-corrupt', plan: null },
+    reason: /; a VM is running on it, so it is not replaced$/,
+    commands: replace('e2'),
+  },
+  'corrupt, and cocoon cannot pull it whatever the registry serves': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([desired({ stored: 'as-is', unpullable: 'this epoch serves only latest' })], REPLACE),
+    says: { verdict: 'blob-corrupt', plan: null },
+    reason: /; this epoch serves only latest$/,
+  },
+  'corrupt under a tied name: what is imported comes out the same': {
+    on: { entries: [entry(sha('e2'), NAME)], blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([desired({ stored: 'as-is' })], { ...REPLACE, covers: { [NAME]: [0] } }),
+    says: { verdict: 'blob-corrupt', plan: null },
+    reason: /a forced pull alone would keep it$/,
+  },
   'the blob is short, and is stored as downloaded': {
     on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
     at: served([desired({ stored: 'as-is' })]),
@@ -264,6 +434,33 @@ const WORLDS: Record<string, World> = {
   },
 
   // in-sync
+  'a split image, by what was learned': {
+    at: served([split({ contentDigest: sha('e2'), contentDigestSource: 'node', error: null })]),
+    says: { verdict: 'in-sync', want: sha('e2') },
+  },
+  'the bytes have the digest, whatever else is known of it': {
+    on: { blobs: blobs({ e2: blob({ sha256: sha('e2'), header: RAW, sizeBytes: 5 }) }) },
+    at: served(undefined, { depth: 'sha256' }),
+    says: { verdict: 'in-sync' },
+    reason: null,
+  },
+  'a converted blob at depth sha256': {
+    on: { blobs: blobs({ e2: blob({ sizeBytes: 5, sha256: sha('b7') }) }) },
+    at: served([desired({ stored: 'converted' })], { depth: 'sha256' }),
+    says: { verdict: 'in-sync' },
+    reason: /only presence and header/,
+  },
+  'a tied name': { on: { entries: [entry(sha('e2'), NAME)] }, at: tied, says: { verdict: 'in-sync', reference: NAME } },
+  'OCI: all its files are there': {
+    on: { entries: [ociEntry], files: ociFiles(['d4', 'e5']) },
+    at: served([container()], { tracked: [] }),
+    says: { verdict: 'in-sync', type: 'oci', want: sha('c3') },
+  },
+  'OCI on SQLite, which does not tell the layers: those of the registry count': {
+    on: { entries: [entry(sha('c3'), OCI, 'oci')], files: ociFiles(['d4', 'e5']) },
+    at: served([container()], { tracked: [] }),
+    says: { verdict: 'in-sync' },
+  },
   'all is well': { says: { verdict: 'in-sync', plan: null, have: sha('e2'), want: sha('e2') }, reason: null },
   'cocoon converted the download: size proves nothing': {
     on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
@@ -327,10 +524,38 @@ describe('the rows of a node', () => {
     expect(verdicts(rows)).toEqual(['gpu/base: stale', 'simular/win11: absent']);
   });
 
+  test('an image of several platforms is judged by that of the node', () => {
+    const images = [container(), container({ platform: 'linux/arm64', contentDigest: sha('c4'), layers: [sha('f1')] })];
+    const both = served(images, { covers: { [OCI]: [0, 1] }, tracked: [] });
+    const said = (digest: string, architecture: string): unknown[] =>
+      judgeImages(
+        both,
+        observation({ entries: [entry(digest, OCI, 'oci')], files: ociFiles(['d4', 'e5']), architecture }),
+      ).map(({ verdict, want }) => [verdict, want]);
+    expect(said(sha('c3'), 'amd64')).toEqual([['in-sync', sha('c3')]]);
+    expect(said(sha('c3'), 'arm64')).toEqual([['stale', sha('c4')]]);
+    expect(said(sha('c4'), 'arm64')).toEqual([['blob-missing', sha('c4')]]);
+    expect(said(sha('c3'), 'riscv64')).toEqual([['unmanaged', null]]);
+  });
+
+  test('a tracked image of another registry is asked for on each platform alone', () => {
+    const images = [container({ platform: 'linux/arm64', contentDigest: sha('c4') }), container()];
+    const wanted2 = tracked({ image: 'a/b', tag: '1', registry: 'ghcr.io', reference: OCI, presence: 'required' });
+    const both = served(images, { covers: { [OCI]: [0, 1] }, tracked: [wanted2] });
+    const missing = { verdict: 'missing', plan: 'pull', type: 'oci', reference: OCI };
+    expect(judgeImages(both, observation({ entries: [] }))).toMatchObject([{ ...missing, want: sha('c3') }]);
+    expect(judgeImages(both, observation({ entries: [], architecture: 'arm64' }))).toMatchObject([
+      { ...missing, want: sha('c4') },
+    ]);
+    expect(judgeImages(both, observation({ entries: [], architecture: 'riscv64' }))).toMatchObject([
+      { verdict: 'unknown', plan: null, want: null },
+    ]);
+  });
+
   test('each key of one tag has a row of its own', () => {
     const keys = [WIN11, `${WIN11}/latest`];
     const rows = judgeImages(
-      served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, 0])) }),
+      served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, [0]])) }),
       observation({ entries: [entry(sha('a1'), keys[0]), entry(sha('e2'), keys[1])] }),
     );
     expect(rows.map((row) => [row.reference, row.verdict])).toEqual([
@@ -341,7 +566,7 @@ describe('the rows of a node', () => {
 
   test('an image of another registry with the same name is another image', () => {
     const reference = 'ghcr.io/simular/win11';
-    const other = desired({ reference, contentDigest: null, error: trouble('ARTIFACT_UNSUPPORTED') });
+    const other = desired({ image: reference, reference, contentDigest: null, error: trouble('ARTIFACT_UNSUPPORTED') });
     const rows = judgeImages(
       served([other, desired()], { tracked: [tracked({ presence: 'required' })] }),
       observation({ entries: [entry(sha('c3'), reference, 'oci')] }),
@@ -381,6 +606,6 @@ describe('needsStoredForm', () => {
     ['no digest: no', served([unknownAtEpoch]), short, []],
     ['at depth presence too, for a pull would keep a bad file', served(undefined, { depth: 'presence' }), short, [0]],
   ])('%s', (_name, at, on, places) => {
-    expect(needsStoredForm(at, [unreachable(), observation(on), observation(on)])).toEqual(places);
+    expect(needsStoredForm(at.desired, [unreachable(), observation(on), observation(on)], at.depth)).toEqual(places);
   });
 });

@@ -1,11 +1,9 @@
-/** The plan: its waves and limits, and properties of judging and planning over generated fleets. */
-import fc from 'fast-check';
+/** The plan: kinds of change, room, waves and limits, and what it writes into the rows. */
 import { describe, expect, test } from 'vitest';
 import { judgeImages, type Served } from '../../src/core/images.ts';
 import { failureBudget, planActions, withPlan, withResults } from '../../src/core/plan.ts';
-import { assemble } from '../../src/core/report.ts';
-import { judgeSnapshots } from '../../src/core/snapshots.ts';
-import type { Action, ActionResult, DesiredImage, NodeVerdicts, Observation, Policy } from '../../src/core/types.ts';
+import { judgeSnapshots, type ServedSnapshots } from '../../src/core/snapshots.ts';
+import type { Action, ActionResult, NodeVerdicts, Observation, Policy } from '../../src/core/types.ts';
 import {
   blob,
   blobs,
@@ -16,15 +14,12 @@ import {
   hot,
   node,
   observation,
-  QCOW2,
-  RAW,
   served,
   sha,
   SIZE,
   snapshot,
-  tracked,
+  split,
   trouble,
-  unreachable,
   wantedSnapshot,
   WIN11,
 } from '../helpers/facts.ts';
@@ -41,16 +36,16 @@ const POLICY: Policy = {
 
 const SNAPSHOTS = hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] });
 
-function judge(at: Served, fleet: Observation[]): NodeVerdicts[] {
+function judge(at: Served, fleet: Observation[], of: ServedSnapshots = SNAPSHOTS): NodeVerdicts[] {
   return fleet.map((seen) => ({
     node: seen.node.name,
     images: judgeImages(at, seen),
-    snapshots: judgeSnapshots(at, SNAPSHOTS, seen),
+    snapshots: judgeSnapshots(at, of, seen),
   }));
 }
 
 function plan(at: Served, fleet: Observation[], policy: Partial<Policy> = {}): Action[] {
-  return planActions(judge(at, fleet), fleet, at.desired, at.covers, { ...POLICY, ...policy });
+  return planActions(judge(at, fleet), fleet, at, {}, { ...POLICY, ...policy });
 }
 
 const OTHER = `${EPOCH}/dl/base/ubuntu`;
@@ -66,6 +61,7 @@ describe('actions', () => {
     expect(actions).toEqual([
       {
         node: 'node-1',
+        kind: 'pull',
         reference: WIN11,
         image: 'simular/win11',
         tag: 'latest',
@@ -84,9 +80,105 @@ describe('actions', () => {
 
   test('each key of one tag is an action of its own', () => {
     const keys = [WIN11, `${WIN11}/latest`];
-    const at = served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, 0])) });
+    const at = served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, [0]])) });
     const on = { entries: keys.map((key) => entry(sha('a1'), key)) };
     expect(plan(at, [observation(on)]).map(({ reference }) => reference)).toEqual(keys);
+  });
+});
+
+describe('kinds of change', () => {
+  const NAME = 'win11-25h2';
+  const all = { repair: { corruptBlobs: 'replace', restoreBases: 'restore' } } as const;
+  const short = blobs({ e2: blob({ sizeBytes: 5 }) });
+  const one = (at: Served, on: Observation['observed'] & object, of?: ServedSnapshots, sizes = {}): Action[] => {
+    const fleet = [{ ...observation(), observed: on }];
+    return planActions(judge(at, fleet, of), fleet, at, sizes, POLICY);
+  };
+  const facts = (over: Parameters<typeof observation>[0]): Observation['observed'] & object =>
+    observation(over).observed as Observation['observed'] & object;
+
+  test('a name that is tied to an artifact is imported, and both copies need room', () => {
+    const at = served(undefined, { covers: { [WIN11]: [0], [NAME]: [0] } });
+    const on = { entries: [entry(sha('a1'), NAME)], freeBytes: 2 * SIZE + 5e9 };
+    expect(one(at, facts(on))).toMatchObject([
+      { kind: 'import', reference: NAME, image: 'simular/win11', tag: 'latest', want: sha('e2'), blocked: null },
+    ]);
+    expect(one(at, facts({ ...on, freeBytes: on.freeBytes - 1 }))).toMatchObject([{ blocked: { code: 'NO_SPACE' } }]);
+  });
+
+  test('a download that cocoon converts is on the disk twice for a while', () => {
+    const at = served([desired({ stored: 'converted' })]);
+    const on = { entries: [entry(sha('a1'))], blobs: {}, freeBytes: 2 * SIZE + 5e9 };
+    expect(one(at, facts(on))).toMatchObject([{ kind: 'pull', blocked: null, sizeBytes: SIZE }]);
+    expect(one(at, facts({ ...on, freeBytes: on.freeBytes - 1 }))).toMatchObject([{ blocked: { code: 'NO_SPACE' } }]);
+  });
+
+  test('a bad blob is replaced, once for the image and the snapshots on it', () => {
+    const at = served([desired({ stored: 'as-is' })], all);
+    expect(one(at, facts({ blobs: short, snapshots: [snapshot('e2')] }))).toMatchObject([
+      { kind: 'replace', reference: WIN11, want: sha('e2'), sizeBytes: SIZE },
+    ]);
+  });
+
+  test('a bad base that no index entry names is replaced by the reference of the tag that yields it', () => {
+    const at = served([desired({ stored: 'as-is' })], all);
+    expect(one(at, facts({ entries: [], blobs: short, snapshots: [snapshot('e2')] }))).toMatchObject([
+      { kind: 'replace', reference: WIN11, want: sha('e2') },
+    ]);
+  });
+
+  test('a base is restored by the reference that names exactly it, once for all snapshots on it', () => {
+    const URL = `${EPOCH}/v2/simular/win11/blobs/${sha('a1')}`;
+    const lookups = { [`${sha('a1')} ${WIN11}`]: { state: 'there', reference: URL, sizeBytes: 777 } as const };
+    const on = facts({ snapshots: [snapshot('a1'), snapshot('a1', { id: 'TWO', name: 'vk-1' })] });
+    const actions = one(served(undefined, all), on, hot({ lookups }), { [URL]: 777 });
+    expect(actions).toEqual([
+      {
+        node: 'node-1',
+        kind: 'restore',
+        reference: URL,
+        image: URL,
+        tag: '',
+        want: sha('a1'),
+        sizeBytes: 777,
+        wave: 0,
+        blocked: null,
+      },
+    ]);
+    const [first] = withResults(judge(served(undefined, all), [{ ...observation(), observed: on }], hot({ lookups })), [
+      {
+        node: 'node-1',
+        reference: URL,
+        outcome: 'healed',
+        reason: null,
+        error: null,
+        after: sha('a1'),
+        steps: [{ step: 'restore', ok: true, durationMs: 5, error: null }],
+      },
+    ]);
+    expect(first?.snapshots.map(({ outcome, steps }) => [outcome, steps.length])).toEqual([
+      ['healed', 1],
+      ['healed', 1],
+    ]);
+  });
+
+  test('a stale image whose content only the pull will tell is pulled without a digest to want', () => {
+    const at = served([split({ disproved: [sha('a1')] })]);
+    expect(one(at, facts({ entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) }))).toMatchObject([
+      { kind: 'pull', reference: WIN11, want: null, sizeBytes: SIZE },
+    ]);
+  });
+
+  test('what a node of another platform gets is not what this one gets', () => {
+    const images = [desired({ platform: 'linux/arm64', sizeBytes: 1 }), desired({ platform: 'linux/amd64' })];
+    const at = served(images, { covers: { [WIN11]: [0, 1] } });
+    const on = { entries: [entry(sha('a1'))], blobs: {} };
+    expect(one(at, facts(on))).toMatchObject([{ sizeBytes: SIZE }]);
+    expect(one(at, facts({ ...on, architecture: 'arm64' }))).toMatchObject([{ sizeBytes: 1 }]);
+  });
+
+  test('verdicts about a node that nobody looked at are a bug', () => {
+    expect(() => planActions(judge(served(), nodes(1)), [], served(), {}, POLICY)).toThrow(/not in the inventory/);
   });
 });
 
@@ -114,7 +206,7 @@ describe('waves', () => {
 
   test('canaries are nodes: two keys of one tag on a node are both in its wave', () => {
     const keys = [WIN11, `${WIN11}/latest`];
-    const at = served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, 0])) });
+    const at = served(undefined, { covers: Object.fromEntries(keys.map((key) => [key, [0]])) });
     const on = { entries: keys.map((key) => entry(sha('a1'), key)), blobs: blobs({ a1: blob() }) };
     const fleet = [1, 2, 3].map((n) => observation(on, node(`n${n}`)));
     expect(waves(plan(at, fleet, { canary: 2 }))).toEqual(['n1: 0', 'n1: 0', 'n2: 0', 'n2: 0', 'n3: 1', 'n3: 1']);
@@ -194,223 +286,5 @@ describe('what the plan writes into the rows', () => {
   test('rows without a plan are left alone', () => {
     const healthy = judge(served(), [observation({ snapshots: [snapshot('e2')] })]);
     expect(withResults(withPlan(healthy, []), [done({})])).toEqual(healthy);
-  });
-});
-
-// ------------------------------------------------------------------------------------------ generated fleets
-
-/** The images of the generated fleets, and the contents that their entries may have: `e2` and `b7` are the newest. */
-const IMAGES = [
-  { reference: WIN11, pair: 'e2' },
-  { reference: `${WIN11}/v1`, pair: 'b7' },
-];
-const PAIRS = ['a1', 'e2', 'b7'];
-
-const anyBlob = fc.record({
-  regular: fc.boolean(),
-  sizeBytes: fc.constantFrom(0, 5, SIZE),
-  header: fc.constantFrom(QCOW2, RAW, null),
-});
-
-const anyDesired: fc.Arbitrary<DesiredImage[]> = fc.tuple(
-  ...IMAGES.map(({ reference, pair }, i) =>
-    fc
-      .record({
-        known: fc.constantFrom(true, true, true, false),
-        lost: fc.constantFrom(false, false, true),
-        stored: fc.constantFrom<DesiredImage['stored'][]>('as-is', 'converted', null),
-      })
-      .map(({ known, lost, stored }) => {
-        const over = { reference, tag: i === 0 ? 'latest' : 'v1', stored };
-        if (!known) return desired({ ...over, contentDigest: null, error: trouble('TAG_NOT_FOUND') });
-        const contentDigest = sha(pair);
-        if (!lost) return desired({ ...over, contentDigest });
-        return desired({ ...over, contentDigest, missingBlob: contentDigest, error: trouble('REGISTRY_BLOB_MISSING') });
-      }),
-  ),
-);
-
-const anyEntry = fc
-  .tuple(
-    fc.constantFrom(...IMAGES.map(({ reference }) => reference), 'imported', 'https://elsewhere.example/x'),
-    fc.constantFrom(...PAIRS),
-    fc.constantFrom<('cloudimg' | 'oci')[]>('cloudimg', 'cloudimg', 'cloudimg', 'oci'),
-  )
-  .map(([reference, pair, type]) => entry(sha(pair), reference, type));
-
-const anySnapshot = fc
-  .record({
-    pair: fc.constantFrom(...PAIRS),
-    base: fc.constantFrom(WIN11, `${WIN11}/v1`, 'imported', null),
-    name: fc.constantFrom(HOT, 'other/hot:v1'),
-    pending: fc.constantFrom(false, false, false, true),
-  })
-  .map(({ pair, ...over }) => snapshot(pair, over));
-
-const anyObservation = (name: string): fc.Arbitrary<Observation> =>
-  fc.oneof(
-    { weight: 1, arbitrary: fc.constant(unreachable(node(name))) },
-    {
-      weight: 6,
-      arbitrary: fc
-        .record({
-          entries: fc.uniqueArray(anyEntry, { selector: (e) => `${e.type} ${e.reference}`, maxLength: 4 }),
-          conflict: fc.constantFrom(false, false, false, true),
-          blobs: fc
-            .dictionary(fc.constantFrom(...PAIRS), anyBlob, { noNullPrototype: true })
-            .map((byPair) => blobs(byPair)),
-          freeBytes: fc.constantFrom(0, SIZE + 5e9, 1e13),
-          snapshots: fc.array(anySnapshot, { maxLength: 3 }),
-        })
-        .map(({ conflict, ...facts }) => {
-          const known = facts.entries.some(({ reference }) => reference === WIN11);
-          return observation({ ...facts, conflicts: conflict && known ? [WIN11] : [] }, node(name));
-        }),
-    },
-  );
-
-interface Fleet {
-  at: Served;
-  fleet: Observation[];
-  policy: Policy;
-}
-
-const anyFleet: fc.Arbitrary<Fleet> = fc
-  .record({
-    images: anyDesired,
-    presence: fc.constantFrom<('required' | 'if-present')[]>('required', 'if-present'),
-    depth: fc.constantFrom<Served['depth'][]>('size', 'presence'),
-    fleet: fc.tuple(...['n1', 'n2', 'n3', 'n4'].map(anyObservation)),
-    canary: fc.nat(3),
-  })
-  .map(({ images, presence, depth, fleet, canary }) => ({
-    at: served(images, { tracked: [tracked({ presence })], depth }),
-    fleet,
-    policy: { ...POLICY, canary },
-  }));
-
-/** What a fleet is after every action that could begin: the index names what epoch serves, and its blob is whole. */
-function applied({ at, fleet }: Fleet, actions: Action[]): Observation[] {
-  return fleet.map((seen) => {
-    if (seen.observed === null) return seen;
-    const facts = structuredClone(seen.observed);
-    for (const action of actions.filter(({ node: name, blocked }) => name === seen.node.name && blocked === null)) {
-      const { reference, want } = action;
-      const others = facts.entries.filter((e) => e.reference !== reference || e.type !== 'cloudimg');
-      facts.entries = [...others, entry(want, reference)];
-      const hex = want.slice('sha256:'.length);
-      const kept = facts.blobs[hex];
-      // As cocoon does: a file that is there and not empty stays as it is.
-      if (kept?.regular !== true || kept.sizeBytes === 0) {
-        const image = at.desired[at.covers[reference] as number] as DesiredImage;
-        facts.blobs[hex] = blob(image.stored === 'converted' ? { sizeBytes: 777 } : {});
-      }
-    }
-    return { ...seen, observed: facts };
-  });
-}
-
-const key = ({ node: name, reference }: Action): string => `${name} ${reference}`;
-
-describe('over generated fleets', () => {
-  const holds = (property: (given: Fleet, actions: Action[]) => void): void =>
-    fc.assert(
-      fc.property(anyFleet, (given) => property(given, plan(given.at, given.fleet, given.policy))),
-      { numRuns: 150 },
-    );
-
-  test('planning again gives the same plan, one action per node and reference', () => {
-    holds((given, actions) => {
-      expect(plan(given.at, given.fleet, given.policy)).toEqual(actions);
-      expect(new Set(actions.map(key)).size).toBe(actions.length);
-    });
-  });
-
-  test('nothing is planned for what is in sync, unmanaged, absent or unknown, and nothing without a known digest', () => {
-    holds(({ at, fleet }, actions) => {
-      const idle = new Set(['in-sync', 'unmanaged', 'unknown', 'absent', 'blob-corrupt']);
-      for (const { images, snapshots } of judge(at, fleet)) {
-        for (const row of images) if (idle.has(row.verdict)) expect(row.plan).toBeNull();
-        for (const row of snapshots) {
-          const verdict = row.verdict === 'not-on-node' ? row.baseVerdict : row.verdict;
-          if (row.plan !== null) expect(verdict).toBe('base-drifted');
-        }
-      }
-      for (const { reference, want } of actions) {
-        const image = at.desired[at.covers[reference] as number];
-        expect(image).toMatchObject({ contentDigest: want, missingBlob: null });
-      }
-    });
-  });
-
-  test('no action touches a reference that is unknown on that node', () => {
-    holds(({ at, fleet }, actions) => {
-      for (const { node: name, images } of judge(at, fleet)) {
-        const unknown = images.filter((row) => row.verdict === 'unknown').map((row) => `${name} ${row.reference}`);
-        expect(actions.map(key).filter((action) => unknown.includes(action))).toEqual([]);
-      }
-    });
-  });
-
-  test('the canary nodes of an image are at most as many as asked, have room, and come first', () => {
-    holds(({ policy }, actions) => {
-      for (const tag of ['latest', 'v1']) {
-        const mine = actions.filter((action) => action.tag === tag && action.blocked === null);
-        const first = new Set(mine.filter(({ wave }) => wave === 0).map(({ node: name }) => name));
-        const all = [...new Set(mine.map(({ node: name }) => name))];
-        expect([...first]).toEqual(policy.canary === 0 ? all : all.slice(0, policy.canary));
-      }
-    });
-  });
-
-  test('once the plan is carried out, what could begin is healed and nothing is left to do', () => {
-    holds((given, actions) => {
-      const fleet = applied(given, actions);
-      const blocked = new Set(actions.filter((action) => action.blocked !== null).map(key));
-      expect(plan(given.at, fleet, given.policy).filter((action) => !blocked.has(key(action)))).toEqual([]);
-      const after = judge(given.at, fleet);
-      for (const { node: name, reference } of actions.filter((action) => action.blocked === null)) {
-        const row = after.find((v) => v.node === name)?.images.find((r) => r.reference === reference);
-        expect(row?.verdict).toBe('in-sync');
-      }
-    });
-  });
-
-  test('a node that was not read stays unknown, and an unknown never becomes in sync without a change', () => {
-    holds(({ at, fleet }) => {
-      for (const [i, seen] of fleet.entries()) {
-        if (seen.observed !== null) continue;
-        const rows = judge(at, fleet)[i] as NodeVerdicts;
-        expect([...rows.images, ...rows.snapshots].every((row) => row.verdict === 'unknown')).toBe(true);
-      }
-      const blind = { ...at, desired: at.desired.map((d) => ({ ...d, contentDigest: null })) };
-      const verdicts = judge(blind, fleet).flatMap(({ images }) => images.map((row) => row.verdict));
-      expect(verdicts.filter((verdict) => !['unknown', 'unmanaged'].includes(verdict))).toEqual([]);
-    });
-  });
-
-  test('every stage survives JSON', () => {
-    const through = <T>(value: T): T => JSON.parse(JSON.stringify(value)) as T;
-    holds((given, actions) => {
-      const { at, fleet, policy } = through(given);
-      expect({ at, fleet, policy }).toEqual(given);
-      const verdicts = judge(at, fleet);
-      expect(through(verdicts)).toEqual(verdicts);
-      expect(plan(at, fleet, policy)).toEqual(actions);
-      expect(through(actions)).toEqual(actions);
-      const report = assemble({
-        tool: { name: 't', version: '1' },
-        run: { id: 'r', mode: 'dry-run', startedAt: '2026-05-09T12:00:00Z', finishedAt: '2026-05-09T12:00:01Z' },
-        error: null,
-        signal: null,
-        desired: at.desired,
-        snapshots: SNAPSHOTS.snapshots,
-        observations: fleet,
-        verdicts: withPlan(verdicts, actions),
-        actions,
-      });
-      expect(through(report)).toEqual(report);
-      expect(through(report)).toStrictEqual(report);
-    });
   });
 });

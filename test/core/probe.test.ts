@@ -18,8 +18,9 @@ import { parseProbe } from '../../src/adapters/node-read.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import { judgeImages } from '../../src/core/images.ts';
 import { isDigest } from '../../src/core/reference.ts';
-import type { Node, Observed } from '../../src/core/types.ts';
+import type { BlobFact, Node, Observed } from '../../src/core/types.ts';
 import { blob, blobPath, blobs, entry, node, observation, QCOW2, ROOT, served, sha, WIN11 } from '../helpers/facts.ts';
+import { mutate, random } from '../helpers/random.ts';
 import { treeOf } from '../helpers/tree.ts';
 
 const NONCE = 'c0ffee00c0ffee00';
@@ -87,7 +88,7 @@ const GOOD = answer(
   ...MACHINE,
   stale,
   snapshots(record),
-  `blob f 5 ${HEX.a1}.qcow2`,
+  `blob f 5 77 1.5 ${HEX.a1}.qcow2`,
   `head ${HEX.a1}.qcow2 ${hexed(QCOW2)}`,
   ...directory,
   FREE,
@@ -116,7 +117,7 @@ describe('a good answer', () => {
       freeBytes: 500_000_000_000,
       entries: [entry(sha('a1'))],
       conflicts: [],
-      blobs: blobs({ a1: blob({ sizeBytes: 5 }) }),
+      blobs: blobs({ a1: blob({ sizeBytes: 5, stamp: '5 77 1.5' }) }),
       files: { [`${ROOT}/firmware/CLOUDHV.fd`]: 'file', [blobPath('e2')]: 'file' },
       snapshots: [
         {
@@ -138,6 +139,8 @@ describe('a good answer', () => {
           layerFiles: [],
         },
       ],
+      vms: [],
+      unlistedBackings: [],
       notes: [],
     });
   });
@@ -174,17 +177,17 @@ describe('a good answer', () => {
     ],
     [
       'a blob that is empty',
-      [`blob f 0 ${HEX.a1}.qcow2`],
-      { blobs: blobs({ a1: blob({ sizeBytes: 0, header: null }) }) },
+      [`blob f 0 77 1.5 ${HEX.a1}.qcow2`],
+      { blobs: blobs({ a1: blob({ sizeBytes: 0, header: null, stamp: '0 77 1.5' }) }) },
     ],
     [
       'a blob that is a directory',
-      [`blob d 4096 ${HEX.a1}.qcow2`],
-      { blobs: blobs({ a1: blob({ regular: false, sizeBytes: 4096, header: null }) }) },
+      [`blob d 4096 77 1.5 ${HEX.a1}.qcow2`],
+      { blobs: blobs({ a1: blob({ regular: false, sizeBytes: 4096, header: null, stamp: '4096 77 1.5' }) }) },
     ],
     [
       'a file that is no blob',
-      ['blob f 5 disk.qcow2', 'head disk.qcow2  51', `blob f 5 ${HEX.a1}.qcow2.bad`],
+      ['blob f 5 77 1.5 disk.qcow2', 'head disk.qcow2  51', `blob f 5 77 1.5 ${HEX.a1}.qcow2.bad`],
       { blobs: {} },
     ],
     ['the header of a blob that is not there', [`head ${HEX.a1}.qcow2 ${hexed(QCOW2)}`], { blobs: {} }],
@@ -194,7 +197,7 @@ describe('a good answer', () => {
   });
 
   test('noise of shell start-up files before the first mark is left out', () => {
-    const noise = `Welcome!\nfree 1\ncocoon-probe 1 ${'0'.repeat(16)}\nblob f 5 ${HEX.e2}.qcow2\n`;
+    const noise = `Welcome!\nfree 1\ncocoon-probe 1 ${'0'.repeat(16)}\nblob f 5 77 1.5 ${HEX.e2}.qcow2\n`;
     expect(parse(noise + GOOD)).toEqual(parse(GOOD));
   });
 
@@ -212,7 +215,7 @@ describe('a store in SQLite', () => {
     { id: sha('e2'), name: WIN11, type: 'cloudimg', size: 5, created_at: '2026-04-27T19:44:01Z' },
     { id: sha('c3'), name: 'ghcr.io/a/b:1', type: 'oci', size: 5, created_at: '2026-04-27T19:44:01Z' },
   ];
-  const sqlite = (images: unknown, hot: unknown, code = 0): Said[] => [
+  const sqlite = (images: unknown, hot: unknown, code = 0, vms: unknown = 'No VMs found.\n'): Said[] => [
     'store sqlite',
     `listed image ${code}`,
     file('image-list', images),
@@ -220,6 +223,9 @@ describe('a store in SQLite', () => {
     'listed snapshot 0',
     file('snapshot-list', hot),
     file('snapshot-errors', ''),
+    'listed vm 0',
+    file('vm-list', vms),
+    file('vm-errors', ''),
   ];
 
   test('is what cocoon lists', () => {
@@ -231,6 +237,20 @@ describe('a store in SQLite', () => {
       notes: [],
       snapshots: [{ id: ID, dataDir: DATA, baseDigest: sha('e2'), recorded: true, files: { 'state.json': 9 } }],
     });
+  });
+
+  test('its VMs, without the blobs that it does not tell', () => {
+    const vms = [{ state: 'running', config: { name: 'demo-0', image_digest: sha('e2') } }];
+    expect(parse(answer(...sqlite(list, [], 0, vms), FREE)).vms).toEqual([
+      { name: 'demo-0', state: 'running', blobIds: [], imageDigest: sha('e2') },
+    ]);
+  });
+
+  test('a data directory that no record names may be one that is being taken', () => {
+    expect(parse(answer(...sqlite(list, []), ...directory, FREE)).unlistedBackings).toEqual([blobPath('e2')]);
+    expect(parse(answer(...sqlite(list, [record]), ...directory, FREE)).unlistedBackings).toEqual([]);
+    expect(parse(answer(...sqlite(list, []), `snapshot ${DATA}`, FREE)).unlistedBackings).toEqual([]);
+    expect(parse(answer(...directory, FREE)).unlistedBackings).toEqual([]);
   });
 
   test('may be empty, and says so in words', () => {
@@ -254,6 +274,7 @@ describe('a store in SQLite', () => {
     ['it prints no JSON', sqlite('oops', []), /is no JSON/],
     ['a type that is not known', sqlite([{ ...list[0], type: 'iso' }], []), /type is unknown/],
     ['no list', sqlite({}, []), /is no list/],
+    ['VMs that are no list', sqlite(list, [], 0, {}), /cocoon vm list is no list/],
     ['it says nothing of images', ['store sqlite'], /cocoon image list failed/],
   ])('%s', (_name, said, what) => {
     const { info } = errorOf(answer(...said, FREE));
@@ -322,6 +343,39 @@ describe('snapshots', () => {
   test('a name without a record', () => {
     const names = file('snapshots', { snapshots: {}, names: { ghost: 'GONE' } });
     expect(first(names)).toMatchObject({ id: 'GONE', name: 'ghost', recorded: false, base: null, files: null });
+  });
+});
+
+describe('virtual machines', () => {
+  const vms = (...all: object[]): Said =>
+    file('cloudhypervisor', { vms: Object.fromEntries(all.map((one, i) => [`VM${i}`, one])), names: {} });
+  const demo = {
+    state: 'running',
+    config: { name: 'demo-0', image_digest: sha('e2') },
+    image_blob_ids: { [HEX.e2]: {} },
+  };
+
+  test('of both hypervisors, pending ones too', () => {
+    const said = [vms(demo, { state: 'creating' }), file('firecracker', { vms: { X: { ...demo, state: 'stopped' } } })];
+    expect(parse(answer(...said, FREE)).vms).toEqual([
+      { name: 'demo-0', state: 'running', blobIds: [HEX.e2], imageDigest: sha('e2') },
+      { name: '', state: 'creating', blobIds: [], imageDigest: null },
+      { name: 'demo-0', state: 'stopped', blobIds: [HEX.e2], imageDigest: sha('e2') },
+    ]);
+  });
+
+  test('none, and none known', () => {
+    expect(parse(answer(FREE)).vms).toEqual([]);
+    expect(parse(answer(vms(), FREE)).vms).toEqual([]);
+  });
+
+  test.each<[string, object]>([
+    ['a record that is none', { vms: { X: 5 } }],
+    ['a config that is none', { vms: { X: { config: [] } } }],
+    ['blobs that are a list', { vms: { X: { image_blob_ids: [] } } }],
+    ['a name that is no text', { vms: { X: { config: { name: 5 } } } }],
+  ])('%s', (_name, content) => {
+    expect(errorOf(answer(file('cloudhypervisor', content), FREE)).info.code).toBe('NODE_INDEX_CORRUPT');
   });
 });
 
@@ -410,34 +464,6 @@ describe('trouble has a code of its own', () => {
 
 // ------------------------------------------------------------------------------------------------------ mutations
 
-/** A small generator of numbers from 0 to 1 that repeats itself for a seed. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-const INSERTS = [
-  '\n',
-  '|',
-  '"',
-  '{',
-  '}',
-  '[',
-  ']',
-  ',',
-  '\\',
-  '\0',
-  '\u202e',
-  '-1',
-  '9'.repeat(30),
-  'null',
-  '__proto__',
-];
 const LINES = [
   'free 5',
   'store sqlite',
@@ -449,35 +475,15 @@ const LINES = [
   'has',
 ];
 
-/** One to three changes: characters replaced, removed, doubled, moved or inserted, whole lines too. */
-function mutate(text: string, next: () => number): string {
-  let mutated = text;
-  const pick = <T>(from: readonly T[]): T => from[Math.floor(next() * from.length)] as T;
-  for (let n = Math.ceil(next() * 3); n > 0; n -= 1) {
-    const at = Math.floor(next() * mutated.length);
-    const length = Math.floor(next() ** 3 * 80);
-    const [before, part, after] = [mutated.slice(0, at), mutated.slice(at, at + length), mutated.slice(at + length)];
-    mutated = pick([
-      () => before + String.fromCharCode(Math.floor(next() * 256)) + mutated.slice(at + 1),
-      () => before + after,
-      () => before + part + part + after,
-      () => after + before + part,
-      () => before + pick(INSERTS) + mutated.slice(at),
-      () => `${before}\n${pick(LINES)}\n${mutated.slice(at)}`,
-    ])();
-  }
-  return mutated;
-}
-
 describe('mutations', () => {
   const begin = GOOD.indexOf('\n') + 1;
   const end = GOOD.lastIndexOf('cocoon-probe end');
   const inAnswer = (next: () => number): string =>
-    GOOD.slice(0, begin) + mutate(GOOD.slice(begin, end), next) + GOOD.slice(end);
+    GOOD.slice(0, begin) + mutate(GOOD.slice(begin, end), next, LINES) + GOOD.slice(end);
   const index = JSON.stringify({ images: { [WIN11]: { ref: WIN11, content_sum: sha('a1'), size: 5 } } });
   const inIndex = (next: () => number): string =>
-    answer(...MACHINE, file('cloudimg', mutate(index, next)), `blob f 5 ${HEX.e2}.qcow2`, FREE);
-  const anywhere = (next: () => number): string => mutate(GOOD, next);
+    answer(...MACHINE, file('cloudimg', mutate(index, next, LINES)), `blob f 5 77 1.5 ${HEX.e2}.qcow2`, FREE);
+  const anywhere = (next: () => number): string => mutate(GOOD, next, LINES);
 
   test.each([
     ['of the answer', inAnswer],
@@ -562,6 +568,10 @@ describe.each(shells)('the script in %s', (_name, shell) => {
     return parseProbe(stdout, NONCE, node('node-1', { cocoon: { ...node().cocoon, rootDir: root } }));
   };
 
+  /** A blob whose size, inode and mtime the probe tells. */
+  const stamped = (over: Partial<BlobFact>): BlobFact =>
+    blob({ ...over, stamp: expect.stringMatching(/^\d+ \d+ \d+\.\d+$/) as string });
+
   const qcow2 = (backing = ''): Buffer => {
     const head = Buffer.alloc(512 + backing.length);
     head.writeUInt32BE(0x514649fb, 0);
@@ -645,16 +655,28 @@ describe.each(shells)('the script in %s', (_name, shell) => {
       put(`cloudimg/blobs/${odd}`, qcow2());
     }
     expect(observe().blobs).toEqual({
-      [HEX.e2]: { regular: true, sizeBytes: 512, header: QCOW2 },
-      [HEX.d4]: { regular: false, sizeBytes: 8, header: null },
-      [HEX.e5]: { regular: false, sizeBytes: expect.any(Number) as number, header: null },
-      [HEX.a1]: { regular: true, sizeBytes: 0, header: null },
+      [HEX.e2]: stamped({ sizeBytes: 512 }),
+      [HEX.d4]: stamped({ regular: false, sizeBytes: 8, header: null }),
+      [HEX.e5]: stamped({ regular: false, sizeBytes: expect.any(Number) as number, header: null }),
+      [HEX.a1]: stamped({ sizeBytes: 0, header: null }),
     });
   });
 
   test('a blob shorter than a header', () => {
     put(`cloudimg/blobs/${HEX.a1}.qcow2`, 'QFI');
-    expect(observe().blobs[HEX.a1]).toEqual({ regular: true, sizeBytes: 3, header: '514649' });
+    expect(observe().blobs[HEX.a1]).toEqual(stamped({ sizeBytes: 3, header: '514649' }));
+  });
+
+  test('the stamp of a blob changes with its bytes, and the hashing script tells the same', () => {
+    const path = put(`cloudimg/blobs/${HEX.a1}.qcow2`, qcow2());
+    const stampOf = (): string => observe().blobs[HEX.a1]?.stamp ?? '';
+    const before = stampOf();
+    expect(stampOf()).toBe(before);
+    const hashing = readFileSync(new URL('../../src/adapters/hash.sh', import.meta.url), 'utf8');
+    const { stdout } = spawnSync(shell, ['-s', '--', NONCE, root, '20', HEX.a1], { input: hashing, encoding: 'utf8' });
+    expect(stdout).toMatch(new RegExp(`^whole ${HEX.a1} [0-9a-f]{64} ${before.replaceAll('.', '\\.')}$`, 'm'));
+    writeFileSync(path, qcow2('/x'));
+    expect(stampOf()).not.toBe(before);
   });
 
   test('OCI files of any name', () => {

@@ -117,6 +117,7 @@ describe('what a key means', () => {
   const foreign = { kind: 'foreign-url' };
   const immutable = { kind: 'immutable' };
   const name = { kind: 'name' };
+  const atEpoch = (repository: string, tag: string): object => ({ kind: 'epoch-oci', repository, tag });
 
   test.each<[string, object]>([
     [`${EPOCH}/dl/simular/win11`, download('simular/win11')],
@@ -144,7 +145,17 @@ describe('what a key means', () => {
     ['HTTPS://epoch.example/dl/x', name],
     ['ghcr.io/a/b:1', name],
     ['win11-25h2', name],
-    ['epoch.example/dl/x', name],
+    ['epoch.example/dl/x', atEpoch('dl/x', 'latest')],
+    ['epoch.example/a/b:v1', atEpoch('a/b', 'v1')],
+    ['epoch.example:443/a', atEpoch('a', 'latest')],
+    [`epoch.example/a/b@${A1}`, immutable],
+    ['epoch.example:5000/a', name],
+    ['EPOCH.example/a', name],
+    ['epoch.example.evil/a', name],
+    ['epoch.example/A', name],
+    ['epoch.example/', name],
+    ['epoch.example', name],
+    [`ghcr.io/a@${A1}`, name],
     ['', name],
   ])('%s', (reference, meaning) => {
     expect(meaningOf(reference, EPOCH)).toEqual(meaning);

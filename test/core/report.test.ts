@@ -4,6 +4,7 @@ import { assemble, isOpenDrift, publicDesired, weightOf, type Parts } from '../.
 import {
   IMAGE_VERDICTS,
   SNAPSHOT_VERDICTS,
+  type Action,
   type ImageRow,
   type ImageVerdict,
   type NodeVerdicts,
@@ -43,6 +44,7 @@ function hot(verdict: SnapshotVerdict, over: Partial<SnapshotRow> = {}): Snapsho
     base: WIN11,
     baseDigest: null,
     baseVerdict: null,
+    source: null,
     plan: null,
     wave: null,
     reason: null,
@@ -193,8 +195,9 @@ describe('the summary', () => {
   });
 
   test('counts an action once that an image and its snapshots share', () => {
-    const action = {
+    const action: Action = {
       node: 'node-1',
+      kind: 'pull',
       reference: WIN11,
       image: 'simular/win11',
       tag: 'latest',
@@ -203,13 +206,22 @@ describe('the summary', () => {
       wave: 0,
       blocked: null,
     };
-    const shared = hot('base-drifted', { plan: 'pull', outcome: 'healed' });
-    const alone = hot('base-drifted', { plan: 'pull', outcome: 'failed', base: `${WIN11}/v1` });
+    const shared = hot('base-drifted', { plan: 'pull', source: WIN11, outcome: 'healed' });
+    const alone = hot('base-drifted', { plan: 'pull', source: `${WIN11}/v1`, outcome: 'failed', base: `${WIN11}/v1` });
     const { summary } = report([{ images: [image('stale', 'healed')], snapshots: [shared, shared, alone] }, {}], {
       actions: [action, { ...action, reference: `${WIN11}/v1` }, { ...action, node: 'node-2' }],
     });
     expect(summary.actions).toEqual({ planned: 3, healed: 1, superseded: 0, failed: 1, skipped: 0 });
   });
+});
+
+test('a restore that two snapshots share counts once, whatever their bases are called', () => {
+  const over = { plan: 'restore', source: `${WIN11}@x`, outcome: 'healed' } as const;
+  const both = [hot('base-restorable', over), hot('base-restorable', { ...over, base: 'win11-25h2' })];
+  const { summary, run } = report([{ snapshots: both }]);
+  expect(summary.actions).toMatchObject({ healed: 1, failed: 0 });
+  expect(summary.snapshots['base-restorable']).toBe(2);
+  expect(run.exitCode).toBe(0);
 });
 
 test('the report holds what was desired, without what only judging needs', () => {

@@ -1,12 +1,21 @@
 /** Snapshot verdicts: the ordered table, as named worlds. The overlay's own backing path is the judge, not the index. */
 import { describe, expect, test } from 'vitest';
 import type { Served } from '../../src/core/images.ts';
-import { blobHex, judgeSnapshots, pinnedBy, type ServedSnapshots } from '../../src/core/snapshots.ts';
-import type { Node, Observed, SnapshotRow } from '../../src/core/types.ts';
+import {
+  blobHex,
+  judgeSnapshots,
+  lookupKey,
+  neededLookups,
+  pinnedBy,
+  type Lookup,
+  type ServedSnapshots,
+} from '../../src/core/snapshots.ts';
+import type { DesiredSnapshot, Node, Observed, SnapshotRow } from '../../src/core/types.ts';
 import {
   blob,
   blobPath,
   blobs,
+  container,
   desired,
   entry,
   EPOCH,
@@ -15,14 +24,18 @@ import {
   node,
   NOW,
   observation,
+  OCI,
+  ociFiles,
   RAW,
   ROOT,
   served,
   sha,
   snapshot,
+  split,
   tracked,
   trouble,
   unreachable,
+  vm,
   wantedSnapshot,
   WIN11,
 } from '../helpers/facts.ts';
@@ -49,6 +62,7 @@ const FIRMWARE = `${ROOT}/firmware/CLOUDHV.fd`;
 
 const LAYER = `${ROOT}/oci/blobs/${'d4'.repeat(32)}.erofs`;
 const KERNEL = `${ROOT}/oci/boot/${'e5'.repeat(32)}/vmlinuz`;
+const INITRD = `${ROOT}/oci/boot/${'d4'.repeat(32)}/initrd.img`;
 const onOci = snapshot('c3', {
   base: 'ghcr.io/a/b:1',
   baseType: 'oci',
@@ -69,6 +83,21 @@ const broken = (
   files,
 });
 
+/** A snapshot on `a1`, which is gone, while the tag serves `e2`. */
+const gone = { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) };
+const BLOB_URL = `${EPOCH}/v2/simular/win11/blobs/${sha('a1')}`;
+const lookups = (said: Lookup): Record<string, Lookup> => ({ [lookupKey({ base: WIN11, digest: sha('a1') })]: said });
+const OCI_PINNED = `ghcr.io/a/b@${sha('c3')}`;
+const onFirecracker = {
+  ...onOci,
+  hypervisor: 'firecracker',
+  files: { vmstate: 1, mem: 1, 'cow.raw': 1 },
+  layerFiles: [],
+};
+/** The overlay opens `a1`, while the record names `b7`. */
+const atRisk = { snapshots: [snapshot('b7', { backing: blobPath('a1') })], blobs: blobs({ a1: blob() }) };
+const REPLACE = { repair: { corruptBlobs: 'replace', restoreBases: 'report' } } as const;
+
 const WORLDS: Record<string, World> = {
   // clonable
   'the base is there': {
@@ -79,7 +108,8 @@ const WORLDS: Record<string, World> = {
   'the base is there, though the index maps its name to other content (scenario 3)': {
     on: { snapshots: [snapshot('a1')], blobs: blobs({ a1: blob(), e2: blob() }) },
     says: { verdict: 'clonable', baseDigest: sha('a1'), plan: null },
-    reason: /^its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1$/,
+    reason:
+      'its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1; no index entry names its base, and none needs to',
   },
   'the base is there and in no index entry at all (scenario 4)': {
     on: { snapshots: [snapshot('a1')], entries: [], blobs: blobs({ a1: blob() }) },
@@ -88,7 +118,7 @@ const WORLDS: Record<string, World> = {
   'the base is there and nothing at epoch is known of it': {
     on: { snapshots: [snapshot('a1', { base: 'win11-25h2' })], blobs: blobs({ a1: blob() }) },
     says: { verdict: 'clonable' },
-    reason: null,
+    reason: 'no index entry names its base, and none needs to',
   },
   'the base lies outside the root directory': {
     on: broken({ backing: '/mnt/base.qcow2' }, { [FIRMWARE]: 'file', '/mnt/base.qcow2': 'file' }),
@@ -150,8 +180,7 @@ const WORLDS: Record<string, World> = {
     on: { snapshots: [snapshot('e2')], blobs: {} },
     at: served([lost]),
     says: { verdict: 'base-drifted', plan: null },
-    reason:
-      "its base e2e2e2e2e2e2: the blob is not there, and though epoch's tag is exactly that, epoch cannot serve e2e2",
+    reason: 'its base e2e2e2e2e2e2: the blob is not there; epoch cannot serve e2e2',
     code: 'REGISTRY_BLOB_MISSING',
   },
 
@@ -169,7 +198,8 @@ const WORLDS: Record<string, World> = {
   'the tag has moved on': {
     on: { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) },
     says: { verdict: 'base-missing', baseDigest: sha('a1'), plan: null },
-    reason: /its tag has moved on to e2e2e2e2e2e2, so a pull does not bring it back$/,
+    reason:
+      /its tag has moved on to e2e2e2e2e2e2, so pulling that does not bring it back, and no registry could be asked for it$/,
   },
   'epoch gave no answer': {
     on: { snapshots: [snapshot('e2')], blobs: {} },
@@ -189,15 +219,164 @@ const WORLDS: Record<string, World> = {
   'OCI: a layer is not there': {
     on: { snapshots: [onOci], files: { [LAYER]: 'empty', [KERNEL]: 'file' } },
     says: { verdict: 'base-missing', plan: null },
-    reason: `1 of 2 layers of its base are not there: ${LAYER}`,
+    reason: `1 of the 2 files of its base are not there, as ${LAYER}; what its tag serves now is not known, and no registry could be asked for it`,
+  },
+
+  // base-restorable, base-lost
+  'the registry still gives exactly that content': {
+    on: gone,
+    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }) }),
+    says: { verdict: 'base-restorable', baseDigest: sha('a1'), plan: null, source: null },
+    reason:
+      /^its base a1a1a1a1a1a1: the blob is not there; its tag has moved on to e2e2.*, but the registry still gives/,
+    commands: [`cocoon --root-dir ${ROOT} image pull --force ${BLOB_URL}`],
+  },
+  'the same, where restoring is allowed': {
+    on: gone,
+    at: served(undefined, { repair: { corruptBlobs: 'report', restoreBases: 'restore' } }),
+    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }) }),
+    says: { verdict: 'base-restorable', plan: 'restore', source: BLOB_URL, commands: [] },
+  },
+  'the registry still has it, but nothing that cocoon can pull names it': {
+    on: gone,
+    at: served(undefined, { repair: { corruptBlobs: 'report', restoreBases: 'restore' } }),
+    hot: hot({ lookups: lookups({ state: 'there-unpullable', why: 'tag it' }) }),
+    says: { verdict: 'base-restorable', plan: null, source: null },
+    reason: /; tag it$/,
+  },
+  'no registry gives it any more': {
+    on: gone,
+    hot: hot({ lookups: lookups({ state: 'gone', why: 'epoch does not give it any more' }) }),
+    says: { verdict: 'base-lost', plan: null },
+    reason: /and epoch does not give it any more: bake the snapshot again, or push the old base back$/,
+  },
+  'the registry could not be asked': {
+    on: gone,
+    hot: hot({ lookups: lookups({ state: 'unasked', error: trouble('REGISTRY_UNREACHABLE', 'epoch is down') }) }),
+    says: { verdict: 'base-missing', plan: null },
+    reason: /, and epoch is down$/,
+    code: 'REGISTRY_UNREACHABLE',
+  },
+  'what was looked up for another base says nothing': {
+    on: gone,
+    hot: hot({ lookups: { [lookupKey({ base: `${WIN11}/v1`, digest: sha('a1') })]: { state: 'gone', why: 'no' } } }),
+    says: { verdict: 'base-missing' },
+  },
+  'the tag serves exactly that: no lookup counts': {
+    on: { snapshots: [snapshot('e2')], entries: [], blobs: {} },
+    hot: hot({ lookups: { [lookupKey({ base: WIN11, digest: sha('e2') })]: { state: 'gone', why: 'no' } } }),
+    says: { verdict: 'base-drifted', plan: 'pull', source: WIN11 },
+  },
+  'OCI: a layer is gone, and the registry gives the manifest that it pins': {
+    on: { snapshots: [onOci], files: { [KERNEL]: 'file' } },
+    at: served([container({ contentDigest: sha('f6') })]),
+    hot: hot({
+      lookups: {
+        [lookupKey({ base: OCI, digest: sha('c3') })]: { state: 'there', reference: OCI_PINNED, sizeBytes: 9 },
+      },
+    }),
+    says: { verdict: 'base-restorable', baseDigest: sha('c3') },
+    reason: /^1 of the 2 files of its base are not there.*its tag has moved on to f6f6/,
+    commands: [`cocoon --root-dir ${ROOT} image pull ${OCI_PINNED}`],
+  },
+  'OCI: a layer is gone, and the tag serves exactly that': {
+    on: { snapshots: [onOci], files: { [KERNEL]: 'file' } },
+    at: served([container()]),
+    says: { verdict: 'base-drifted', plan: 'pull', source: OCI },
+  },
+  'OCI: the same, but cocoon cannot pull it': {
+    on: { snapshots: [onOci], files: { [KERNEL]: 'file' } },
+    at: served([container({ unpullable: 'it asks for a credential' })]),
+    says: { verdict: 'base-drifted', plan: null, source: null },
+    reason: /, and though the tag of its image is exactly that, it asks for a credential$/,
+  },
+  'OCI: the tag serves that to another platform': {
+    on: { snapshots: [onOci], files: { [KERNEL]: 'file' }, architecture: 'arm64' },
+    at: served([container()]),
+    says: { verdict: 'base-missing', plan: null },
+  },
+  'OCI: neither its files nor its record tell the layers': {
+    on: { snapshots: [{ ...onOci, layerFiles: [], blobIds: [] }] },
+    says: { verdict: 'unknown', plan: null },
+  },
+  'firecracker: the layers that its record names': {
+    on: { snapshots: [onFirecracker], files: ociFiles(['d4', 'e5']) },
+    says: { verdict: 'clonable' },
+  },
+  'firecracker: one of them is gone': {
+    on: { snapshots: [onFirecracker], files: ociFiles(['e5']) },
+    says: { verdict: 'base-missing' },
+    reason: /^1 of the 2 files of its base are not there, as .*\/d4d4/,
+  },
+
+  // a base under a name
+  'the incident, under a name that is tied to the tag: an import heals it': {
+    on: { snapshots: [snapshot('e2', { base: 'win11-25h2' })], entries: [], blobs: {} },
+    at: served(undefined, { covers: { [WIN11]: [0], 'win11-25h2': [0] } }),
+    says: { verdict: 'base-drifted', plan: 'pull', source: 'win11-25h2' },
+    reason: /but epoch's tag serves exactly that, so importing it again as win11-25h2 heals it$/,
+  },
+
+  // base-at-risk
+  'its record lacks the blob that its overlay opens, and nothing else keeps it': {
+    on: atRisk,
+    says: { verdict: 'base-at-risk', baseDigest: sha('a1'), plan: null },
+    reason: /no index entry, VM or snapshot record keeps it: the next garbage collection may take it$/,
+  },
+  'a VM keeps it': { on: { ...atRisk, vms: [vm('a1', 'stopped')] }, says: { verdict: 'clonable' } },
+  'an index entry keeps it': {
+    on: { ...atRisk, entries: [entry(sha('a1'), 'https://elsewhere.example/x')] },
+    says: { verdict: 'clonable' },
+  },
+  'a snapshot that is being taken keeps it (SQLite)': {
+    on: { ...atRisk, unlistedBackings: [blobPath('a1')] },
+    says: { verdict: 'clonable' },
   },
 
   // base-corrupt, unknown
+  'the base is short, and replacing is allowed': {
+    on: { snapshots: [snapshot('e2')], blobs: short },
+    at: served([desired({ stored: 'as-is' })], REPLACE),
+    says: { verdict: 'base-corrupt', plan: 'replace', source: WIN11 },
+    reason: 'its base: the blob has 5 bytes and not 5798205849',
+  },
+  'the same under a running VM': {
+    on: { snapshots: [snapshot('e2')], blobs: short, vms: [vm('e2')] },
+    at: served([desired({ stored: 'as-is' })], REPLACE),
+    says: { verdict: 'base-corrupt', plan: null, source: null },
+    reason: /a VM is running on it/,
+    commands: replace,
+  },
+  'the same, and its reference is in both backends: nothing is done under it': {
+    on: {
+      snapshots: [snapshot('e2')],
+      blobs: short,
+      entries: [entry(sha('e2')), entry(sha('c3'), WIN11, 'oci')],
+    },
+    at: served([desired({ stored: 'as-is' })], REPLACE),
+    says: { verdict: 'base-corrupt', plan: null },
+    reason: /both backends/,
+  },
+  'the same, where the only reference that yields it is a name': {
+    on: {
+      snapshots: [snapshot('e2', { base: 'win11-25h2' })],
+      blobs: short,
+      entries: [entry(sha('e2'), 'win11-25h2')],
+    },
+    at: served([desired({ stored: 'as-is', reference: 'win11-25h2' })], REPLACE),
+    says: { verdict: 'base-corrupt', plan: null },
+  },
+  'the bytes of the base have another digest, at depth sha256': {
+    on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sha256: sha('b7') }) }) },
+    at: served([desired({ stored: 'as-is' })], { depth: 'sha256' }),
+    says: { verdict: 'base-corrupt' },
+    commands: replace,
+  },
   'the base is short': {
     on: { snapshots: [snapshot('e2')], blobs: short },
     at: asIs,
     says: { verdict: 'base-corrupt', baseDigest: sha('e2'), plan: null },
-    reason: 'the blob has 5 bytes and not 5798205849; a forced pull alone would keep it',
+    reason: 'its base: the blob has 5 bytes and not 5798205849; a forced pull alone would keep it',
     commands: replace,
   },
   'the base is short, and another tag than its own yields it: the command names that one': {
@@ -322,6 +501,40 @@ const WORLDS: Record<string, World> = {
     says: { verdict: 'not-on-node', baseVerdict: null, plan: null },
     reason: 'not fetched yet; the first clone pulls its base too (a cold start)',
   },
+  'not fetched yet, and its base is at risk': {
+    on: { blobs: blobs({ a1: blob() }) },
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'base-at-risk', plan: null },
+  },
+  'not fetched yet, and a pull of the tag takes the last keeper of its base: announced': {
+    on: { entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) },
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'clonable', plan: null },
+    reason: /clones keep using a1.*; once the tag is pulled again nothing keeps its base on this node$/,
+  },
+  'the same, where a split image is known to be other content': {
+    on: { entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) },
+    at: served([split({ disproved: [sha('a1')] })]),
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'clonable' },
+    reason: 'not fetched yet; its base is there; once the tag is pulled again nothing keeps its base on this node',
+  },
+  'the same, where another entry keeps it': {
+    on: { entries: [entry(sha('a1')), entry(sha('a1'), 'other')], blobs: blobs({ a1: blob() }) },
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'clonable' },
+    reason: /clones keep using a1a1a1a1a1a1$/,
+  },
+  'not fetched yet, and the registry still gives its base': {
+    on: { entries: [entry(sha('e2'))], blobs: blobs({ e2: blob() }) },
+    hot: hot({
+      tracked: [{ snapshot: HOT, pools: null }],
+      snapshots: [wantedSnapshot({ baseDigest: sha('a1') })],
+      lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }),
+    }),
+    says: { verdict: 'not-on-node', baseVerdict: 'base-restorable', plan: null },
+    commands: [`cocoon --root-dir ${ROOT} image pull --force ${BLOB_URL}`],
+  },
   'not fetched yet, and its base is corrupt': {
     on: { blobs: short },
     at: asIs,
@@ -364,15 +577,26 @@ const onOciBase = hot({
 
 const OCI_BASES: Record<string, World> = {
   'its layers are there': {
-    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'file' } }),
+    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'file', [INITRD]: 'file' } }),
     says: { baseVerdict: 'clonable' },
+    reason: 'not fetched yet; its base is there',
+  },
+  'the initrd is not there': {
+    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'file' } }),
+    says: { baseVerdict: 'base-missing', plan: null },
+    reason: /initrd\.img is not there/,
+  },
+  'the kernel is empty': {
+    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'empty', [INITRD]: 'file' } }),
+    says: { baseVerdict: 'base-missing', plan: null },
+    reason: /vmlinuz is not there/,
   },
   'a layer is not there, and cocoon would not look': {
-    on: onNode({ entries: [ociEntry], files: { [KERNEL]: 'file' } }),
+    on: onNode({ entries: [ociEntry], files: { [KERNEL]: 'file', [INITRD]: 'file' } }),
     says: { baseVerdict: 'base-missing', plan: null },
   },
   'the kernel is not there': {
-    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file' } }),
+    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [INITRD]: 'file' } }),
     says: { baseVerdict: 'base-missing', plan: null },
   },
   'an entry whose layers cannot be told (SQLite)': {
@@ -459,6 +683,41 @@ describe('the rows of a node', () => {
   });
 });
 
+describe('a snapshot whose tag at epoch has another one by now stays as it is, and that is said', () => {
+  const OLDER = '2026-05-08T00:00:00Z';
+  const NEWER = '2026-05-09T00:00:00Z'; // the copy on the node is of 2026-05-08T19:00:00Z
+  const newer = 'the tag at epoch is newer than the local copy, which stays until somebody removes it';
+  const other = 'the tag at epoch is another snapshot than the local copy, which stays until somebody removes it';
+
+  test.each<[string, Partial<DesiredSnapshot>, Parameters<typeof snapshot>[1], string | null]>([
+    ['made later', { createdAt: NEWER }, {}, newer],
+    ['made before', { createdAt: OLDER }, {}, null],
+    ['made nobody knows when', { createdAt: null }, {}, null],
+    ['made at no time', { createdAt: 'yesterday' }, {}, null],
+    ['on another base', { baseDigest: sha('a1') }, {}, other],
+    ['on another base, made later', { baseDigest: sha('a1'), createdAt: NEWER }, {}, newer],
+    ['on a base that is not known', { baseDigest: null }, {}, null],
+    ['of another name', { baseDigest: sha('a1') }, { name: 'other' }, null],
+    ['under latest', { snapshot: 'simular/hot:latest', baseDigest: sha('a1') }, { name: 'simular/hot' }, other],
+  ])('%s', (_name, wanted, local, reason) => {
+    const at = hot({ snapshots: [wantedSnapshot(wanted)] });
+    expect(judgeSnapshots(served(), at, observation({ snapshots: [snapshot('e2', local)] }))).toMatchObject([
+      { verdict: 'clonable', reason },
+    ]);
+  });
+
+  test('beside what else there is to say, but not of one that is being written', () => {
+    const at = hot({ snapshots: [wantedSnapshot({ createdAt: NEWER })] });
+    const [drifted] = judgeSnapshots(served(), at, observation({ snapshots: [snapshot('e2')], blobs: {} }));
+    expect(drifted).toMatchObject({ verdict: 'base-drifted', plan: 'pull' });
+    expect(drifted?.reason).toMatch(/heals it; the tag at epoch is newer than the local copy/);
+    const writing = snapshot('e2', { pending: true });
+    expect(judgeSnapshots(served(), at, observation({ snapshots: [writing] }))).toMatchObject([
+      { verdict: 'pending', reason: 'its record is being written' },
+    ]);
+  });
+});
+
 describe('cocoon.json is needed since v0.3.8', () => {
   test.each([
     ['v0.3.7', 'clonable'],
@@ -492,4 +751,68 @@ test.each([
   [null, [], null],
 ])('a record with the digest %s and the blobs %j pins %s', (baseDigest, blobIds, pinned) => {
   expect(pinnedBy(snapshot('a1', { baseDigest, blobIds }))).toBe(pinned);
+});
+
+describe('what a registry is asked about pinned bases', () => {
+  const asked = (on: Partial<Observed>[], at: Served = served(), of: Partial<ServedSnapshots> = {}): string[] =>
+    neededLookups(
+      at,
+      hot(of),
+      on.map((facts, i) => observation(facts, node(`n${i}`))),
+    ).map(lookupKey);
+  const absent = { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) };
+
+  test.each<[string, Partial<Observed>[], Served, Partial<ServedSnapshots>, string[]]>([
+    [
+      'a base that is gone, its tag moved on: once for all nodes',
+      [absent, absent],
+      served(),
+      {},
+      [`${sha('a1')} ${WIN11}`],
+    ],
+    [
+      'what an earlier answer said does not matter',
+      [absent],
+      served(),
+      { lookups: lookups({ state: 'gone', why: '' }) },
+      [`${sha('a1')} ${WIN11}`],
+    ],
+    ['the incident: nothing', [{ snapshots: [snapshot('e2')], blobs: {} }], served(), {}, []],
+    [
+      'a base that is there: nothing',
+      [{ snapshots: [snapshot('a1')], blobs: blobs({ a1: blob() }) }],
+      served(),
+      {},
+      [],
+    ],
+    [
+      'a base without a reference: nothing',
+      [{ snapshots: [snapshot('a1', { base: null })], blobs: {} }],
+      served(),
+      {},
+      [],
+    ],
+    [
+      'one that is not fetched, and whose reference is on the node',
+      [{}],
+      served(),
+      { tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] },
+      [`${sha('a1')} ${WIN11}`],
+    ],
+    [
+      'the same without an entry: a cold start, nothing',
+      [{ entries: [], blobs: {} }],
+      served(),
+      { tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] },
+      [],
+    ],
+    ['OCI', [{ snapshots: [onOci] }], served([container({ contentDigest: sha('f6') })]), {}, [`${sha('c3')} ${OCI}`]],
+  ])('%s', (_name, on, at, of, keys) => {
+    expect(asked(on, at, of)).toEqual(keys);
+  });
+
+  test('of a node that was not read: nothing', () => {
+    const tracking = hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] });
+    expect(neededLookups(served(), tracking, [unreachable()])).toEqual([]);
+  });
 });

@@ -21,6 +21,8 @@ export interface SshdOptions {
   authorizedKeys: string[];
   /** Value of MARK in sessions; default `dir`. */
   mark?: string;
+  /** Set in every session too. */
+  env?: Record<string, string>;
   /** ListenAddress; default 127.0.0.1. */
   host?: string;
   /** Default: one that is free. */
@@ -204,6 +206,8 @@ function isOver(child: ChildProcess): boolean {
 
 async function configText(binary: string, options: SshdOptions, port: number): Promise<string> {
   const { dir, host = '127.0.0.1', hostKeyTypes = ['ed25519'], maxStartups = '500:30:1000' } = options;
+  // With SHLVL set, bash takes no start-up file for a command, slow as that may be.
+  const env = Object.entries({ SHLVL: '1', ...options.env, [MARK]: options.mark ?? dir });
   const lines = [
     ...(options.config ?? []),
     `Port ${port}`,
@@ -211,8 +215,7 @@ async function configText(binary: string, options: SshdOptions, port: number): P
     ...hostKeyTypes.map((type) => `HostKey ${quote(hostKeyFile(dir, type))}`),
     `AuthorizedKeysFile ${quote(join(dir, 'authorized_keys'))}`,
     `PidFile ${quote(join(dir, 'sshd.pid'))}`,
-    // With SHLVL set, bash takes no start-up file for a command, slow as that may be.
-    `SetEnv ${quote(`${MARK}=${options.mark ?? dir}`)} SHLVL=1`,
+    `SetEnv ${env.map(([key, value]) => quote(`${key}=${value}`)).join(' ')}`,
     `MaxStartups ${maxStartups}`,
     'StrictModes no',
     'UsePAM no',

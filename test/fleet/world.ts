@@ -24,7 +24,7 @@ export interface NodeSpec {
   config?: Record<string, unknown>;
   /** Environment of its cocoon. */
   env?: Record<string, string>;
-  sshd?: Pick<SshdOptions, 'host' | 'port' | 'hostKeyTypes' | 'maxStartups' | 'config'>;
+  sshd?: Pick<SshdOptions, 'host' | 'port' | 'hostKeyTypes' | 'maxStartups' | 'config' | 'env'>;
   /** For in-process nodes. */
   onExec?: NonNullable<SshServerOptions['onExec']>;
 }
@@ -339,7 +339,8 @@ function baseConfig(url: string, identityFile: string, knownHostsFile: string, n
       logDir: node.logDir,
       ...spec.config,
     })),
-    ssh: { user, identityFile, knownHostsFile },
+    ssh: { user, identityFile, knownHostsFile, configFile: 'none' },
+    run: { stateDir: join(dirname(identityFile), 'state') },
     // Everything here belongs to the user who started it.
     ...(process.getuid?.() === 0 ? {} : { cocoon: { sudo: false } }),
   };

@@ -13,6 +13,7 @@ import type {
   Observed,
   SnapshotFact,
   TrackedImage,
+  VmFact,
 } from '../../src/core/types.ts';
 
 export const EPOCH = 'https://epoch.example';
@@ -58,7 +59,7 @@ export function entry(digest: string, reference = WIN11, type: IndexEntry['type'
 }
 
 export function blob(over: Partial<BlobFact> = {}): BlobFact {
-  return { regular: true, sizeBytes: SIZE, header: QCOW2, ...over };
+  return { regular: true, sizeBytes: SIZE, header: QCOW2, stamp: `${SIZE} 1 1`, sha256: null, ...over };
 }
 
 /** `{ a1: blob() }` → by digest, as observed. */
@@ -107,6 +108,8 @@ export function observed(over: Partial<Observed> = {}): Observed {
     blobs: blobs({ e2: blob() }),
     files: { [FIRMWARE]: 'file' },
     snapshots: [],
+    vms: [],
+    unlistedBackings: [],
     notes: [],
     ...over,
   };
@@ -135,11 +138,65 @@ export function desired(over: Partial<DesiredImage> = {}): DesiredImage {
     error: null,
     tracked: true,
     blobs: [{ digest: sha('e2'), sizeBytes: SIZE }],
+    layers: [],
+    disproved: [],
     missingBlob: null,
+    unpullable: null,
     stored: null,
     notes: [],
     ...over,
   };
+}
+
+/** The same in two parts, so that nothing has told its content digest yet. */
+export function split(over: Partial<DesiredImage> = {}): DesiredImage {
+  return desired({
+    contentDigest: null,
+    contentDigestSource: null,
+    blobs: [
+      { digest: sha('31'), sizeBytes: 3_000_000_000 },
+      { digest: sha('32'), sizeBytes: SIZE - 3_000_000_000 },
+    ],
+    error: trouble('ARTIFACT_UNSUPPORTED', 'the image is split into 2 parts'),
+    ...over,
+  });
+}
+
+export const OCI = 'ghcr.io/a/b:1';
+
+/** `ghcr.io/a/b:1` for amd64: manifest `c3`, layers `d4` and `e5`. */
+export function container(over: Partial<DesiredImage> = {}): DesiredImage {
+  const layers = [sha('d4'), sha('e5')];
+  return desired({
+    image: 'ghcr.io/a/b',
+    tag: '1',
+    platform: 'linux/amd64',
+    reference: OCI,
+    kind: 'container-image',
+    manifestDigest: sha('c3'),
+    contentDigest: sha('c3'),
+    contentDigestSource: 'manifest',
+    sizeBytes: 2000,
+    blobs: layers.map((digest) => ({ digest, sizeBytes: 1000 })),
+    layers,
+    ...over,
+  });
+}
+
+/** The files of a container image of these layers; kernel and initrd come from the last. */
+export function ociFiles(pairs: string[], root = ROOT): Observed['files'] {
+  const boot = `${root}/oci/boot/${(pairs.at(-1) ?? '').repeat(32)}`;
+  const paths = [
+    ...pairs.map((pair) => `${root}/oci/blobs/${pair.repeat(32)}.erofs`),
+    `${boot}/vmlinuz`,
+    `${boot}/initrd.img`,
+  ];
+  return Object.fromEntries(paths.map((path) => [path, 'file' as const]));
+}
+
+/** A virtual machine on the blob `pair`. */
+export function vm(pair: string, state = 'running'): VmFact {
+  return { name: 'demo-0', state, blobIds: [pair.repeat(32)], imageDigest: sha(pair) };
 }
 
 export function tracked(over: Partial<TrackedImage> = {}): TrackedImage {
@@ -158,17 +215,28 @@ export function served(images: DesiredImage[] = [desired()], over: Partial<Serve
   return {
     epochUrl: EPOCH,
     desired: images,
-    covers: Object.fromEntries(images.map((image, place) => [image.reference, place])),
+    covers: Object.fromEntries(images.map((image, place) => [image.reference, [place]])),
     tracked: [tracked()],
     depth: 'size',
+    repair: { corruptBlobs: 'report', restoreBases: 'report' },
     ...over,
   };
 }
 
 export function wantedSnapshot(over: Partial<DesiredSnapshot> = {}): DesiredSnapshot {
-  return { snapshot: HOT, tracked: true, base: WIN11, baseDigest: sha('e2'), sizeBytes: null, error: null, ...over };
+  return {
+    snapshot: HOT,
+    tracked: true,
+    base: WIN11,
+    baseDigest: sha('e2'),
+    baseType: 'cloudimg',
+    sizeBytes: null,
+    createdAt: null,
+    error: null,
+    ...over,
+  };
 }
 
 export function hot(over: Partial<ServedSnapshots> = {}): ServedSnapshots {
-  return { snapshots: [], tracked: [], discover: true, now: NOW, ...over };
+  return { snapshots: [], tracked: [], discover: true, lookups: {}, now: NOW, ...over };
 }

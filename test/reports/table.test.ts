@@ -4,7 +4,7 @@ import { errorInfo } from '../../src/core/errors.ts';
 import { judgeImages, type Served } from '../../src/core/images.ts';
 import { planActions, withPlan, withResults } from '../../src/core/plan.ts';
 import { assemble, type Parts } from '../../src/core/report.ts';
-import { judgeSnapshots, type ServedSnapshots } from '../../src/core/snapshots.ts';
+import { judgeSnapshots, lookupKey, type ServedSnapshots } from '../../src/core/snapshots.ts';
 import type {
   Action,
   ActionResult,
@@ -61,7 +61,7 @@ function reportOf({ fleet, at = served(), hot: of = hot(), policy, outcome, part
     images: judgeImages(at, seen),
     snapshots: judgeSnapshots(at, of, seen),
   }));
-  const actions = planActions(judged, fleet, at.desired, at.covers, { ...POLICY, ...policy });
+  const actions = planActions(judged, fleet, at, {}, { ...POLICY, ...policy });
   const results = actions.map((action, i): ActionResult => {
     const { node: name, reference } = action;
     const none = {
@@ -192,9 +192,9 @@ const lost = desired({
     detail: 'it is not there',
   }),
 });
-/** One of each kind of trouble that is no pull. */
+/** One of each kind of trouble, and of each kind of plan. */
 const mixed: World = {
-  fleet: nodes(9, (i) => {
+  fleet: nodes(11, (i) => {
     const facts: Partial<Observed>[] = [
       current,
       { ...drifted, freeBytes: 8e9 },
@@ -205,11 +205,23 @@ const mixed: World = {
       { snapshots: [snapshot('a1')] },
       { snapshots: [snapshot('e2')], files: {} },
       { ...current, conflicts: [WIN11] },
+      { snapshots: [snapshot('c4')] },
+      { ...current, entries: [entry(sha('e2')), entry(sha('a1'), 'win11-25h2')] },
       drifted,
     ];
     return facts[i] as Partial<Observed>;
   }),
-  at: served([desired({ stored: 'as-is' }), lost]),
+  at: served([desired({ stored: 'as-is' }), lost], { covers: { [WIN11]: [0], [UBUNTU]: [1], 'win11-25h2': [0] } }),
+  hot: hot({
+    lookups: {
+      [lookupKey({ base: WIN11, digest: sha('a1') })]: { state: 'gone', why: 'epoch does not give it any more' },
+      [lookupKey({ base: WIN11, digest: sha('c4') })]: {
+        state: 'there',
+        reference: `${EPOCH}/v2/simular/win11/blobs/${sha('c4')}`,
+        sizeBytes: 5e9,
+      },
+    },
+  }),
 };
 
 /** A thousand nodes: one in eight has drifted, from two contents, some are down, three are corrupt. */

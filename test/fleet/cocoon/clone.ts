@@ -5,7 +5,7 @@ import { basename, join } from 'node:path';
 import { flag, isSet, print, printJson, wantsJson, type Invocation } from './command.ts';
 import { ensureImage } from './ensure-image.ts';
 import { faults } from './faults.ts';
-import { ensureDirs, newId, readFile, requireFile, writeAtomically } from './files.ts';
+import { ensureDirs, isValidFile, newId, readFile, requireFile, writeAtomically } from './files.ts';
 import { wrapped } from './images.ts';
 import { interrupt, pause } from './interrupt.ts';
 import { logger } from './log.ts';
@@ -404,6 +404,8 @@ async function restore(cow: string, directBoot: boolean): Promise<void> {
       { cause: error },
     );
   }
+  // It reads the header of the base too.
+  if (!isValidFile(backing)) throw refuse(`failed to fill whole buffer: ${backing}`);
 }
 
 async function finalize(

@@ -1,0 +1,129 @@
+/** What a blob file on a node is worth: judged against the manifest that yields it, as closely as was asked. */
+import { isPlainQcow2 } from './desired.ts';
+import { hexOf } from './reference.ts';
+import type { BlobFact, DesiredImage, IndexEntry, Node, Observation, Observed } from './types.ts';
+
+/** How closely a blob is looked at. */
+export type BlobDepth = 'presence' | 'size' | 'sha256';
+
+export interface BlobState {
+  state: 'sound' | 'absent' | 'corrupt' | 'unproven';
+  why: string | null;
+}
+
+/** No proof of anything: such a blob is never taken for a bad one. */
+const UNHASHED = 'the bytes of the blob could not be hashed';
+
+/**
+ * Judges the blob of a cloud image. The index's own size proves nothing (contract A.5): a forced pull keeps a bad file
+ * and then records its size. A converted blob has other bytes than the download, so only its presence and its header
+ * can be looked at.
+ * @param desired what yields exactly this digest, or null where that is not known
+ */
+export function blobState(
+  observed: Observed,
+  digest: string,
+  desired: DesiredImage | null,
+  depth: BlobDepth,
+): BlobState {
+  const blob = observed.blobs[hexOf(digest)];
+  if (blob === undefined) return { state: 'absent', why: 'the blob is not there' };
+  if (!blob.regular) return { state: 'absent', why: 'the blob is no regular file' };
+  if (blob.sizeBytes === 0) return { state: 'absent', why: 'the blob is empty' };
+  if (depth === 'presence' || blob.sha256 === digest) return { state: 'sound', why: null };
+  const isQcow2 = hasPlainHeader(blob);
+  const problem = flaw(blob, isQcow2, desired, depth);
+  if (problem === null) return { state: 'sound', why: null };
+  if (problem === UNHASHED) return { state: 'unproven', why: problem };
+  if (desired?.stored === 'as-is') return { state: 'corrupt', why: problem };
+  if (desired?.stored === 'converted' && isQcow2) {
+    return { state: 'sound', why: 'cocoon converted the download: only presence and header can be verified' };
+  }
+  const why =
+    desired?.stored === 'converted'
+      ? 'since cocoon converted the download, nothing tells what it should be'
+      : 'whether cocoon converted the download is not known';
+  return { state: 'unproven', why: `${problem}, and ${why}` };
+}
+
+/** What is wrong with the bytes if they are those that were downloaded. */
+function flaw(blob: BlobFact, isQcow2: boolean, desired: DesiredImage | null, depth: BlobDepth): string | null {
+  if (!isQcow2) return 'the blob does not begin as a qcow2 base image does';
+  const expected = desired?.sizeBytes ?? null;
+  if (expected !== null && blob.sizeBytes !== expected)
+    return `the blob has ${blob.sizeBytes} bytes and not ${expected}`;
+  if (depth !== 'sha256') return null;
+  return blob.sha256 === null ? UNHASHED : 'the bytes of the blob do not have its digest';
+}
+
+export function hasPlainHeader(blob: BlobFact): boolean {
+  return blob.header !== null && isPlainQcow2(Buffer.from(blob.header, 'hex'));
+}
+
+/**
+ * Judges the files of a container image: every layer, a kernel and an initrd, as cocoon itself looks for them (contract
+ * C.6). There is no cheap way to see whether they are whole.
+ */
+export function ociState(
+  { cocoon }: Node,
+  observed: Observed,
+  desired: DesiredImage | null,
+  entry: IndexEntry,
+): BlobState {
+  const dir = `${cocoon.rootDir}/oci`;
+  const isThere = (path: string): boolean => observed.files[path] === 'file';
+  const layers = desired !== null && desired.layers.length > 0 ? desired.layers : entry.layers;
+  if (layers.length === 0) return { state: 'unproven', why: 'which layers it has is not known' };
+  const boot = (layer: string, name: string): string => `${dir}/boot/${hexOf(layer)}/${name}`;
+  const needed = [
+    ...layers.map((layer) => [`${dir}/blobs/${hexOf(layer)}.erofs`]),
+    (entry.kernelLayer === null ? layers : [entry.kernelLayer]).map((layer) => boot(layer, 'vmlinuz')),
+    (entry.initrdLayer === null ? layers : [entry.initrdLayer]).map((layer) => boot(layer, 'initrd.img')),
+  ];
+  const gone = needed.find((paths) => !paths.some(isThere));
+  return gone === undefined ? { state: 'sound', why: null } : { state: 'absent', why: `${gone[0]} is not there` };
+}
+
+/** True where a VM is running on the blob: replacing it would pull the ground from under the guest's next start. */
+export function isInUse(observed: Observed, digest: string): boolean {
+  return observed.vms.some(
+    (vm) =>
+      (vm.state === 'running' || vm.state === 'creating') &&
+      (vm.imageDigest === digest || vm.blobIds.includes(hexOf(digest))),
+  );
+}
+
+/**
+ * What keeps a blob alive when cocoon collects garbage: index entries, and the records of VMs and snapshots (contract
+ * A.12). Names for people.
+ */
+export function keepersOf(observed: Observed, digest: string): string[] {
+  const hex = hexOf(digest);
+  return [
+    ...observed.entries.filter((entry) => entry.digest === digest).map((entry) => entry.reference),
+    ...observed.vms.filter((vm) => vm.imageDigest === digest || vm.blobIds.includes(hex)).map((vm) => `VM ${vm.name}`),
+    ...observed.snapshots
+      .filter((fact) => fact.recorded && (fact.baseDigest === digest || fact.blobIds.includes(hex)))
+      .map((fact) => `snapshot ${fact.name || fact.id}`),
+    ...observed.unlistedBackings
+      .filter((path) => path.endsWith(`/${hex}.qcow2`))
+      .map(() => 'a snapshot that is being taken'),
+  ];
+}
+
+/**
+ * The images whose blobs look wrong somewhere, so that it matters how cocoon stores them: their first bytes are worth
+ * a request. Everything else is judged without it.
+ */
+export function needsStoredForm(desired: DesiredImage[], observations: Observation[], depth: BlobDepth): number[] {
+  const looksWrong = (image: DesiredImage, observed: Observed): boolean =>
+    image.contentDigest !== null &&
+    (['size', depth] as const).some(
+      (at) => blobState(observed, image.contentDigest as string, image, at).state === 'unproven',
+    );
+  return desired.flatMap((image, place) =>
+    image.stored === null && observations.some(({ observed }) => observed !== null && looksWrong(image, observed))
+      ? [place]
+      : [],
+  );
+}

@@ -1,0 +1,78 @@
+/** What both resolvers share: whom to ask, and how to put what came of it. */
+import type { Registry } from '../adapters/registry.ts';
+import type { State } from '../adapters/state.ts';
+import { errorInfo, infoOf } from '../core/errors.ts';
+import type { DesiredImage, ErrorInfo } from '../core/types.ts';
+
+export interface ResolverOptions {
+  epochUrl: string;
+  epoch: Registry;
+  /** The client for another registry, by its host. */
+  registryOf: (host: string) => Promise<Registry>;
+  /** What earlier runs learned. */
+  state: State;
+  signal: AbortSignal;
+}
+
+/** A desired image of which nothing is known yet. */
+export const NOTHING_KNOWN: Omit<DesiredImage, 'image' | 'tag' | 'reference'> = {
+  platform: null,
+  kind: null,
+  manifestDigest: null,
+  contentDigest: null,
+  contentDigestSource: null,
+  sizeBytes: null,
+  error: null,
+  tracked: false,
+  blobs: [],
+  layers: [],
+  disproved: [],
+  missingBlob: null,
+  unpullable: null,
+  stored: null,
+  notes: [],
+};
+
+/** What was caught, or why the run ended, which is then the cause of it. */
+export function whyOf(error: unknown, signal: AbortSignal): ErrorInfo {
+  return infoOf(signal.aborted ? signal.reason : error);
+}
+
+export function remember<T>(memory: Map<string, Promise<T>>, key: string, ask: () => Promise<T>): Promise<T> {
+  const known = memory.get(key);
+  if (known !== undefined) return known;
+  const asked = ask();
+  memory.set(key, asked);
+  return asked;
+}
+
+/**
+ * The first blob that the registry lacks, or has at another length than the manifest says: a pull would come out bad.
+ * The error is that blob's; where all are there, the image keeps its own.
+ */
+export async function missingBlob(
+  registry: Registry,
+  repository: string,
+  blobs: DesiredImage['blobs'],
+  signal: AbortSignal,
+): Promise<{ missingBlob: string | null; error?: ErrorInfo }> {
+  const sizes = await Promise.all(
+    blobs.map(async (blob) => {
+      try {
+        return await registry.blobSize(repository, blob.digest, signal);
+      } catch (error) {
+        return whyOf(error, signal);
+      }
+    }),
+  );
+  for (const [i, blob] of blobs.entries()) {
+    const found = sizes[i] ?? null;
+    if (found !== null && typeof found === 'object') return { missingBlob: blob.digest, error: found };
+    if (found !== blob.sizeBytes) {
+      const detail = found === null ? 'it is not there' : `it has ${found} bytes and not ${blob.sizeBytes}`;
+      const error = errorInfo('REGISTRY_BLOB_MISSING', { repository, digest: blob.digest, detail });
+      return { missingBlob: blob.digest, error };
+    }
+  }
+  return { missingBlob: null };
+}

@@ -1,0 +1,185 @@
+/** Everything up to the verdicts: observe the nodes, ask the registries, learn what neither tells, judge. Changes nothing. */
+import type { Registry } from '../adapters/registry.ts';
+import type { Ssh } from '../adapters/ssh.ts';
+import type { State } from '../adapters/state.ts';
+import { needsStoredForm } from '../core/blobs.ts';
+import { infoOf } from '../core/errors.ts';
+import { coverOf, judgeImages, type Served } from '../core/images.ts';
+import type { Settings } from '../core/settings.ts';
+import { judgeSnapshots, lookupKey, neededLookups, type ServedSnapshots } from '../core/snapshots.ts';
+import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/types.ts';
+import { hashDeep, learnContents, type LearnContext } from './learn.ts';
+import { observeAll } from './observe.ts';
+import { createResolver, resolveAll, type Held, type Resolved, type Resolver } from './resolve.ts';
+
+/** Whom a run speaks to, opened and closed by the cli. */
+export interface Clients {
+  ssh: Ssh;
+  epoch: Registry;
+  /** The client for another registry, by its host. */
+  registryOf: (host: string) => Promise<Registry>;
+  state: State;
+}
+
+/** What judging needs: it knows no mode, no filter and no policy. */
+export interface JudgeRequest {
+  settings: Settings;
+  nodes: Node[];
+  clients: Clients;
+  signal: AbortSignal;
+  now: () => Date;
+  events: JudgeEvents;
+}
+
+export interface JudgeEvents {
+  onNode: (observation: Observation) => void;
+  /** Parts of a split image are read from epoch; bytes so far, of all. */
+  onStream: (image: DesiredImage, bytes: number, total: number) => void;
+  /** Something could not be learned; the verdicts say what follows from it. */
+  onTrouble: (message: string) => void;
+}
+
+/** Everything that is known before anything is planned. */
+export interface Judged {
+  observations: Observation[];
+  served: Served;
+  hot: ServedSnapshots;
+  verdicts: NodeVerdicts[];
+  /** Of a run that got no answer from epoch at all: then nothing can be said, and nothing may be changed. */
+  error: ErrorInfo | null;
+}
+
+/**
+ * Observes, resolves, learns and judges. Trouble is in the verdicts.
+ * @param heldOf which references found on nodes registries are asked about, beside what the settings track
+ */
+export async function judgeFleet(
+  request: JudgeRequest,
+  heldOf: (observations: Observation[]) => Held,
+): Promise<Judged> {
+  const { settings, clients, signal, events } = request;
+  const resolver = newResolver(request);
+  const { images, snapshots } = settings;
+  const [read] = await Promise.all([
+    observeAll(clients.ssh, request.nodes, settings.ssh.concurrency, signal, events.onNode),
+    // What can be asked without knowing the nodes is asked early; the answers are remembered.
+    Promise.all([
+      ...images.track
+        .filter(({ registry }) => registry === null)
+        .map(async (image) => await resolver.tracked(image, [])),
+      ...snapshots.track.map(async ({ snapshot }) => await resolver.snapshot(snapshot)),
+    ]),
+  ]);
+  const tracked = { images: images.track, snapshots: snapshots.track };
+  const held = heldOf(read);
+  const asked = snapshots.discover ? held : { ...held, snapshots: [] };
+  const resolved = await resolveAll(resolver, tracked, asked, images.discover);
+  const error = await noAnswer(request, resolved);
+
+  const context = learnContext(request);
+  const observations = settings.verify.blob === 'sha256' ? await hashDeep(read, context) : read;
+  const served = await servedBy(request, resolver, resolved, observations, context);
+  const hot = await hotBy(request, resolver, served, resolved, observations);
+  await clients.state.save();
+  const verdicts = observations.map((observation) => ({
+    node: observation.node.name,
+    images: judgeImages(served, observation),
+    snapshots: judgeSnapshots(served, hot, observation),
+  }));
+  return { observations, served, hot, verdicts, error };
+}
+
+/** A resolver that has not asked anything yet: what it says is what registries serve from now on. */
+export function newResolver({
+  settings,
+  clients,
+  signal,
+}: Pick<JudgeRequest, 'settings' | 'clients' | 'signal'>): Resolver {
+  const { epoch, registryOf, state } = clients;
+  return createResolver({ epochUrl: settings.epoch.url, epoch, registryOf, state, signal });
+}
+
+export function learnContext({ settings, clients, signal, events }: JudgeRequest): LearnContext {
+  const { ssh, epoch, state } = clients;
+  return { ssh, epoch, state, concurrency: settings.ssh.concurrency, signal, onTrouble: events.onTrouble };
+}
+
+/** Every reference that a node holds, and that a snapshot there is based on. */
+export function everythingOn(observations: Observation[]): Held {
+  const all = observations.flatMap(({ observed }) => observed ?? []);
+  return {
+    references: all.flatMap(({ entries }) => entries.map(({ reference }) => reference)),
+    bases: all.flatMap(({ snapshots }) => snapshots.flatMap(({ base }) => base ?? [])),
+    snapshots: all.flatMap(({ snapshots }) => snapshots.map(({ name }) => name)),
+    architectures: architecturesOf(observations),
+  };
+}
+
+export function architecturesOf(observations: Observation[]): string[] {
+  return [...new Set(observations.flatMap(({ observed }) => observed?.architecture ?? []))].sort();
+}
+
+async function noAnswer({ clients: { epoch }, signal }: JudgeRequest, resolved: Resolved): Promise<ErrorInfo | null> {
+  if (epoch.hasAnswered() || signal.aborted) return null;
+  const first = [...resolved.desired, ...resolved.snapshots].find((item) => item.error?.code.startsWith('REGISTRY_'));
+  if (first !== undefined) return first.error;
+  try {
+    await epoch.ping(signal);
+    return null;
+  } catch (error) {
+    return signal.aborted ? null : infoOf(error);
+  }
+}
+
+/** What registries serve, with what had to be learned: content digests of split images, and stored forms. */
+async function servedBy(
+  { settings, events }: JudgeRequest,
+  resolver: Resolver,
+  resolved: Resolved,
+  observations: Observation[],
+  context: LearnContext,
+): Promise<Served> {
+  const depth = settings.verify.blob;
+  const asServed: Served = {
+    epochUrl: settings.epoch.url,
+    desired: resolved.desired,
+    covers: resolved.covers,
+    tracked: settings.images.track,
+    depth,
+    repair: settings.repair,
+  };
+  const onStream = settings.images.stream ? events.onStream : null;
+  const learned = await learnContents(asServed, resolved.snapshots, observations, context, onStream);
+  const unclear = new Set(needsStoredForm(learned.desired, observations, depth));
+  const desired = await Promise.all(
+    learned.desired.map(async (image, place) => (unclear.has(place) ? await resolver.withStoredForm(image) : image)),
+  );
+  return { ...learned, desired };
+}
+
+/** What is known of snapshots; the registry is asked for pinned content that some node lacks and no tag serves. */
+async function hotBy(
+  request: JudgeRequest,
+  resolver: Resolver,
+  served: Served,
+  resolved: Resolved,
+  observations: Observation[],
+): Promise<ServedSnapshots> {
+  const { track, discover } = request.settings.snapshots;
+  const hot: ServedSnapshots = {
+    snapshots: resolved.snapshots,
+    tracked: track,
+    discover,
+    lookups: {},
+    now: request.now().getTime(),
+  };
+  const someone = observations.find(({ observed }) => observed !== null);
+  if (someone === undefined || someone.observed === null) return hot;
+  const world = { served, node: someone.node, observed: someone.observed };
+  const answers = await Promise.all(
+    neededLookups(served, hot, observations).map(
+      async (asked) => [lookupKey(asked), await resolver.lookup(asked, coverOf(world, asked.base))] as const,
+    ),
+  );
+  return { ...hot, lookups: Object.fromEntries(answers) };
+}

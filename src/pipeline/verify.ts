@@ -1,0 +1,162 @@
+/** Reads a node again after a change, and compares it with what its registry serves at that moment. */
+import { hashBlobs } from '../adapters/node-hash.ts';
+import { readNode } from '../adapters/node-read.ts';
+import type { Connection } from '../adapters/ssh.ts';
+import { blobState, ociState, type BlobState } from '../core/blobs.ts';
+import { errorInfo, fault, ReconcileError } from '../core/errors.ts';
+import { coverOf, type Served } from '../core/images.ts';
+import { judgeSnapshots, type ServedSnapshots } from '../core/snapshots.ts';
+import type {
+  Action,
+  DesiredImage,
+  ErrorInfo,
+  IndexEntry,
+  Node,
+  Observed,
+  Policy,
+  SnapshotRow,
+} from '../core/types.ts';
+import { learnContext, newResolver, type JudgeRequest } from './judge.ts';
+import { HASH_TIMEOUT_MS, isUnlearned, proofItem, proofOf, withHashes, withProof } from './learn.ts';
+import { READ_TIMEOUT_MS } from './observe.ts';
+import type { Resolver } from './resolve.ts';
+
+/** What verifying needs beside the action. */
+export interface VerifyContext extends JudgeRequest {
+  policy: Policy;
+  served: Served;
+  hot: ServedSnapshots;
+}
+
+/** What a node holds and what its registry serves, read at the same time. `problem` is null where they agree. */
+export interface Verified {
+  have: string | null;
+  now: string | null;
+  /** What is served now; null for a restore, which brings back what no tag serves. */
+  desired: DesiredImage | null;
+  observed: Observed;
+  problem: ErrorInfo | null;
+}
+
+/**
+ * Reads the node and compares its entry and its files with what is served now. That a pull succeeded proves nothing.
+ * @throws ReconcileError where either cannot be asked
+ */
+export async function verify(
+  action: Action,
+  node: Node,
+  connection: Connection,
+  context: VerifyContext,
+): Promise<Verified> {
+  const resolver = newResolver(context);
+  const read = await readNode(connection, node, READ_TIMEOUT_MS, context.signal);
+  const isDeep = context.served.depth === 'sha256';
+  const observed = isDeep ? await withHashes(node, read, learnContext(context)) : read;
+  const entry = observed.entries.find(({ reference }) => reference === action.reference) ?? null;
+  const have = entry?.digest ?? null;
+  const served = action.kind === 'restore' ? null : await servedNow(action, node, observed, resolver, context);
+  const desired = served === null ? null : await proven(served, have, node, observed, connection, context);
+  const now = desired === null ? action.want : desired.contentDigest;
+  const found = { have, now, desired, observed };
+  const mismatch = (detail: string): Verified => ({
+    ...found,
+    problem: errorInfo('VERIFY_MISMATCH', { host: node.name, reference: action.reference, have, want: now, detail }),
+  });
+  if (now === null && desired !== null && have !== null && desired.disproved.includes(have)) {
+    return mismatch('its parts prove that it is other content than epoch serves now');
+  }
+  if (now === null && have === null) return mismatch('the node has no entry for it');
+  if (now === null)
+    throw new ReconcileError(desired?.error ?? errorInfo('INTERNAL', { problem: 'neither digest nor error' }));
+  if (entry === null || have !== now) return mismatch('the node recorded another digest than is served now');
+  const { state, known } = await filesOf(entry, now, desired, node, observed, resolver, context);
+  if (state.state !== 'sound') return { ...mismatch(state.why ?? 'its files are unsound'), desired: known };
+  return { ...found, desired: known, problem: null };
+}
+
+/** What the registry serves for the reference of an action, for the node's own platform. */
+async function servedNow(
+  action: Action,
+  node: Node,
+  observed: Observed,
+  resolver: Resolver,
+  { served }: VerifyContext,
+): Promise<DesiredImage> {
+  const planned = coverOf({ served, node, observed }, action.reference);
+  if (planned?.kind !== 'container-image') return await resolver.image(action.image, action.tag);
+  const architectures = [observed.architecture];
+  const tracked = served.tracked.find(({ registry, reference }) => registry !== null && reference === action.reference);
+  const images =
+    tracked === undefined
+      ? await resolver.reference(action.reference, architectures)
+      : await resolver.tracked(tracked, architectures);
+  const image = images.find(({ platform }) => platform === planned.platform) ?? images[0];
+  if (image === undefined)
+    throw fault('ARTIFACT_UNSUPPORTED', { image: action.reference, why: 'its registry serves nothing' });
+  return image;
+}
+
+/** A split image whose content digest nothing has told yet: the node's own blob proves it, or proves that it is another. */
+async function proven(
+  image: DesiredImage,
+  have: string | null,
+  node: Node,
+  observed: Observed,
+  connection: Connection,
+  { clients, signal }: VerifyContext,
+): Promise<DesiredImage> {
+  if (have === null || !isUnlearned(image) || image.disproved.includes(have)) return image;
+  const [hashed] = await hashBlobs(connection, node, [proofItem(observed, have, image)], HASH_TIMEOUT_MS, signal);
+  return withProof(clients.state, image, have, proofOf(hashed, image));
+}
+
+async function filesOf(
+  entry: IndexEntry,
+  digest: string,
+  desired: DesiredImage | null,
+  node: Node,
+  observed: Observed,
+  resolver: Resolver,
+  { served: { depth } }: VerifyContext,
+): Promise<{ state: BlobState; known: DesiredImage | null }> {
+  if (entry.type === 'oci') return { state: ociState(node, observed, desired, entry), known: desired };
+  const atOnce = blobState(observed, digest, desired, depth);
+  if (atOnce.state !== 'unproven' || desired === null) return { state: atOnce, known: desired };
+  const known = await resolver.withStoredForm(desired);
+  return { state: blobState(observed, digest, known, depth), known };
+}
+
+/**
+ * The last step: the snapshots whose base is the content that was just brought must clone, as far as their files tell.
+ * @returns these snapshots; the problem is NOTHING_TO_TEST where there are none
+ * @throws ReconcileError CLONE_FAILED
+ */
+export function verifyClones(
+  action: Action,
+  node: Node,
+  context: VerifyContext,
+  healed: Verified,
+): { problem: ErrorInfo | null; users: SnapshotRow[] } {
+  const users = usersOf(node, healed, context);
+  const image = `${action.image}:${action.tag}`;
+  if (users.length === 0) return { problem: errorInfo('NOTHING_TO_TEST', { host: node.name, image }), users };
+  for (const { snapshot, verdict, reason } of users) {
+    if (verdict !== 'clonable') throw fault('CLONE_FAILED', { host: node.name, snapshot, why: reason ?? verdict });
+  }
+  return { problem: null, users };
+}
+
+/** The snapshots of the node whose base is what was just brought; one that is broken for another reason does not count. */
+function usersOf(node: Node, { now, desired, observed }: Verified, { served, hot }: VerifyContext): SnapshotRow[] {
+  const observation = { node, status: 'observed' as const, observed, error: null, durationMs: 0 };
+  // What was learned of the image since the plan was made counts here too: its size, and how cocoon stores it.
+  const isSame = ({ image, tag, platform }: DesiredImage): boolean =>
+    image === desired?.image && tag === desired.tag && platform === desired.platform;
+  const current = {
+    ...served,
+    desired: served.desired.map((other) => (desired !== null && isSame(other) ? desired : other)),
+  };
+  return judgeSnapshots(current, hot, observation).filter(
+    (row) => row.id !== null && row.baseDigest === now && row.verdict !== 'broken' && row.verdict !== 'pending',
+  );
+}

@@ -1,0 +1,60 @@
+// Connections and registries that answer from memory or from this machine.
+import { spawnSync } from 'node:child_process';
+import type { Registry } from '../../src/adapters/registry.ts';
+import type { Connection, Ssh } from '../../src/adapters/ssh.ts';
+import type { Node } from '../../src/core/types.ts';
+
+/** A connection whose commands a shell of this machine runs. */
+export function localConnection(shell = '/bin/sh', env: NodeJS.ProcessEnv = process.env): Connection {
+  return {
+    exec: async (command, { stdin }) => {
+      const { stdout, stderr, status, signal } = spawnSync(shell, ['-c', command], { input: stdin ?? '', env });
+      return await Promise.resolve({ stdout, stderr: stderr.toString('utf8'), code: status, signal });
+    },
+    close: () => {},
+  };
+}
+
+/** A connection that answers each command in the same words. */
+export function answering(answer: (command: string) => string, stderr = ''): Connection {
+  return {
+    exec: async (command) =>
+      await Promise.resolve({ stdout: Buffer.from(answer(command)), stderr, code: 0, signal: null }),
+    close: () => {},
+  };
+}
+
+/** Connects by the function, and keeps the names of the nodes. */
+export function fakeSsh(connect: (node: Node) => Connection): Ssh & { connected: string[] } {
+  const connected: string[] = [];
+  return {
+    connected,
+    connect: async (node) => {
+      connected.push(node.name);
+      return await Promise.resolve(connect(node));
+    },
+    affordable: async (wanted) => await Promise.resolve(wanted),
+    close: () => {},
+  };
+}
+
+/** A registry of which only what a test names is ever asked. */
+export function fakeRegistry(asked: Partial<Registry>): Registry {
+  const refuse = (): never => {
+    throw new Error('the registry was asked for something else');
+  };
+  return {
+    manifest: refuse,
+    tags: refuse,
+    blobSize: refuse,
+    blobHead: refuse,
+    blobJson: refuse,
+    blobText: refuse,
+    blobStream: refuse,
+    servesTagPath: refuse,
+    ping: refuse,
+    hasAnswered: () => true,
+    close: async () => await Promise.resolve(),
+    ...asked,
+  };
+}

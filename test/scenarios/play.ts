@@ -1,0 +1,252 @@
+// Plays a scenario: the real command, first dry and then for good, and clones of the double before and after.
+import { expect } from 'vitest';
+import { renderTable } from '../../src/reports/table.ts';
+import type { ImageRow, NodeReport, Report, SnapshotRow, SnapshotVerdict } from '../../src/core/types.ts';
+import type { FleetNode } from '../fleet/world.ts';
+import { report } from '../helpers/reconcile.ts';
+import { treeOf } from '../helpers/tree.ts';
+import { KEY, SNAPSHOT, type Expected, type Letter, type Scenario } from './scenario.ts';
+import { addProbe, setStage, type Stage } from './stage.ts';
+
+/** Whether a clone works tells only our own cocoon: the true one needs a hypervisor that opens the disks. */
+export const isDouble = !process.env['COCOON_BIN'];
+
+/** What the verdict on a snapshot promises of a clone; of the others it promises nothing. */
+const CLONES: Partial<Record<SnapshotVerdict, boolean>> = {
+  clonable: true,
+  'base-at-risk': true,
+  'base-drifted': false,
+  'base-restorable': false,
+  'base-missing': false,
+  'base-lost': false,
+  broken: false,
+  pending: false,
+};
+
+export async function play(scenario: Scenario): Promise<void> {
+  const stage = await setStage(scenario);
+  try {
+    await playOn(stage, scenario);
+  } finally {
+    await stage.down();
+  }
+}
+
+async function playOn(stage: Stage, scenario: Scenario): Promise<void> {
+  const { expect: expected, args = [] } = scenario;
+  const { fleet, node } = stage;
+
+  const end = await scenario.meanwhile?.(stage);
+  let dry: Report;
+  try {
+    const before = await treeOf(node.rootDir);
+    arm(stage, scenario);
+    dry = await report(fleet, '--dry-run', ...args);
+    expect(await treeOf(node.rootDir), 'a dry run changes nothing').toEqual(before);
+    checkDry(stage, dry, expected);
+  } finally {
+    end?.();
+  }
+  fleet.epoch.heal();
+  const isStill = dry.summary.actions.planned === 0;
+  const clones = isDouble && expected.node === undefined && scenario.clonesAnyway !== true;
+  if (clones && !isStill) await expectClonesBefore(stage, dry);
+
+  const again = await scenario.meanwhile?.(stage);
+  let run: Report;
+  try {
+    for (const one of fleet.nodes) await one.clearLog();
+    const untouched = await treeOf(node.rootDir);
+    arm(stage, scenario);
+    if (scenario.during !== undefined) {
+      const { match, action } = scenario.during;
+      fleet.epoch.during(match, async () => await action(stage));
+    }
+    run = await report(fleet, ...args);
+    if (isStill) expect(await treeOf(node.rootDir), 'nothing was planned').toEqual(untouched);
+    await checkRun(stage, dry, run, expected);
+  } finally {
+    again?.();
+  }
+  await scenario.afterwards?.(stage);
+  fleet.epoch.heal();
+  if (!isStill && expected.run === 0) await lookAgain(stage, scenario);
+  if (!clones) return;
+  // Where nothing was planned nothing has changed, to the byte: what clones now, or does not, did so before.
+  if (isStill) await expectClones(stage, node, claimed(rowsOn(dry, node.name)));
+  else if (expected.run === 0) {
+    for (const one of fleet.nodes) await expectClones(stage, one, healed(rowsOn(run, one.name)));
+  }
+}
+
+function arm({ fleet: { epoch } }: Stage, { faults = [] }: Scenario): void {
+  epoch.heal();
+  for (const fault of faults) epoch.fail(fault);
+}
+
+// --- What the reports say -------------------------------------------------------------------------------------------
+
+function rowsOn(of: Report, name: string): NodeReport {
+  const found = of.nodes.find((one) => one.name === name);
+  if (found === undefined) throw new Error(`no node ${name} in the report`);
+  return found;
+}
+
+/** Key → verdict as the scenario writes it. */
+function wanted<T extends string>(value: T | Record<string, T> | undefined, usual: string): Record<string, T> {
+  if (value === undefined) return {};
+  return typeof value === 'string' ? { [usual]: value } : value;
+}
+
+function checkDry(stage: Stage, dry: Report, expected: Expected): void {
+  const { image, snapshot, plan, said = [], codes = [] } = expected;
+  for (const { name } of stage.fleet.nodes) {
+    const { status, images, snapshots } = rowsOn(dry, name);
+    expect(status).toBe(expected.node ?? 'observed');
+    const keys = Object.entries(wanted(image, KEY)).map(([key, verdict]) => [stage.spell(key), verdict] as const);
+    expect(Object.fromEntries(images.map((row) => [row.reference, row.verdict]))).toEqual(Object.fromEntries(keys));
+    expect(Object.fromEntries(snapshots.map((row) => [row.snapshot, row.verdict]))).toEqual(wanted(snapshot, SNAPSHOT));
+    if (expected.baseVerdict !== undefined) {
+      expect(snapshots.map((row) => row.baseVerdict)).toContain(expected.baseVerdict);
+    }
+    expect(planOf(images, snapshots)).toBe(plan ?? '');
+  }
+  expect(codesOf(dry)).toEqual(expect.arrayContaining(codes));
+  expectSaid(dry, said);
+  if (expected.source !== undefined) {
+    expect(dry.desired.map(({ contentDigestSource }) => contentDigestSource)).toContain(expected.source);
+  }
+  expect(dry.run.exitCode, `dry run: ${readable(dry)}`).toBe(expected.dry);
+}
+
+/** Every planned action once, the image's first. */
+function planOf(images: ImageRow[], snapshots: SnapshotRow[]): string {
+  const planned = [
+    ...images.flatMap(({ plan, reference }) => (plan === null ? [] : [{ plan, reference }])),
+    ...snapshots.flatMap(({ plan, source }) => (plan === null ? [] : [{ plan, reference: source }])),
+  ];
+  return planned
+    .filter(({ reference }, i) => planned.findIndex((other) => other.reference === reference) === i)
+    .map(({ plan }) => plan)
+    .join(', ');
+}
+
+function codesOf({ run, nodes }: Report): string[] {
+  const rows = nodes.flatMap(({ error, images, snapshots }) => [
+    error,
+    ...[...images, ...snapshots].map((r) => r.error),
+  ]);
+  return [run.error, ...rows].flatMap((error) => error?.code ?? []);
+}
+
+/** All that people can read in a report, on one line. */
+function readable(of: Report): string {
+  const table = renderTable(of, { color: false, verbose: true, brief: false });
+  return table.replace(/\s+/g, ' ');
+}
+
+function expectSaid(of: Report, said: string[]): void {
+  const text = readable(of);
+  for (const sentence of said) expect(text).toContain(sentence);
+}
+
+async function checkRun(stage: Stage, dry: Report, run: Report, expected: Expected): Promise<void> {
+  expect(run.run.exitCode, `run: ${readable(run)}`).toBe(expected.run);
+  expect(run.summary.actions.planned).toBe(dry.summary.actions.planned);
+  const outcomes = run.nodes.flatMap(({ images, snapshots }) =>
+    [...images, ...snapshots].flatMap((r) => r.outcome ?? []),
+  );
+  if (expected.outcome !== undefined) expect(outcomes).toContain(expected.outcome);
+  else if (expected.run === 0) expect(outcomes.filter((outcome) => outcome !== 'healed')).toEqual([]);
+  expect(codesOf(run)).toEqual(expect.arrayContaining(expected.runCodes ?? []));
+  expectSaid(run, expected.runSaid ?? []);
+  const pulls = await Promise.all(stage.fleet.nodes.map(async (node) => await pullsOn(node)));
+  expect(pulls.flat().length, 'pulls').toBe(expected.pulls ?? run.summary.actions.planned);
+}
+
+/** Every change of its images that the command made on a node. */
+async function pullsOn(node: FleetNode): Promise<string[][]> {
+  return (await node.commands()).filter(
+    (argv) => argv.includes('image') && (argv.includes('pull') || argv.includes('import')),
+  );
+}
+
+// --- Whether clones work --------------------------------------------------------------------------------------------
+
+/** Of which snapshots, and of which digests as a base, a clone must work or must not. */
+interface Claims {
+  snapshots: { name: string; base: string | null; works: boolean }[];
+  bases: { digest: string | null; works: boolean }[];
+}
+
+/** What the verdicts claim. */
+function claimed({ images, snapshots }: NodeReport): Claims {
+  return {
+    snapshots: snapshots.flatMap(({ id, snapshot: name, verdict, baseDigest: base }) => {
+      const works = CLONES[verdict];
+      return id === null || works === undefined ? [] : [{ name, base, works }];
+    }),
+    bases: images.flatMap(({ verdict, have: digest }) => {
+      const works = verdict === 'in-sync' ? true : verdict === 'blob-missing' ? false : undefined;
+      return works === undefined ? [] : [{ digest, works }];
+    }),
+  };
+}
+
+/** What the outcomes of a run without failures claim. */
+function healed({ images, snapshots }: NodeReport): Claims {
+  return {
+    snapshots: snapshots
+      .filter(({ id, verdict }) => id !== null && verdict !== 'pending')
+      .map(({ snapshot: name, baseDigest: base }) => ({ name, base, works: true })),
+    bases: images
+      .filter(({ verdict, outcome }) => verdict === 'in-sync' || outcome !== null)
+      .map(({ after, have }) => ({ digest: after ?? have, works: true })),
+  };
+}
+
+let count = 0;
+
+/** Tries every claim by a clone; a base that no snapshot stands on gets one. Returns the VMs that are there now. */
+async function expectClones(stage: Stage, node: FleetNode, { snapshots, bases }: Claims): Promise<string[]> {
+  const made: string[] = [];
+  const expectClone = async (snapshot: string, works: boolean): Promise<void> => {
+    const name = `probe-${(count += 1)}`;
+    const { code, stderr } = await node.cocoon('vm', 'clone', '--name', name, snapshot);
+    const said = code === 0 ? null : stderr;
+    if (works) expect(said, `clone of ${snapshot} on ${node.name}`).toBe(null);
+    else expect(said, `clone of ${snapshot} on ${node.name}`).not.toBe(null);
+    if (code === 0) made.push(name);
+  };
+  for (const { name, works } of snapshots) await expectClone(name, works);
+  for (const { digest, works } of bases) {
+    if (snapshots.some(({ base }) => base === digest)) continue;
+    const name = `base-${(count += 1)}`;
+    await addProbe(stage, node, name, letterOf(stage, digest));
+    await expectClone(name, works);
+    if (!works) await node.cocoon('snapshot', 'rm', name);
+  }
+  return made;
+}
+
+/** Before anything is healed; a VM would keep its base, so none stays. */
+async function expectClonesBefore(stage: Stage, dry: Report): Promise<void> {
+  const { node } = stage;
+  const claims = claimed(rowsOn(dry, node.name));
+  const made = await expectClones(stage, node, { ...claims, bases: claims.bases.filter(({ works }) => !works) });
+  if (made.length > 0) await node.cocoon('vm', 'rm', '--force', ...made);
+}
+
+/** The plain pulls of variants are not looked at a second time: their first scenario is. */
+async function lookAgain(stage: Stage, { id, expect: { plan }, args = [] }: Scenario): Promise<void> {
+  if (plan === 'pull' && !/^(\d+|5a)$/.test(id)) return;
+  const again = await report(stage.fleet, '--dry-run', ...args);
+  expect(again.run.exitCode, `a second look: ${readable(again)}`).toBe(0);
+  expect(again.summary.actions.planned).toBe(0);
+}
+
+function letterOf(stage: Stage, digest: string | null): Letter {
+  const found = (['A', 'B', 'C'] as const).find((letter) => stage.digest(letter) === digest);
+  if (found === undefined) throw new Error(`no content is ${digest}`);
+  return found;
+}
