@@ -15,6 +15,7 @@ export default defineConfig({
           name: 'fleet',
           include: ['test/{commands,faults,fleet,conformance,scenarios}/**/*.test.ts'],
           pool: 'forks',
+          maxWorkers: 2,
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },
