@@ -16,6 +16,7 @@ export default defineConfig({
           include: ['test/{commands,faults,fleet,conformance,scenarios}/**/*.test.ts'],
           pool: 'forks',
           maxWorkers: 2,
+          sequence: { groupOrder: 1 }, // after the unit tests, which take all there is
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },

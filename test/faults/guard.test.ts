@@ -130,7 +130,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
   });
 
   it('the client stands still: the pull ends after the silence, not before', async () => {
-    const { client } = await pulling({ ...as, silence: 2 });
+    const { client } = await pulling({ ...as, silence: 3 });
     cleanups.push(() => client.kill('SIGKILL'));
     client.kill('SIGSTOP');
     expect(isLocked(node)).toBe(true);
@@ -139,8 +139,9 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
   });
 
   it('a pull that takes too long is ended on the node, and both ways of saying so are understood', async () => {
-    const { ended } = await pulling({ ...as, deadline: 1 });
-    expect((await ended).lines.at(-1)).toMatch(/^ended [1-9]\d* deadline$/);
+    stallDownloads();
+    const { lines } = await guard(fleet, node, ['pull', incident.reference], { ...as, deadline: 1 });
+    expect(lines.at(-1)).toMatch(/^ended [1-9]\d* deadline$/);
     await cleanlyOver();
     await fleet.writeConfig({ ...(isOperator ? { ssh: { user: as.user } } : {}), rollout: { pullTimeout: '1s' } });
     cleanups.push(async () => await fleet.writeConfig(isOperator ? { ssh: { user: as.user } } : {}));
@@ -193,7 +194,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     });
 
     it('the heartbeat stops, the connection does not', async () => {
-      const { fallSilent, ended } = await pulling(options({ silence: 1 }));
+      const { fallSilent, ended } = await pulling(options({ silence: 3 }));
       fallSilent();
       expect((await ended).lines.at(-1)).toMatch(/^ended [1-9]\d* silence$/);
       await cleanlyOver();
