@@ -322,7 +322,10 @@ async function startCanary(node: Node, snapshot: string, connection: Connection,
   const canary = { name: `reconcile-canary-${id}`, snapshot: localSnapshotName(snapshot), extraArgs };
   for (const isLast of [false, true]) {
     const { clone, vanished, left } = await cloneCanary(connection, again, node, canary, timeoutMs, signal);
-    if (left !== null) throw new ReconcileError(left);
+    if (left !== null) {
+      const message = clone === null ? left.message : `${clone.message}; ${left.message}`;
+      throw new ReconcileError({ ...left, message });
+    }
     if (clone === null) return;
     if (!vanished || isLast) throw new ReconcileError(clone);
   }

@@ -1,6 +1,7 @@
 // A small world: one epoch, some nodes with SSH servers and a cocoon each, and the config file that knows them all.
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { existsSync, readdirSync } from 'node:fs';
 import { access, chmod, mkdir, mkdtemp, readFile, realpath, rm, writeFile } from 'node:fs/promises';
 import { tmpdir, userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -132,6 +133,7 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
     await Promise.all([epoch.stop(), ...servers.map((server) => server.stop())]);
     for (const operator of operators) await operator.remove();
     await rm(dir, { recursive: true, force: true });
+    await Promise.all(locksUnder(dir).map((file) => rm(file, { force: true })));
   };
   const startOne = async (spec: (typeof named)[number]) => {
     const started = await startNode(dir, spec, transport, identity.public);
@@ -202,6 +204,18 @@ export async function breakAsInTheIncident(fleet: Fleet, drifted: string[]): Pro
   const [repo = '', tag = ''] = snapshot.split(':');
   const snapshotArtifact = await fleet.epoch.pushSnapshot(repo, tag, { image: reference, imageDigest });
   return { reference, image, snapshot, before, after, snapshotArtifact, drifted };
+}
+
+/** What reconcile leaves on a node for ever: the lock files of the root directories under `dir`. */
+function locksUnder(dir: string): string[] {
+  const uid = process.getuid?.() ?? 0;
+  return ['/run/cocoon-reconcile', `/tmp/cocoon-reconcile-${uid}`].flatMap((place) =>
+    existsSync(place)
+      ? readdirSync(place)
+          .filter((name) => name.startsWith(`${dir.replaceAll('/', '_')}_nodes_`))
+          .map((name) => join(place, name))
+      : [],
+  );
 }
 
 // --- One node -------------------------------------------------------------------------------------------------------
