@@ -15,7 +15,7 @@ export default defineConfig({
           name: 'fleet',
           include: ['test/{commands,faults,fleet,conformance,scenarios}/**/*.test.ts'],
           pool: 'forks',
-          maxWorkers: 2,
+          maxWorkers: 3,
           sequence: { groupOrder: 1 }, // after the unit tests, which take all there is
           testTimeout: 120_000,
           hookTimeout: 120_000,

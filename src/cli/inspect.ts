@@ -11,7 +11,7 @@ import { plainTable } from '../reports/table.ts';
 import type { DigestOptions, NodesOptions } from './args.ts';
 import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
 import { createLog, progressLog } from './log.ts';
-import { loadNodes, loadSettings, openClients } from './setup.ts';
+import { loadNodes, loadSettings, openRegistries } from './setup.ts';
 
 /** Prints the inventory after filters; contacts no node. */
 export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): Promise<number> {
@@ -42,7 +42,7 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     io.stderrIsTerminal,
     wantsColor(options.color, io, io.stderrIsTerminal),
   );
-  const { clients, close } = await openClients(settings, io, log);
+  const { close, ...clients } = await openRegistries(settings, io, log);
   const signal = AbortSignal.any([io.interrupted, AbortSignal.timeout(options.timeoutMs ?? settings.run.timeoutMs)]);
   try {
     const resolver = newResolver({ settings, clients, signal });

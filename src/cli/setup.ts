@@ -95,21 +95,18 @@ export function startDeadline(timeoutMs: number): { signal: AbortSignal; end: ()
   return { signal: controller.signal, end: () => clearTimeout(timer) };
 }
 
+/** What resolving speaks to, and what closes it. */
+type Registries = Omit<Clients, 'ssh'> & { close: () => Promise<void> };
+
 /**
- * Opens what a run speaks to.
- * @returns the clients, and what closes them all
+ * Opens what resolving speaks to: registries, and the memory of what was learned from them.
  * @throws ReconcileError CONFIG_INVALID where a configured state directory cannot be used
  */
-export async function openClients(
-  settings: Settings,
-  io: Io,
-  log: Log,
-): Promise<{ clients: Clients; close: () => Promise<void> }> {
+export async function openRegistries(settings: Settings, io: Io, log: Log): Promise<Registries> {
   const { createRegistry } = await import('../adapters/registry.ts');
   const { openState } = await import('../adapters/state.ts');
   const state = await openState(settings.run.stateDir, stateDirs(io), (message) => log('warn', message, {}));
   const epoch = createRegistry({ ...settings.epoch, credentials: null });
-  const ssh = await openSsh(settings, io, log);
   const others = new Map<string, Promise<Registry>>();
   const registryOf = (host: string): Promise<Registry> => {
     const known = others.get(host) ?? openOther(host, settings, io);
@@ -117,12 +114,28 @@ export async function openClients(
     return known;
   };
   const close = async (): Promise<void> => {
-    ssh.close();
     const opened = await Promise.allSettled(others.values());
     const all = [epoch, ...opened.flatMap((other) => (other.status === 'fulfilled' ? [other.value] : []))];
     await Promise.all(all.map(async (registry) => await registry.close()));
   };
-  return { clients: { ssh, epoch, registryOf, state }, close };
+  return { epoch, registryOf, state, close };
+}
+
+/** Opens all that a run speaks to. Throws as `openRegistries` does. */
+export async function openClients(
+  settings: Settings,
+  io: Io,
+  log: Log,
+): Promise<{ clients: Clients; close: () => Promise<void> }> {
+  const { close, ...registries } = await openRegistries(settings, io, log);
+  const ssh = await openSsh(settings, io, log);
+  return {
+    clients: { ssh, ...registries },
+    close: async () => {
+      ssh.close();
+      await close();
+    },
+  };
 }
 
 /** Where state is kept unless the config says otherwise; the second where the first cannot be written. */

@@ -94,7 +94,7 @@ export function newResolver({
   settings,
   clients,
   signal,
-}: Pick<JudgeRequest, 'settings' | 'clients' | 'signal'>): Resolver {
+}: Pick<JudgeRequest, 'settings' | 'signal'> & { clients: Omit<Clients, 'ssh'> }): Resolver {
   const { epoch, registryOf, state } = clients;
   return createResolver({ epochUrl: settings.epoch.url, epoch, registryOf, state, signal });
 }
