@@ -330,11 +330,10 @@ export const ON_ARTIFACTS: Scenario[] = [
   },
   {
     id: '22g',
-    state: 'a split image on three nodes, one of them with a blob cut short',
+    state: 'a split image whose blob was cut short on the node that could prove its digest, streaming forbidden',
     contents: { A: SPLIT },
     epoch: { serves: 'A' },
     node: { index: 'A', snapshots: 'A', damage: { A: 'short' } },
-    nodes: 1,
     config: { images: { stream: false } },
     expect: {
       image: 'unknown',
@@ -351,6 +350,20 @@ export const ON_ARTIFACTS: Scenario[] = [
     epoch: { serves: 'A' },
     node: { index: 'A', snapshots: 'A', damage: { A: 'short' } },
     expect: { image: 'blob-corrupt', snapshot: 'base-corrupt', dry: 2, run: 2, source: 'stream' },
+  },
+  {
+    id: '22i',
+    state: 'a split image on three nodes: one proof is enough for all of them',
+    contents: { A: SPLIT },
+    epoch: { serves: 'A' },
+    node: { index: 'A' },
+    nodes: 3,
+    config: { images: { stream: false } },
+    expect: { image: 'in-sync', dry: 0, run: 0, source: 'node' },
+    afterwards: ({ fleet }) => {
+      const read = ofBlobs(fleet.epoch.requests);
+      if (read.length > 0) throw new Error(`blobs were read: ${read.join(' ')}`);
+    },
   },
   {
     id: '41',

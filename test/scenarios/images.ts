@@ -1,5 +1,5 @@
 // What a node holds of a cloud image of one layer, against what epoch serves.
-import { truncate, writeFile } from 'node:fs/promises';
+import { truncate } from 'node:fs/promises';
 import type { Scenario } from './scenario.ts';
 import type { Stage } from './stage.ts';
 
@@ -290,9 +290,12 @@ export const ON_IMAGES: Scenario[] = [
   },
   {
     id: '12',
-    state: 'an image was imported under a name that nothing ties to an artifact, and its bytes changed',
-    node: { index: { golden: 'A' }, snapshots: { 'simular/win11-hot:v1': { pins: 'A', base: 'golden' } } },
-    then: async (stage) => await writeFile(`${stage.node.blobFile(stage.digest('A'))}.note`, 'left alone'),
+    state: 'an image was imported under a name that nothing ties to an artifact, and its bytes have changed since',
+    node: {
+      index: { golden: 'A' },
+      snapshots: { 'simular/win11-hot:v1': { pins: 'A', base: 'golden' } },
+      damage: { A: 'flipped' },
+    },
     expect: {
       image: { golden: 'unmanaged' },
       snapshot: 'clonable',
@@ -315,6 +318,23 @@ export const ON_IMAGES: Scenario[] = [
       dry: 2,
       run: 2,
       said: ['its blob is missing', 'bake the snapshot again, or push the old base back'],
+    },
+  },
+  {
+    id: '12b',
+    state: 'the same as 12 with --deep: it may have been converted',
+    node: {
+      index: { golden: 'A' },
+      snapshots: { 'simular/win11-hot:v1': { pins: 'A', base: 'golden' } },
+      damage: { A: 'flipped' },
+    },
+    args: ['--deep'],
+    expect: {
+      image: { golden: 'unmanaged' },
+      snapshot: 'unknown',
+      dry: 3,
+      run: 3,
+      said: ['whether cocoon converted the download is not known'],
     },
   },
   {

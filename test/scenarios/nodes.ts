@@ -210,7 +210,7 @@ async function removeCanariesOn(binary: string, times: number): Promise<void> {
   await rename(binary, real);
   const script = `#!/bin/sh
 case " $* " in
-  *" vm clone "*) printf x >>'${binary}.clones' ;;
+  *" vm clone --output json --name reconcile-canary-"*) printf x >>'${binary}.clones' ;;
   *" vm inspect reconcile-canary-"*)
     if [ "$(wc -c <'${binary}.clones')" -le ${times} ]; then
       for name; do :; done

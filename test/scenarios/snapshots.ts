@@ -2,20 +2,21 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { FleetNode } from '../fleet/world.ts';
+import { report } from '../helpers/reconcile.ts';
 import { SNAPSHOT, type Scenario } from './scenario.ts';
 import type { Stage } from './stage.ts';
 
 const RESTORE = ['--repair', 'restore'];
 const TRACKED = { snapshots: { track: [{ snapshot: SNAPSHOT }] } };
 
-interface Record_ {
+interface SnapshotRecord {
   name: string;
   pending?: boolean;
   created_at: string;
   data_dir: string;
 }
 interface Index {
-  snapshots: Record<string, Record_>;
+  snapshots: Record<string, SnapshotRecord>;
   names: Record<string, string>;
 }
 
@@ -31,7 +32,7 @@ const pendingSince =
   (hours: number) =>
   async ({ node }: Stage): Promise<void> =>
     await edit(node, (index, id) => {
-      const record = index.snapshots[id] as Record_;
+      const record = index.snapshots[id] as SnapshotRecord;
       record.pending = true;
       record.created_at = new Date(Date.now() - hours * 3_600_000).toISOString();
     });
@@ -159,7 +160,7 @@ export const ON_SNAPSHOTS: Scenario[] = [
     epoch: { generation: 'may', serves: 'B', keeps: ['A'] },
     node: { index: 'A' },
     args: RESTORE,
-    then: async (stage) => await forgetLearned(stage),
+    then: async (stage) => await learnThenLose(stage),
     expect: { image: 'in-sync', snapshot: 'base-restorable', plan: 'restore', dry: 2, run: 0 },
   },
   {
@@ -169,7 +170,7 @@ export const ON_SNAPSHOTS: Scenario[] = [
     epoch: { serves: 'B', keeps: ['A'] },
     node: { index: 'A' },
     args: RESTORE,
-    then: async (stage) => await forgetLearned(stage),
+    then: async (stage) => await learnThenLose(stage),
     expect: { image: 'in-sync', snapshot: 'base-restorable', dry: 2, run: 2, said: ['tag it'] },
   },
   {
@@ -411,8 +412,7 @@ export const ON_SNAPSHOTS: Scenario[] = [
 ];
 
 /** A run learns the digest of a split image; then the tag moves on, and the node loses the blob under a snapshot. */
-async function forgetLearned(stage: Stage): Promise<void> {
-  const { report } = await import('../helpers/reconcile.ts');
+async function learnThenLose(stage: Stage): Promise<void> {
   await stage.serve('A');
   await report(stage.fleet, '--dry-run');
   await stage.serve('B');

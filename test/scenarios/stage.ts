@@ -2,7 +2,6 @@
 import { mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import {
-  digestOf,
   hexOf,
   makeBootLayer,
   makeQcow2,
@@ -15,6 +14,7 @@ import {
   containerArtifact,
   imageArtifact,
   indexArtifact,
+  MEDIA,
   rawArtifact,
   snapshotArtifact,
   type Artifact,
@@ -205,7 +205,9 @@ function byKey<T>(value: T | Record<string, T> | undefined, usual: string): [str
 // --- The node -------------------------------------------------------------------------------------------------------
 
 async function build({ node: wanted = {} }: Scenario, stage: Stage, node: FleetNode): Promise<void> {
-  await node.setEnv({ DOCKER_CONFIG: stage.fleet.dir });
+  // The true cocoon finds the programs that it needs where this process does, in sessions of SSH too.
+  const path = process.env['COCOON_BIN'] === undefined ? {} : { PATH: process.env['PATH'] };
+  await node.setEnv({ DOCKER_CONFIG: stage.fleet.dir, ...path });
   const entries = byKey(wanted.index, KEY);
   const orphans = (wanted.blobs ?? []).map((letter): [Key, Letter] => [entries[0]?.[0] ?? KEY, letter]);
   for (const [key, letter] of [...orphans, ...entries]) await bring(stage, node, key, letter);
@@ -245,13 +247,12 @@ export function snapshotOptions(stage: Stage, state: SnapshotState): SnapshotOpt
   const { node } = stage;
   const { pins, base = KEY, records = pins, omit, takenUnder, firmware } = state;
   const artifact = stage.artifact(pins);
-  const isContainer =
-    artifact.mediaType.includes('index') || artifact.layers.some(({ mediaType }) => /tar$/.test(mediaType));
-  const layers = (artifact.children[0] ?? artifact).layers.map(({ digest }) => hexOf(digest));
+  const own = artifact.children[0] ?? artifact;
+  const layers = own.layers.map(({ digest }) => hexOf(digest));
   return {
     image: stage.spell(base),
     imageDigest: stage.digest(records),
-    ...(isContainer ? { imageType: 'oci' as const, layers, rootDir: node.rootDir } : {}),
+    ...(isContainer(own) ? { imageType: 'oci' as const, layers, rootDir: node.rootDir } : {}),
     ...(records === pins ? {} : { backing: node.blobFile(stage.digest(pins)) }),
     ...(omit === undefined ? {} : { omit }),
     ...(takenUnder === undefined ? {} : { backing: `${takenUnder}/cloudimg/blobs/${hexOf(stage.digest(pins))}.qcow2` }),
@@ -266,10 +267,13 @@ export async function addProbe(stage: Stage, node: FleetNode, name: string, pins
   if (code !== 0) throw new Error(`import of ${name}: ${stderr}`);
 }
 
+function isContainer({ layers }: Artifact): boolean {
+  return layers.some(({ mediaType }) => mediaType === MEDIA.layer);
+}
+
 async function harm(stage: Stage, node: FleetNode, letter: Letter, damage: Damage): Promise<void> {
   const artifact = stage.artifact(letter);
   const own = artifact.children[0] ?? artifact;
-  const isContainer = own.layers.some(({ mediaType }) => /tar$/.test(mediaType));
   const last = hexOf(own.layers.at(-1)?.digest ?? '');
   const oci = join(node.rootDir, 'oci');
   if (damage === 'no initrd' || damage === 'empty initrd') {
@@ -277,7 +281,7 @@ async function harm(stage: Stage, node: FleetNode, letter: Letter, damage: Damag
     await (damage === 'no initrd' ? rm(file) : truncate(file));
     return;
   }
-  const blob = isContainer ? join(oci, 'blobs', `${last}.erofs`) : node.blobFile(stage.digest(letter));
+  const blob = isContainer(own) ? join(oci, 'blobs', `${last}.erofs`) : node.blobFile(stage.digest(letter));
   const content = await readFile(blob);
   await rm(blob);
   if (damage === 'gone') return;
@@ -315,8 +319,8 @@ async function settleEpoch(scenario: Scenario, stage: Stage): Promise<void> {
   for (const [repoTag, letter] of served) await stage.serve(letter, repoTag);
   for (const [repoTag, pinned] of Object.entries(state.snapshots ?? {})) {
     const [, repo, tag] = placeOf(stage, repoTag);
-    const { pins, createdAt = undefined, base = undefined } = typeof pinned === 'string' ? { pins: pinned } : pinned;
-    const options = snapshotOptions(stage, { pins, ...(base === undefined ? {} : { base }) });
+    const { createdAt, ...of } = { createdAt: undefined, ...(typeof pinned === 'string' ? { pins: pinned } : pinned) };
+    const options = snapshotOptions(stage, of);
     await epoch.pushSnapshot(repo, tag, { ...options, ...(createdAt === undefined ? {} : { config: { createdAt } }) });
   }
   const alive = new Set([...served.map(([, letter]) => letter), ...(state.keeps ?? [])]);
@@ -358,5 +362,3 @@ export async function fileUnder(node: FleetNode, path: string): Promise<string> 
   await mkdir(dirname(file), { recursive: true });
   return file;
 }
-
-export { digestOf };
