@@ -247,7 +247,7 @@ describe('what is no cloud image', () => {
 
 describe('the table', () => {
   it('has one line per image, and says below what is wrong', async () => {
-    const { contentDigest = '' } = await push('simular/one');
+    const { contentDigest } = await push('simular/one');
     const { code, stdout } = await digest('simular/one', 'odd/none:v9');
     expect(code).toBe(3);
     const lines = stdout.split('\n');

@@ -13,7 +13,8 @@ import { isRoot } from '../helpers/guard.ts';
 import { imageOn, reconcile, report, snapshotOn } from '../helpers/reconcile.ts';
 import { shadow, shadowDir, shadowed, watchHashing } from '../helpers/shadow.ts';
 
-const [FIRST = '', SECOND = ''] = ['cocoonset-node-1', 'cocoonset-node-2'];
+const FIRST = 'cocoonset-node-1';
+const SECOND = 'cocoonset-node-2';
 const IMAGE = 'simular/win11';
 const HOT = 'simular/win11-hot:v1';
 
