@@ -105,11 +105,25 @@ export async function openClients(
   io: Io,
   log: Log,
 ): Promise<{ clients: Clients; close: () => Promise<void> }> {
+  const registries = await openRegistries(settings, io, log);
+  const ssh = await openSsh(settings, io, log);
+  const close = async (): Promise<void> => {
+    ssh.close();
+    await registries.close();
+  };
+  return { clients: { ...registries.clients, ssh }, close };
+}
+
+/** The same without SSH, for what speaks to no node. */
+export async function openRegistries(
+  settings: Settings,
+  io: Io,
+  log: Log,
+): Promise<{ clients: Omit<Clients, 'ssh'>; close: () => Promise<void> }> {
   const { createRegistry } = await import('../adapters/registry.ts');
   const { openState } = await import('../adapters/state.ts');
   const state = await openState(settings.run.stateDir, stateDirs(io), (message) => log('warn', message, {}));
   const epoch = createRegistry({ ...settings.epoch, credentials: null });
-  const ssh = await openSsh(settings, io, log);
   const others = new Map<string, Promise<Registry>>();
   const registryOf = (host: string): Promise<Registry> => {
     const known = others.get(host) ?? openOther(host, settings, io);
@@ -117,12 +131,11 @@ export async function openClients(
     return known;
   };
   const close = async (): Promise<void> => {
-    ssh.close();
     const opened = await Promise.allSettled(others.values());
     const all = [epoch, ...opened.flatMap((other) => (other.status === 'fulfilled' ? [other.value] : []))];
     await Promise.all(all.map(async (registry) => await registry.close()));
   };
-  return { clients: { ssh, epoch, registryOf, state }, close };
+  return { clients: { epoch, registryOf, state }, close };
 }
 
 /** Where state is kept unless the config says otherwise; the second where the first cannot be written. */
