@@ -4,14 +4,13 @@ import { publicDesired } from '../core/report.ts';
 import { meaningOf, parseImageName } from '../core/reference.ts';
 import { clip, formatBytes, shortDigest } from '../core/text.ts';
 import type { DesiredImage } from '../core/types.ts';
-import { newResolver } from '../pipeline/judge.ts';
 import { isUnlearned, streamed } from '../pipeline/learn.ts';
-import type { Resolver } from '../pipeline/resolve.ts';
+import { createResolver, type Resolver } from '../pipeline/resolve.ts';
 import { plainTable } from '../reports/table.ts';
 import type { DigestOptions, NodesOptions } from './args.ts';
 import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
 import { createLog, progressLog } from './log.ts';
-import { loadNodes, loadSettings, openRegistries } from './setup.ts';
+import { loadNodes, loadSettings, openRegistries, startDeadline } from './setup.ts';
 
 /** Prints the inventory after filters; contacts no node. */
 export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): Promise<number> {
@@ -42,10 +41,11 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     io.stderrIsTerminal,
     wantsColor(options.color, io, io.stderrIsTerminal),
   );
-  const { close, ...clients } = await openRegistries(settings, io, log);
-  const signal = AbortSignal.any([io.interrupted, AbortSignal.timeout(options.timeoutMs ?? settings.run.timeoutMs)]);
+  const { clients, close } = await openRegistries(settings, io, log);
+  const deadline = startDeadline(options.timeoutMs ?? settings.run.timeoutMs);
+  const signal = AbortSignal.any([io.interrupted, deadline.signal]);
   try {
-    const resolver = newResolver({ settings, clients, signal });
+    const resolver = createResolver({ ...clients, epochUrl: settings.epoch.url, signal });
     const context = { ...clients, signal, onTrouble: () => undefined }; // the error of the image says it
     const stream = options.stream && settings.images.stream ? progressLog(log) : null;
     const found: DesiredImage[] = [];
@@ -66,6 +66,7 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     else io.out(digestTable(found));
     return code;
   } finally {
+    deadline.end();
     await close();
   }
 }

@@ -95,14 +95,31 @@ export function startDeadline(timeoutMs: number): { signal: AbortSignal; end: ()
   return { signal: controller.signal, end: () => clearTimeout(timer) };
 }
 
-/** What resolving speaks to, and what closes it. */
-type Registries = Omit<Clients, 'ssh'> & { close: () => Promise<void> };
-
 /**
- * Opens what resolving speaks to: registries, and the memory of what was learned from them.
+ * Opens what a run speaks to.
+ * @returns the clients, and what closes them all
  * @throws ReconcileError CONFIG_INVALID where a configured state directory cannot be used
  */
-export async function openRegistries(settings: Settings, io: Io, log: Log): Promise<Registries> {
+export async function openClients(
+  settings: Settings,
+  io: Io,
+  log: Log,
+): Promise<{ clients: Clients; close: () => Promise<void> }> {
+  const registries = await openRegistries(settings, io, log);
+  const ssh = await openSsh(settings, io, log);
+  const close = async (): Promise<void> => {
+    ssh.close();
+    await registries.close();
+  };
+  return { clients: { ...registries.clients, ssh }, close };
+}
+
+/** The same without SSH, for what speaks to no node. */
+export async function openRegistries(
+  settings: Settings,
+  io: Io,
+  log: Log,
+): Promise<{ clients: Omit<Clients, 'ssh'>; close: () => Promise<void> }> {
   const { createRegistry } = await import('../adapters/registry.ts');
   const { openState } = await import('../adapters/state.ts');
   const state = await openState(settings.run.stateDir, stateDirs(io), (message) => log('warn', message, {}));
@@ -118,24 +135,7 @@ export async function openRegistries(settings: Settings, io: Io, log: Log): Prom
     const all = [epoch, ...opened.flatMap((other) => (other.status === 'fulfilled' ? [other.value] : []))];
     await Promise.all(all.map(async (registry) => await registry.close()));
   };
-  return { epoch, registryOf, state, close };
-}
-
-/** Opens all that a run speaks to. Throws as `openRegistries` does. */
-export async function openClients(
-  settings: Settings,
-  io: Io,
-  log: Log,
-): Promise<{ clients: Clients; close: () => Promise<void> }> {
-  const { close, ...registries } = await openRegistries(settings, io, log);
-  const ssh = await openSsh(settings, io, log);
-  return {
-    clients: { ssh, ...registries },
-    close: async () => {
-      ssh.close();
-      await close();
-    },
-  };
+  return { clients: { epoch, registryOf, state }, close };
 }
 
 /** Where state is kept unless the config says otherwise; the second where the first cannot be written. */

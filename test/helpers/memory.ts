@@ -11,8 +11,8 @@ import { start, type Run } from './reconcile.ts';
 export async function withPeak(dir: string, args: string[]): Promise<Run & { peakBytes: number }> {
   const hook = join(dir, 'peak.mjs');
   const file = join(dir, 'peak');
-  const copy = `copyFileSync('/proc/self/status', ${JSON.stringify(file)})`;
-  await writeFile(hook, `import { copyFileSync } from 'node:fs';\nprocess.on('exit', () => ${copy});\n`);
+  const copy = `fs.writeFileSync(${JSON.stringify(file)}, fs.readFileSync('/proc/self/status'))`;
+  await writeFile(hook, `import fs from 'node:fs';\nprocess.on('exit', () => ${copy});\n`);
   const ran = await start(args, { env: { NODE_OPTIONS: `--import=${hook}` } }).ended;
   const [, kibibytes] = /^VmHWM:\s+(\d+) kB$/m.exec(await readFile(file, 'utf8')) ?? [];
   return { ...ran, peakBytes: Number(kibibytes) * 1024 };
