@@ -317,15 +317,19 @@ describe('memory', () => {
   afterAll(() => server.close());
   let expected: string;
 
-  it(`three parts of ${PART} MiB are read in less than 150 MB`, { timeout: 600_000 }, async () => {
-    await configure({}, `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
-    const args = ['digest', '--config', configFile, '--output', 'json', 'simular/huge'];
-    const { code, stdout, stderr, peakBytes } = await withPeak(dir, args);
-    expect(code, stderr).toBe(0);
-    expect(stdout).toContain(expected);
-    if (process.env['SPLIT_PART_MIB'] !== undefined) console.log(`peak: ${peakBytes / 1e6} MB`);
-    expect(peakBytes).toBeLessThan(150e6);
-  });
+  it.skipIf(process.env['SPLIT_PART_MIB'] === undefined)(
+    `three parts of ${PART} MiB are read in less than 150 MB`,
+    { timeout: 600_000 },
+    async () => {
+      await configure({}, `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+      const args = ['digest', '--config', configFile, '--output', 'json', 'simular/huge'];
+      const { code, stdout, stderr, peakBytes } = await withPeak(dir, args);
+      expect(code, stderr).toBe(0);
+      expect(stdout).toContain(expected);
+      if (process.env['SPLIT_PART_MIB'] !== undefined) console.log(`peak: ${peakBytes / 1e6} MB`);
+      expect(peakBytes).toBeLessThan(150e6);
+    },
+  );
 });
 
 describe('proof on nodes: ten of them hold a split image, nothing is known, and epoch is not to be read', () => {
