@@ -121,7 +121,9 @@ export function architecturesOf(observations: Observation[]): string[] {
 
 async function noAnswer({ clients: { epoch }, signal }: JudgeRequest, resolved: Resolved): Promise<ErrorInfo | null> {
   if (epoch.hasAnswered() || signal.aborted) return null;
-  const first = [...resolved.desired, ...resolved.snapshots].find((item) => item.error?.code.startsWith('REGISTRY_'));
+  // what another registry did not answer says nothing of epoch
+  const images = resolved.desired.filter(({ kind }) => kind !== 'container-image');
+  const first = [...images, ...resolved.snapshots].find((item) => item.error?.code.startsWith('REGISTRY_'));
   if (first !== undefined) return first.error;
   try {
     await epoch.ping(signal);
