@@ -2,6 +2,7 @@
 import { closest, distance } from 'fastest-levenshtein';
 import yargs from 'yargs';
 import { fault } from '../core/errors.ts';
+import { isUrl } from '../core/reference.ts';
 import { parseDuration } from '../core/text.ts';
 import type { CloneMode, Limit } from '../core/types.ts';
 import type { Format } from '../reports/index.ts';
@@ -255,8 +256,7 @@ function repairs(args: Record<string, unknown>): RunOptions['repair'] {
 function gateOptions(args: Words, common: CommonOptions, manifests: string[]): GateOptions {
   const images = list(args, 'image');
   const snapshots = list(args, 'snapshot');
-  const isPattern = (text: string): boolean =>
-    /[\s\p{Cc}]/u.test(text) || (!/^https?:\/\//.test(text) && /^!|[*?[\]{}]/.test(text));
+  const isPattern = (text: string): boolean => /[\s\p{Cc}]/u.test(text) || (!isUrl(text) && /^!|[*?[\]{}]/.test(text));
   const pattern = [...images, ...snapshots].find(isPattern);
   if (pattern !== undefined) throw usage(`a gate asks for what is named exactly, and "${pattern}" is a pattern`);
   if (manifests.includes('')) throw usage('the name of a manifest is empty');

@@ -1,15 +1,15 @@
 /** `reconcile gate`: can everything that the manifests and options name start on every node of its pool now? */
 import { askedByOption, placeQuestions, readManifests, type Manifests, type Question } from '../core/cocoonset.ts';
 import { fault, ReconcileError } from '../core/errors.ts';
-import { epochReference, parseImageName, parseSnapshotName } from '../core/reference.ts';
-import { assemble } from '../core/report.ts';
+import { epochReference, isUrl, parseImageName, parseSnapshotName } from '../core/reference.ts';
+import { emptyReport } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count } from '../core/text.ts';
-import type { ErrorInfo, Report } from '../core/types.ts';
+import type { Report } from '../core/types.ts';
 import { render } from '../reports/index.ts';
 import type { GateOptions } from './args.ts';
-import { complain, levelOf, wantsColor, type Io, type Tool } from './io.ts';
-import { createLog, progressLog } from './log.ts';
+import { complain, wantsColor, type Io, type Tool } from './io.ts';
+import { createLog, judgeEvents } from './log.ts';
 import { loadInventory, loadSettings, openClients, runId, selectNodes, startDeadline } from './setup.ts';
 
 interface Begun {
@@ -26,7 +26,11 @@ export async function gateCommand(options: GateOptions, io: Io, tool: Tool): Pro
   const begun: Begun = { options, io, tool, id: runId(startedAt), startedAt };
   const report = await attempt(begun).catch((error: unknown) => {
     if (!(error instanceof ReconcileError)) throw error;
-    return emptyReport(begun, error.info);
+    const run = { id: begun.id, mode: 'gate' as const, startedAt: startedAt.toISOString() };
+    return emptyReport(
+      { tool, run: { ...run, finishedAt: new Date().toISOString() }, signal: io.interruptedBy() },
+      error.info,
+    );
   });
   await print(report, options, io);
   return report.run.exitCode;
@@ -40,11 +44,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
   const nodes = selectNodes(inventory, options.nodes);
   const questions = placeQuestions(asked, inventory, nodes);
 
-  const log = await createLog(
-    levelOf(options),
-    io.stderrIsTerminal,
-    wantsColor(options.color, io, io.stderrIsTerminal),
-  );
+  const log = await createLog(options, io);
   log('info', `asking ${count(questions.length, 'question')}`, {});
   const { runGate } = await import('../pipeline/gate.ts');
   const { clients, close } = await openClients(settings, io, log);
@@ -58,15 +58,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
       nodes,
       questions,
       clients,
-      events: {
-        onStream: progressLog(log),
-        onTrouble: (message) => log('warn', message, {}),
-        onNode: ({ node, status, error, durationMs }) =>
-          log('info', `${node.name}: ${status}`, {
-            durationMs,
-            ...(error === null ? {} : { code: error.code, error: error.message }),
-          }),
-      },
+      events: judgeEvents(log),
       signal: AbortSignal.any([deadline.signal, io.interrupted]),
       interruptedBy: io.interruptedBy,
       now: () => new Date(),
@@ -145,7 +137,7 @@ function poolsOfSnapshot(name: string, { snapshots }: Settings): string[] | null
 /** `--image` takes the key on the node, or `repo[:tag]` at epoch, which the config may keep under another key. */
 function imageAsked(name: string, { images, epoch }: Settings): Question {
   const byKey = images.track.filter(({ reference }) => reference === name);
-  if (byKey.length > 0 || /^https?:\/\//.test(name)) return askedByOption('--image', name, poolsOf(byKey));
+  if (byKey.length > 0 || isUrl(name)) return askedByOption('--image', name, poolsOf(byKey));
   const parsed = parseImageName(name);
   if (parsed === null || parsed.registry !== null) return askedByOption('--image', name, null);
   const tag = parsed.tag ?? 'latest';
@@ -159,21 +151,6 @@ function imageAsked(name: string, { images, epoch }: Settings): Question {
 function poolsOf(tracked: { pools: string[] | null }[]): string[] | null {
   if (tracked.length === 0 || tracked.some(({ pools }) => pools === null)) return null;
   return [...new Set(tracked.flatMap(({ pools }) => pools ?? []))];
-}
-
-/** The report of a gate that could not ask. */
-function emptyReport({ io, tool, id, startedAt }: Begun, error: ErrorInfo): Report {
-  return assemble({
-    tool,
-    run: { id, mode: 'gate', startedAt: startedAt.toISOString(), finishedAt: new Date().toISOString() },
-    error,
-    signal: io.interruptedBy(),
-    desired: [],
-    snapshots: [],
-    observations: [],
-    verdicts: [],
-    actions: [],
-  });
 }
 
 /** The answers on stdout; where the gate could not ask, people and pipelines find the reason on stderr too. */

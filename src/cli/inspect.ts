@@ -8,7 +8,7 @@ import { isUnlearned, streamed } from '../pipeline/learn.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve.ts';
 import { plainTable } from '../reports/table.ts';
 import type { DigestOptions, NodesOptions } from './args.ts';
-import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
+import type { Io, Tool } from './io.ts';
 import { createLog, progressLog } from './log.ts';
 import { loadNodes, loadSettings, openRegistries, startDeadline } from './setup.ts';
 
@@ -36,11 +36,7 @@ export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): P
 /** Prints what registries serve now for each reference. Exit code 3 when one is unknown, 1 when none could be asked. */
 export async function digestCommand(options: DigestOptions, io: Io, tool: Tool): Promise<number> {
   const { settings } = await loadSettings(options, io);
-  const log = await createLog(
-    levelOf(options),
-    io.stderrIsTerminal,
-    wantsColor(options.color, io, io.stderrIsTerminal),
-  );
+  const log = await createLog(options, io);
   const { clients, close } = await openRegistries(settings, io, log);
   const deadline = startDeadline(options.timeoutMs ?? settings.run.timeoutMs);
   const signal = AbortSignal.any([io.interrupted, deadline.signal]);

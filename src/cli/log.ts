@@ -1,6 +1,8 @@
 /** Log lines on stderr: pretty on a terminal, JSON elsewhere. Synchronous, so that none is lost at the end. */
 import { formatBytes } from '../core/text.ts';
-import type { LogLevel } from './args.ts';
+import type { JudgeEvents } from '../pipeline/judge.ts';
+import type { CommonOptions } from './args.ts';
+import { levelOf, wantsColor, type Io } from './io.ts';
 
 export type Log = (
   level: 'debug' | 'info' | 'warn' | 'error',
@@ -9,15 +11,30 @@ export type Log = (
 ) => void;
 
 /** The logging library is loaded only where there may be something to log. */
-export async function createLog(level: LogLevel, isTerminal: boolean, color: boolean): Promise<Log> {
+export async function createLog(options: CommonOptions, io: Io): Promise<Log> {
+  const level = levelOf(options);
   if (level === 'silent') return () => undefined;
   const { pino, destination } = await import('pino');
-  const options = { level, base: null, timestamp: () => `,"time":"${new Date().toISOString()}"` };
-  const stream = isTerminal
-    ? (await import('pino-pretty')).default({ colorize: color, sync: true, destination: 2, translateTime: 'HH:MM:ss' })
+  const settings = { level, base: null, timestamp: () => `,"time":"${new Date().toISOString()}"` };
+  const colorize = wantsColor(options.color, io, io.stderrIsTerminal);
+  const stream = io.stderrIsTerminal
+    ? (await import('pino-pretty')).default({ colorize, sync: true, destination: 2, translateTime: 'HH:MM:ss' })
     : destination({ fd: 2, sync: true });
-  const logger = pino(options, stream);
+  const logger = pino(settings, stream);
   return (at, message, fields) => logger[at](fields, message);
+}
+
+/** Reading and judging as they go. What is wrong with a node is also in the report, so it is no warning here. */
+export function judgeEvents(log: Log): JudgeEvents {
+  return {
+    onNode: ({ node, status, error, durationMs }) =>
+      log('info', `${node.name}: ${status}`, {
+        durationMs,
+        ...(error === null ? {} : { code: error.code, error: error.message }),
+      }),
+    onStream: progressLog(log),
+    onTrouble: (message) => log('warn', message, {}),
+  };
 }
 
 /** Says how far reading a split image is: at its begin, at each tenth, and at its end. */

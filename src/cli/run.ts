@@ -1,29 +1,29 @@
 /** `reconcile` and `reconcile --dry-run`. */
 import { ReconcileError } from '../core/errors.ts';
-import { assemble } from '../core/report.ts';
+import { emptyReport } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
-import type { ErrorInfo, Node, Report } from '../core/types.ts';
+import type { Node, Report } from '../core/types.ts';
 import type { RunEvents } from '../pipeline/run.ts';
 import { render } from '../reports/index.ts';
 import type { RunOptions } from './args.ts';
-import { levelOf, wantsColor, type Io, type Tool } from './io.ts';
-import { createLog, progressLog, type Log } from './log.ts';
+import { complain, wantsColor, type Io, type Tool } from './io.ts';
+import { createLog, judgeEvents, type Log } from './log.ts';
 import { loadNodes, loadSettings, openClients, runId, startDeadline } from './setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
   const startedAt = new Date();
   const id = runId(startedAt);
-  const log = await createLog(
-    levelOf(options),
-    io.stderrIsTerminal,
-    wantsColor(options.color, io, io.stderrIsTerminal),
-  );
+  const log = await createLog(options, io);
   const begun: Begun = { options, io, tool, log, id, startedAt };
   const report = await attempt(begun).catch((error: unknown) => {
     if (!(error instanceof ReconcileError)) throw error;
-    return emptyReport(begun, error.info);
+    const run = { id, mode: modeOf(options), startedAt: startedAt.toISOString() };
+    return emptyReport(
+      { tool, run: { ...run, finishedAt: new Date().toISOString() }, signal: io.interruptedBy() },
+      error.info,
+    );
   });
   await print(report, options, io);
   return report.run.exitCode;
@@ -49,7 +49,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
     return await runPipeline({
       tool,
       id,
-      mode: options.dryRun ? 'dry-run' : 'run',
+      mode: modeOf(options),
       startedAt,
       settings,
       nodes,
@@ -94,17 +94,11 @@ function withFlags(settings: Settings, options: RunOptions): Settings {
   };
 }
 
-/** The run as it goes, in the log. What is wrong with a node is also in the report, so it is no warning here. */
+/** The run as it goes, in the log. */
 function eventsFor(log: Log, nodes: Node[]): RunEvents {
   log('info', `reading ${count(nodes.length, 'node')}`, {});
   return {
-    onNode: ({ node, status, error, durationMs }) =>
-      log('info', `${node.name}: ${status}`, {
-        durationMs,
-        ...(error === null ? {} : { code: error.code, error: error.message }),
-      }),
-    onStream: progressLog(log),
-    onTrouble: (message) => log('warn', message, {}),
+    ...judgeEvents(log),
     onPlan: (actions) => log('info', `planned ${count(actions.length, 'action')}`, {}),
     onStep: ({ node, reference }, { step, ok, durationMs, error }) => {
       const how = ok === null ? 'nothing to test' : ok ? 'ok' : 'failed';
@@ -117,24 +111,8 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
   };
 }
 
-/** The report of a run that could not begin. */
-function emptyReport({ options, io, tool, id, startedAt }: Begun, error: ErrorInfo): Report {
-  return assemble({
-    tool,
-    run: {
-      id,
-      mode: options.dryRun ? 'dry-run' : 'run',
-      startedAt: startedAt.toISOString(),
-      finishedAt: new Date().toISOString(),
-    },
-    error,
-    signal: io.interruptedBy(),
-    desired: [],
-    snapshots: [],
-    observations: [],
-    verdicts: [],
-    actions: [],
-  });
+function modeOf({ dryRun }: RunOptions): 'run' | 'dry-run' {
+  return dryRun ? 'dry-run' : 'run';
 }
 
 /** The result on stdout; where there is none because the run could not be done, people find the reason on stderr. */
@@ -142,7 +120,7 @@ async function print(report: Report, options: RunOptions, io: Io): Promise<void>
   const { exitCode, error } = report.run;
   if (options.quiet && exitCode === 0) return;
   if (options.output === 'table' && error !== null) {
-    io.err(`reconcile: ${error.message}\n${error.hint === null ? '' : `  ${error.hint}\n`}`);
+    complain(io, new ReconcileError(error));
     if (report.nodes.length === 0) return;
   }
   const color = wantsColor(options.color, io, io.stdoutIsTerminal);

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { ReconcileError } from '../core/errors.ts';
 import { expand } from '../core/nodeset.ts';
-import { parseImageName, parseSnapshotName } from '../core/reference.ts';
+import { isUrl, parseImageName, parseSnapshotName } from '../core/reference.ts';
 import { parseDuration, parseSize } from '../core/text.ts';
 
 /** A timer of Node.js that is set further ahead than this fires at once. */
@@ -208,7 +208,7 @@ export const nodeListSchema = z.array(nodeItem);
 const trackedImage = z
   .strictObject({
     image: checked((text) => {
-      if (/^https?:\/\//.test(text)) return 'must be a repository such as simular/win11, no URL';
+      if (isUrl(text)) return 'must be a repository such as simular/win11, no URL';
       return parseImageName(text) === null ? 'must be REPO, REPO:TAG or REGISTRY/REPO:TAG in lower case' : null;
     }).describe(
       'A repository at epoch, or with a registry before it (a first component with a dot, a colon or localhost) an OCI image.',

@@ -56,7 +56,7 @@ function flaw(blob: BlobFact, isQcow2: boolean, desired: DesiredImage | null, de
   return blob.sha256 === null ? UNHASHED : 'the bytes of the blob do not have its digest';
 }
 
-export function hasPlainHeader(blob: BlobFact): boolean {
+function hasPlainHeader(blob: BlobFact): boolean {
   return blob.header !== null && isPlainQcow2(Buffer.from(blob.header, 'hex'));
 }
 

@@ -1,5 +1,5 @@
 /** Command lines for a person to type on a node, where reconcile itself may not or cannot act. */
-import { hexOf } from './reference.ts';
+import { hexOf, isUrl } from './reference.ts';
 import { shellQuote } from './text.ts';
 import type { CocoonSettings } from './types.ts';
 
@@ -38,6 +38,6 @@ export function replaceCommands(cocoon: CocoonSettings, reference: string, diges
 
 /** What a person types to restore the base that a snapshot pins, from a reference that names exactly that content. */
 export function restoreCommands(cocoon: CocoonSettings, reference: string): string[] {
-  const force = /^https?:\/\//.test(reference) ? ['--force'] : [];
+  const force = isUrl(reference) ? ['--force'] : [];
   return [typed(cocoon, cocoonArgv(cocoon, 'image', 'pull', ...force, reference))];
 }

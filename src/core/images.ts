@@ -1,7 +1,7 @@
 /** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
 import { blobState, isInUse, ociState, type BlobDepth, type BlobState } from './blobs.ts';
 import { replaceCommands } from './commands.ts';
-import { meaningOf } from './reference.ts';
+import { isUrl, meaningOf } from './reference.ts';
 import type { DesiredImage, ImageRow, IndexEntry, Node, Observation, Observed, TrackedImage } from './types.ts';
 
 /** What a run may mend beyond pulling. */
@@ -168,7 +168,7 @@ function withRefresh(world: World, desired: DesiredImage, drifted: ImageRow): Im
 
 /** A cloud image under a name that is no URL: cocoon would look for it at an OCI registry (contract C.7). */
 export function isTied({ type, reference }: Pick<ImageRow, 'type' | 'reference'>): boolean {
-  return type === 'cloudimg' && !/^https?:\/\//.test(reference);
+  return type === 'cloudimg' && !isUrl(reference);
 }
 
 /** What becomes of a corrupt blob: replaced where that is allowed and possible, else the commands for a person. */
@@ -184,8 +184,7 @@ export function byReplacing(
     return { plan: null, reason: `${why}; ${desired.unpullable}`, error: null, commands: [] };
   const digest = desired.contentDigest as string;
   const commands = replaceCommands(node.cocoon, reference, digest);
-  const isUrl = /^https?:\/\//.test(reference);
-  if (isUrl && served.repair.corruptBlobs === 'replace') {
+  if (isUrl(reference) && served.repair.corruptBlobs === 'replace') {
     if (!isInUse(observed, digest)) return { plan: 'replace', reason: why, error: null, commands: [] };
     return { plan: null, reason: `${why}; a VM is running on it, so it is not replaced`, error: null, commands };
   }
@@ -193,7 +192,7 @@ export function byReplacing(
     plan: null,
     reason: `${why}; a forced pull alone would keep it`,
     error: null,
-    commands: isUrl ? commands : [],
+    commands: isUrl(reference) ? commands : [],
   };
 }
 

@@ -1,6 +1,7 @@
 /** Verdicts and policy → actions in waves. The plan is the whole truth: applying it looks at nothing else. */
 import { errorInfo } from './errors.ts';
 import { coverOf, type Served } from './images.ts';
+import { isUrl } from './reference.ts';
 import type {
   Action,
   ActionKind,
@@ -82,7 +83,7 @@ function readNodeOf(byNode: Map<string, Observation>, name: string): Pick<Observ
 
 /** What is pulled under a name that is no URL would come from another registry: cocoon has to be given it (C.7). */
 function kindOf({ kind, reference }: Wish, image: DesiredImage | null): ActionKind {
-  return kind === 'pull' && image?.kind === 'cloud-image' && !/^https?:\/\//.test(reference) ? 'import' : kind;
+  return kind === 'pull' && image?.kind === 'cloud-image' && !isUrl(reference) ? 'import' : kind;
 }
 
 /** A conversion and an import have two copies of the content on the disk at once (contract C.1). */

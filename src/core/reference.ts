@@ -12,6 +12,11 @@ export function hexOf(digest: string): string {
   return digest.slice('sha256:'.length);
 }
 
+/** Whether cocoon takes a key as a URL, and so as a cloud image to download (contract A.7). */
+export function isUrl(reference: string): boolean {
+  return /^https?:\/\//.test(reference);
+}
+
 /** The path component pattern of the OCI distribution specification. */
 const REPOSITORY = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$/;
 const TAG = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/;
@@ -82,10 +87,9 @@ export type Meaning =
 /**
  * Reads the key as HTTP would send it: scheme and host without regard to case, a default port left out, the query
  * ignored by epoch, the path compared byte by byte (`/dl/x/` is another repository than `/dl/x`).
- * cocoon itself takes a key as a cloud image exactly when it starts with `http://` or `https://` (contract A.7).
  */
 export function meaningOf(reference: string, epochUrl: string): Meaning {
-  if (!/^https?:\/\//.test(reference)) return nameOf(reference, new URL(epochUrl));
+  if (!isUrl(reference)) return nameOf(reference, new URL(epochUrl));
   if (!URL.canParse(reference)) return { kind: 'foreign-url' };
   const url = new URL(reference);
   const epoch = new URL(epochUrl);

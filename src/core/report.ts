@@ -74,6 +74,11 @@ export interface Parts {
 
 export type Signal = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
+/** The report of a command that could not begin. */
+export function emptyReport(begun: Pick<Parts, 'tool' | 'run' | 'signal'>, error: ErrorInfo): Report {
+  return assemble({ ...begun, error, desired: [], snapshots: [], observations: [], verdicts: [], actions: [] });
+}
+
 /** Parts → report. With a gate it is the gate's answers that decide, and no verdict. */
 export function assemble(parts: Parts, gate: Gate | null = null): Report {
   const nodes = parts.observations.map((observation, i) => nodeReport(observation, parts.verdicts[i]));

@@ -5,7 +5,7 @@
 import { blobState, keepersOf, ociState } from './blobs.ts';
 import { restoreCommands } from './commands.ts';
 import { byReplacing, coverOf, doubtAbout, type Served, type World } from './images.ts';
-import { isDigest, localSnapshotName } from './reference.ts';
+import { isDigest, isUrl, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
 import type {
   DesiredImage,
@@ -167,7 +167,7 @@ function sourceOf(world: World, serving: DesiredImage, digest: string): string |
     ({ reference, digest: has }) => has === digest && coverOf(world, reference) === serving,
   );
   const reference = entry?.reference ?? serving.reference;
-  return /^https?:\/\//.test(reference) ? reference : null;
+  return isUrl(reference) ? reference : null;
 }
 
 /** The base is not there. Can a pull of its tag bring exactly it (the incident), can the registry, or can nobody? */
@@ -182,7 +182,7 @@ function judgeGone(world: World, hot: ServedSnapshots, base: string | null, dige
     if (but !== null) {
       return { verdict: 'base-drifted', reason: `${gone}, and though the tag of its image is exactly that, ${but}` };
     }
-    const isName = desired.kind === 'cloud-image' && !/^https?:\/\//.test(base);
+    const isName = desired.kind === 'cloud-image' && !isUrl(base);
     const tag = desired.kind === 'cloud-image' ? "epoch's tag" : 'the tag of its image';
     const cure = isName ? `importing it again as ${base}` : 'a forced pull';
     return {

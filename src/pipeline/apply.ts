@@ -8,8 +8,8 @@ import type { Connection } from '../adapters/ssh.ts';
 import { isQcow2 } from '../core/desired.ts';
 import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
 import { failureBudget } from '../core/plan.ts';
-import { shortDigest } from '../core/text.ts';
 import { localSnapshotName } from '../core/reference.ts';
+import { shortDigest } from '../core/text.ts';
 import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step } from '../core/types.ts';
 import { verify, verifyClones, type Verified, type VerifyContext } from './verify.ts';
 

@@ -9,7 +9,7 @@ import type { Registry } from '../adapters/registry.ts';
 import type { Ssh } from '../adapters/ssh.ts';
 import type { State } from '../adapters/state.ts';
 import { withLearned } from '../core/desired.ts';
-import { errorInfo, ReconcileError } from '../core/errors.ts';
+import { fault } from '../core/errors.ts';
 import { coverOf, isTied, type Served } from '../core/images.ts';
 import { hexOf } from '../core/reference.ts';
 import { blobHex, pinnedBy } from '../core/snapshots.ts';
@@ -166,9 +166,7 @@ async function streamPart(
         bytes === part.sizeBytes
           ? 'its bytes have another digest'
           : `it ended after ${bytes} of ${part.sizeBytes} bytes`;
-      throw new ReconcileError(
-        errorInfo('REGISTRY_BLOB_MISSING', { repository: image.image, digest: part.digest, detail }),
-      );
+      throw fault('REGISTRY_BLOB_MISSING', { repository: image.image, digest: part.digest, detail });
     } catch (error) {
       if (tries === PART_TRIES || signal.aborted) throw error;
     }
