@@ -7,7 +7,7 @@ const root = new URL('..', import.meta.url).pathname;
 const target = `${root}config/reconcile.schema.json`;
 
 const entry = `
-  import { z } from 'zod';
+  import * as z from 'zod';
   import { configSchema } from './src/config/schema.ts';
   export default { title: 'reconcile.yaml of cocoon-reconcile', ...z.toJSONSchema(configSchema, { io: 'input' }) };
 `;

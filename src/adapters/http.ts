@@ -1,5 +1,5 @@
 /** Requests to one registry: one keep-alive pool, deadlines, retries, redirects and authentication. */
-import { Agent, type Dispatcher } from 'undici';
+import type { Agent, Dispatcher } from 'undici';
 import { fault, ReconcileError } from '../core/errors.ts';
 import { array, object, parseJson, ShapeError, text } from '../core/json.ts';
 import { basic, parseChallenge, parseToken, tokenUrl, type Credentials } from './registry-auth.ts';
@@ -56,12 +56,8 @@ export interface Http {
 }
 
 export function createHttp(options: HttpOptions): Http {
-  const agent = new Agent({
-    connections: 8,
-    connect: { timeout: options.timeoutMs, ...(options.ca === null ? {} : { ca: options.ca }) },
-    headersTimeout: options.timeoutMs,
-    bodyTimeout: options.timeoutMs,
-  });
+  let pool: Promise<Agent> | null = null;
+  const agent = (): Promise<Agent> => (pool ??= newAgent(options));
   const { origin } = new URL(options.url);
   /** Repository → the header that its registry asked for. */
   const granted = new Map<string, string>();
@@ -77,9 +73,14 @@ export function createHttp(options: HttpOptions): Http {
     if (challenge.scheme === 'basic') return credentials === null ? null : basic(credentials);
     const who = credentials === null ? undefined : basic(credentials);
     const url = tokenUrl(challenge, repository);
-    const { status, body } = await whole(await open(agent, 'GET', url, who, options.timeoutMs, signal), 'GET', url, {
-      atMost: MAX_ERROR_BYTES,
-    });
+    const { status, body } = await whole(
+      await open(await agent(), 'GET', url, who, options.timeoutMs, signal),
+      'GET',
+      url,
+      {
+        atMost: MAX_ERROR_BYTES,
+      },
+    );
     const token = status === 200 ? parseToken(body.toString('utf8')) : null;
     return token === null ? null : `Bearer ${token}`;
   };
@@ -96,7 +97,7 @@ export function createHttp(options: HttpOptions): Http {
     for (let hops = 0; ; hops += 1) {
       const isHome = new URL(target).origin === origin;
       const opened = await open(
-        agent,
+        await agent(),
         method,
         target,
         isHome ? authorization(repository) : undefined,
@@ -173,8 +174,19 @@ export function createHttp(options: HttpOptions): Http {
         throw explained(error, 'GET', url, signal);
       }
     },
-    close: async () => await agent.close(),
+    close: async () => await (await pool)?.close(),
   };
+}
+
+/** The HTTP library is loaded with the first request: a node need not wait for it. */
+async function newAgent({ timeoutMs, ca }: HttpOptions): Promise<Agent> {
+  const { default: undici } = await import('undici');
+  return new undici.Agent({
+    connections: 8,
+    connect: { timeout: timeoutMs, ...(ca === null ? {} : { ca }) },
+    headersTimeout: timeoutMs,
+    bodyTimeout: timeoutMs,
+  });
 }
 
 type Opened = Dispatcher.ResponseData;

@@ -14,12 +14,12 @@ export type Log = (
 export async function createLog(options: CommonOptions, io: Io): Promise<Log> {
   const level = levelOf(options);
   if (level === 'silent') return () => undefined;
-  const { pino, destination } = await import('pino');
+  const { default: pino } = await import('pino');
   const settings = { level, base: null, timestamp: () => `,"time":"${new Date().toISOString()}"` };
   const colorize = wantsColor(options.color, io, io.stderrIsTerminal);
   const stream = io.stderrIsTerminal
     ? (await import('pino-pretty')).default({ colorize, sync: true, destination: 2, translateTime: 'HH:MM:ss' })
-    : destination({ fd: 2, sync: true });
+    : pino.destination({ fd: 2, sync: true });
   const logger = pino(settings, stream);
   return (at, message, fields) => logger[at](fields, message);
 }

@@ -14,7 +14,7 @@ import {
   visit,
   type Document,
 } from 'yaml';
-import { z } from 'zod';
+import * as z from 'zod';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { NOT_BUILT } from './schema.ts';
 

@@ -1,5 +1,5 @@
 /** The shape of the config file: every key that is built, with its default. The JSON Schema is generated from it. */
-import { z } from 'zod';
+import * as z from 'zod';
 import { ReconcileError } from '../core/errors.ts';
 import { expand } from '../core/nodeset.ts';
 import { isUrl, parseImageName, parseSnapshotName } from '../core/reference.ts';
