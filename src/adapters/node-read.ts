@@ -3,13 +3,16 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { ReconcileError, fault } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
+import { isCanaryName } from '../core/leftovers.ts';
 import { count, formatBytes, shellQuote } from '../core/text.ts';
-import type { IndexEntry, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
+import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
 import { linesBetween, tokenise, type DirectoryFact, type RawAnswer } from './probe-answer.ts';
 import type { Connection } from './ssh.ts';
 
 const MAX_ANSWER_BYTES = 64 * 2 ** 20;
 const MAX_ENTRIES = 10_000;
+/** Leftovers of one node that a run takes up; the next one finds the rest. */
+const MAX_LEFTOVERS = 100;
 
 /** The names of `uname -m` in Go's words, which are those of registries. */
 const ARCHITECTURES = new Map([
@@ -105,6 +108,7 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
     );
   }
   const snapshots = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
+  const vms = raw.sqlite ? listedVms(raw) : jsonVms(raw);
   return {
     cocoonVersion: raw.version,
     architecture: ARCHITECTURES.get(raw.machine) ?? raw.machine,
@@ -115,7 +119,8 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
     blobs: raw.blobs,
     files: raw.files,
     snapshots: snapshots.map((record) => snapshotFact(record, raw, node)),
-    vms: raw.sqlite ? listedVms(raw) : jsonVms(raw),
+    vms: vms.filter(({ name }) => !isCanaryName(name)),
+    leftovers: leftoversOf(vms, raw),
     unlistedBackings: raw.sqlite ? unlistedBackings(raw, snapshots) : [],
     notes,
   };
@@ -265,6 +270,12 @@ function vmFact(record: JsonObject, where: string): VmFact {
     blobIds: Object.keys(object(record['image_blob_ids'] ?? {}, `${where}.image_blob_ids`)),
     imageDigest: optionalText(config['image_digest'], `${where}.config.image_digest`),
   };
+}
+
+function leftoversOf(vms: VmFact[], raw: RawAnswer): Leftover[] {
+  const canaries = [...new Set(vms.map(({ name }) => name).filter(isCanaryName))];
+  const all = [...canaries.map((name): Leftover => ({ kind: 'canary-vm', name })), ...raw.leftovers];
+  return all.slice(0, MAX_LEFTOVERS);
 }
 
 function unlistedBackings(raw: RawAnswer, listedRecords: SnapshotRecord[]): string[] {

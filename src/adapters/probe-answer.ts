@@ -1,6 +1,7 @@
 /** The probe's answer, line by line: sorted by kind and bounded, but not yet understood (`node-read.ts` does that). */
 import { type ReconcileError, fault } from '../core/errors.ts';
-import type { BlobFact, FileState } from '../core/types.ts';
+import { leftoverAt } from '../core/leftovers.ts';
+import type { BlobFact, FileState, Leftover } from '../core/types.ts';
 
 const MAX_FILE_CHARACTERS = 8 * 2 ** 20;
 
@@ -37,6 +38,8 @@ export interface RawAnswer {
   directories: Record<string, DirectoryFact>;
   /** Sizes of what interrupted pulls left behind. */
   leftBytes: number[];
+  /** Files of ours. */
+  leftovers: Leftover[];
 }
 
 /**
@@ -59,6 +62,7 @@ export function tokenise(lines: string[], host: string): RawAnswer {
     files: {},
     directories: {},
     leftBytes: [],
+    leftovers: [],
   };
   let directory: DirectoryFact | null = null;
   for (let i = 0; i < lines.length; i += 1) {
@@ -128,6 +132,11 @@ export function tokenise(lines: string[], host: string): RawAnswer {
       case 'left':
         raw.leftBytes.push(number(rest, invalid));
         break;
+      case 'ours': {
+        const left = leftoverAt(rest);
+        if (left !== null) raw.leftovers.push(left);
+        break;
+      }
       case 'head': {
         const [, name, bytes] = /^([0-9a-f]{64})\.qcow2 ((?: [0-9a-f]{2}){1,20})$/.exec(rest) ?? [];
         const blob = name === undefined ? undefined : raw.blobs[name];
