@@ -11,6 +11,7 @@
 #   import NAME HEX BYTES         cocoon image import of so many bytes that come on standard input before the heartbeat
 #   canary NAME SNAPSHOT ARGS...  clone a VM, look at it, remove it whatever happened
 #   remove NAME                   remove a VM that an earlier connection may have left
+#   tidy NAME...                  remove or put back what a run that is dead left, under the names that the probe gives
 #
 # Answers with lines that begin with the nonce, so that what shell start-up files print is not taken for an answer:
 # `locked`, `busy PID`, `in-use`, `received HEX`, `begun`, `ended CODE [silence|deadline]`, `state WORDS`, `removed NAME`,
@@ -183,13 +184,14 @@ in_use() {
 # the end, or a run that is dead has left it so, the file goes back; where a new one has come, it goes.
 ASIDE=.bad-reconcile
 
+# tend_asides [HEX]
 tend_asides() {
   # shellcheck disable=SC2016 # expanded by the inner shell
   as_root sh -c '
-    for aside in "$1"/cloudimg/blobs/*.qcow2"$2"; do
+    for aside in "$1"/cloudimg/blobs/$3.qcow2"$2"; do
       [ -e "$aside" ] || continue
       if [ -s "${aside%"$2"}" ]; then rm -f -- "$aside"; else mv -f -- "$aside" "${aside%"$2"}"; fi
-    done' sh "$root" "$ASIDE"
+    done' sh "$root" "$ASIDE" "${1:-*}"
 }
 
 # set_aside BLOB
@@ -231,10 +233,43 @@ receive() {
   [ "$received" = "$1" ]
 }
 
+# What must not stay behind, whatever happened: the content of an import, files set aside, scratch files.
+clean_up() {
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  [ -z "$inbox" ] || as_root sh -c 'rm -rf -- "$1"' sh "$inbox"
+  [ "$tends" = no ] || tend_asides
+  rm -rf -- "$scratch"
+}
+
 # Under the lock, a VM that bears a canary's name belongs to a run that is dead.
 remove_old_canaries() {
   cocoon vm list -o json 2>/dev/null | sed -n 's/.*"name": "\(reconcile-canary-[A-Za-z0-9._-]*\)".*/\1/p' |
     while IFS= read -r name; do remove "$name"; done
+}
+
+# tidy NAME: a VM by its name, all else by its path below the root directory. Under the lock its owner is dead.
+tidy() {
+  case $1 in
+    cloudimg/blobs/*)
+      hex=${1#cloudimg/blobs/}
+      tend_asides "${hex%.qcow2"$ASIDE"}"
+      ;;
+    cloudimg/temp/*)
+      # shellcheck disable=SC2016 # expanded by the inner shell
+      as_root sh -c 'rm -rf -- "$1"' sh "$root/$1"
+      ;;
+    *)
+      remove "$1"
+      return
+      ;;
+  esac 2>"$scratch/err"
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  if as_root sh -c '[ ! -e "$1" ]' sh "$root/$1"; then
+    say removed "$1"
+  else
+    say_errors
+    say left "$1"
+  fi
 }
 
 # A word that cocoon would take for an option is never handed to it.
@@ -268,8 +303,9 @@ main() {
   # Held open from here on: 3 the heartbeat, 9 the lock. What is said to a connection that is gone is lost, no more.
   exec 3<&0 </dev/null
   trap '' PIPE
+  inbox='' tends=no
   scratch=$(mktemp -d) || exit 1
-  trap 'rm -rf -- "$scratch"' EXIT
+  trap clean_up EXIT
   trap 'exit 1' HUP INT TERM
 
   printf '\n'
@@ -277,7 +313,7 @@ main() {
     pull)
       refuse_option "$1"
       begin_alone "$1"
-      trap 'tend_asides; rm -rf -- "$scratch"' EXIT
+      tends=yes
       guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
       ;;
     replace)
@@ -289,7 +325,7 @@ main() {
         say in-use
         exit 75
       fi
-      trap 'tend_asides; rm -rf -- "$scratch"' EXIT
+      tends=yes
       set_aside "$blob" || exit 1
       guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
       judge_replacement "$blob" "$2" 2>/dev/null
@@ -297,8 +333,7 @@ main() {
     import)
       refuse_option "$1"
       begin_alone "$1"
-      inbox=
-      trap '[ -z "$inbox" ] || as_root sh -c "rm -rf -- \"\$1\"" sh "$inbox"; rm -rf -- "$scratch"' EXIT
+      tends=yes
       receive "$2" "$3" || exit 1
       guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
         image import "$1" "$inbox/content"
@@ -330,6 +365,13 @@ main() {
       else
         say left "$1"
       fi
+      ;;
+    tidy)
+      if ! take_lock 0; then
+        say locked
+        exit 75
+      fi
+      for name; do tidy "$name"; done
       ;;
   esac
 }

@@ -4,13 +4,13 @@ import { readFileSync } from 'node:fs';
 import { fault, infoOf } from '../core/errors.ts';
 import { hexOf } from '../core/reference.ts';
 import { shellQuote } from '../core/text.ts';
-import type { ErrorInfo, Node } from '../core/types.ts';
+import type { ErrorInfo, Leftover, Node, TidyResult } from '../core/types.ts';
 import type { Connection } from './ssh.ts';
 
 /** The guard ends its command when it hears nothing for this long (contract §K). */
 const SILENCE_SECONDS = 30;
 /** How long all else but the command itself may take there, before the connection is given up, in ms. */
-const GRACE_MS = { pull: 60_000, replace: 600_000, import: 600_000, canary: 120_000, remove: 180_000 };
+const GRACE_MS = { pull: 60_000, replace: 600_000, import: 600_000, canary: 120_000, remove: 180_000, tidy: 600_000 };
 /** How long a removal may take to get a connection. */
 const CONNECT_MS = 60_000;
 
@@ -35,13 +35,16 @@ interface Answer {
   received: string | null;
   /** The state of the VM that was cloned. */
   state: string | null;
-  /** VM → why it could not be removed, or null where it is gone. */
+  /** VM, or path of a leftover → why it could not be removed, or null where it is gone. */
   removed: Map<string, string | null>;
   /** What was said beside the answer: the reason where nothing began. */
   stderr: string;
 }
 
 type Verb = keyof typeof GRACE_MS;
+
+/** What a deadline is said to be of, where that is not the verb. */
+const WHAT: Partial<Record<Verb, string>> = { canary: 'a canary VM', remove: 'a canary VM', tidy: 'tidying up' };
 
 /**
  * The command is short and the same for every login shell; script and heartbeat follow on standard input.
@@ -70,7 +73,7 @@ async function change(
     maxStderrBytes: 4096,
     timeoutMs: (content === undefined ? 1 : 2) * timeoutMs + GRACE_MS[verb],
     signal,
-    what: verb === 'canary' || verb === 'remove' ? 'a canary VM' : `a ${verb}`,
+    what: WHAT[verb] ?? `a ${verb}`,
   });
   return parseAnswer(result.stdout.toString('utf8'), nonce, result.stderr);
 }
@@ -272,6 +275,36 @@ function leftBehind(node: Node, name: string, { removed, stderr }: Answer): Erro
 
 function canaryLeft(node: Node, name: string, why: string): ErrorInfo {
   return infoOf(fault('CANARY_LEFT', { host: node.name, name, why }));
+}
+
+/**
+ * Removes or puts back what a run that died left, in one command under our lock. Where the lock is held its owner may be
+ * alive, and all is left to it.
+ * @throws ReconcileError SSH_*
+ */
+export async function tidyNode(
+  connection: Connection,
+  node: Node,
+  leftovers: Leftover[],
+  signal: AbortSignal,
+): Promise<TidyResult[]> {
+  const answer = await change(
+    connection,
+    node,
+    'tidy',
+    leftovers.map(({ name }) => name),
+    0,
+    signal,
+  );
+  return leftovers.map(({ kind, name }): TidyResult => {
+    const result = { node: node.name, name };
+    if (answer.busy !== null) return { ...result, outcome: 'skipped', error: null };
+    if (answer.removed.get(name) === null) return { ...result, outcome: 'tidied', error: null };
+    const why = (answer.removed.get(name) ?? answer.stderr) || 'no reason was given';
+    const error =
+      kind === 'canary-vm' ? canaryLeft(node, name, why) : infoOf(fault('TIDY_FAILED', { host: node.name, name, why }));
+    return { ...result, outcome: 'failed', error };
+  });
 }
 
 /** The removal is not the run's to abort: it has a deadline of its own. */

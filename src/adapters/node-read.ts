@@ -3,13 +3,16 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { ReconcileError, fault } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
+import { isCanaryName } from '../core/leftovers.ts';
 import { count, formatBytes, shellQuote } from '../core/text.ts';
-import type { BlobFact, FileState, IndexEntry, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
+import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
+import { linesBetween, tokenise, type DirectoryFact, type RawAnswer } from './probe-answer.ts';
 import type { Connection } from './ssh.ts';
 
 const MAX_ANSWER_BYTES = 64 * 2 ** 20;
-const MAX_FILE_CHARACTERS = 8 * 2 ** 20;
 const MAX_ENTRIES = 10_000;
+/** Leftovers of one node that a run takes up; the next one finds the rest. */
+const MAX_LEFTOVERS = 100;
 
 /** The names of `uname -m` in Go's words, which are those of registries. */
 const ARCHITECTURES = new Map([
@@ -83,171 +86,6 @@ export function parseProbe(answer: string, nonce: string, node: Node, stderr = '
   }
 }
 
-/** The lines between the two marks. What shell start-up files print before the first mark is not part of the answer. */
-function linesBetween(answer: string, nonce: string): string[] | null {
-  const begin = `cocoon-probe 1 ${nonce}\n`;
-  const end = `\ncocoon-probe end ${nonce}\n`;
-  const from = answer.indexOf(begin);
-  if (from === -1 || !answer.endsWith(end)) return null;
-  return answer.slice(from + begin.length, -end.length).split('\n');
-}
-
-/** A snapshot's directory as the probe saw it. */
-interface DirectoryFact {
-  files: Record<string, number>;
-  texts: Record<string, string>;
-  backing: string | null;
-}
-
-/** The answer, sorted by kind of line but not yet understood. */
-interface RawAnswer {
-  machine: string;
-  version: string;
-  cocoonMissing: boolean;
-  converting: boolean;
-  sqlite: boolean;
-  failed: string | null;
-  denied: string[];
-  freeBytes: number | null;
-  texts: Record<string, string>;
-  listed: Record<string, number>;
-  blobs: Record<string, BlobFact>;
-  files: Record<string, FileState>;
-  directories: Record<string, DirectoryFact>;
-  /** Sizes of what interrupted pulls left behind. */
-  leftBytes: number[];
-}
-
-function tokenise(lines: string[], host: string): RawAnswer {
-  const raw: RawAnswer = {
-    machine: '',
-    version: '',
-    cocoonMissing: false,
-    converting: false,
-    sqlite: false,
-    failed: null,
-    denied: [],
-    freeBytes: null,
-    texts: {},
-    listed: {},
-    blobs: {},
-    files: {},
-    directories: {},
-    leftBytes: [],
-  };
-  let directory: DirectoryFact | null = null;
-  for (let i = 0; i < lines.length; i += 1) {
-    const line = lines[i] as string;
-    if (line === '') continue;
-    const space = line.indexOf(' ');
-    const key = space === -1 ? line : line.slice(0, space);
-    const rest = space === -1 ? '' : line.slice(space + 1);
-    const invalid = (): ReconcileError =>
-      fault('NODE_ANSWER_INVALID', { host, what: `line ${i + 1}: ${line.slice(0, 120)}` });
-    switch (key) {
-      case 'machine':
-        raw.machine = word(rest, invalid);
-        break;
-      case 'version':
-        raw.version = word(rest, invalid);
-        break;
-      case 'missing':
-        raw.cocoonMissing = true;
-        break;
-      case 'denied':
-        raw.denied.push(rest);
-        break;
-      case 'failed':
-        raw.failed = rest;
-        break;
-      case 'store':
-        if (rest === 'converting') raw.converting = true;
-        else raw.sqlite = true;
-        break;
-      case 'free':
-        raw.freeBytes = number(rest.trim(), invalid);
-        break;
-      case 'listed': {
-        const [kind = '', code = ''] = rest.split(' ');
-        raw.listed[kind] = number(code, invalid);
-        break;
-      }
-      case 'file': {
-        let end = i + 1;
-        while (end < lines.length && (lines[end] as string).startsWith('|')) end += 1;
-        const content = lines
-          .slice(i + 1, end)
-          .map((marked) => marked.slice(1))
-          .join('\n');
-        if (content.length > MAX_FILE_CHARACTERS)
-          throw fault('NODE_ANSWER_INVALID', { host, what: `${rest} is larger than 8 MiB` });
-        (directory?.texts ?? raw.texts)[rest] = content;
-        i = end - 1;
-        break;
-      }
-      case 'blob': {
-        const [, type, bytes, stamp, name] = /^(.) (\d+) (\d+ [\d.]+) ([0-9a-f]{64})\.qcow2$/.exec(rest) ?? [];
-        // A name that is no digest is no blob: a file set aside, or a stranger's.
-        if (name !== undefined) {
-          const sizeBytes = number(bytes as string, invalid);
-          raw.blobs[name] = {
-            regular: type === 'f',
-            sizeBytes,
-            header: null,
-            stamp: `${bytes} ${stamp}`,
-            sha256: null,
-          };
-        }
-        break;
-      }
-      case 'left':
-        raw.leftBytes.push(number(rest, invalid));
-        break;
-      case 'head': {
-        const [, name, bytes] = /^([0-9a-f]{64})\.qcow2 ((?: [0-9a-f]{2}){1,20})$/.exec(rest) ?? [];
-        const blob = name === undefined ? undefined : raw.blobs[name];
-        if (blob !== undefined) blob.header = (bytes as string).replaceAll(' ', '');
-        break;
-      }
-      case 'path': {
-        const [, state, path] = /^(file|empty|absent) (\/.*)$/.exec(rest) ?? [];
-        if (path === undefined) throw invalid();
-        raw.files[path] = state as FileState;
-        break;
-      }
-      case 'snapshot':
-        directory = { files: {}, texts: {}, backing: null };
-        raw.directories[rest] = directory;
-        break;
-      case 'has': {
-        const [, bytes, name] = /^(\d+) (.+)$/.exec(rest) ?? [];
-        if (directory === null || name === undefined) throw invalid();
-        directory.files[name] = number(bytes as string, invalid);
-        break;
-      }
-      case 'backing':
-        if (directory === null || !/^( [0-9a-f]{2})+$/.test(rest)) throw invalid();
-        directory.backing = Buffer.from(rest.replaceAll(' ', ''), 'hex').toString('utf8');
-        break;
-      default:
-        throw invalid();
-    }
-  }
-  return raw;
-}
-
-function word(said: string, invalid: () => Error): string {
-  // oxlint-disable-next-line no-control-regex -- refusing control characters is the point
-  if (said.length > 100 || /[\x00-\x1f\x7f-\x9f]/.test(said)) throw invalid();
-  return said;
-}
-
-function number(digits: string, invalid: () => Error): number {
-  const value = Number(digits);
-  if (!/^\d{1,16}$/.test(digits) || !Number.isSafeInteger(value)) throw invalid();
-  return value;
-}
-
 function observedFrom(raw: RawAnswer, node: Node): Observed {
   if (raw.freeBytes === null)
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
@@ -270,6 +108,7 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
     );
   }
   const snapshots = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
+  const vms = raw.sqlite ? listedVms(raw) : jsonVms(raw);
   return {
     cocoonVersion: raw.version,
     architecture: ARCHITECTURES.get(raw.machine) ?? raw.machine,
@@ -280,7 +119,8 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
     blobs: raw.blobs,
     files: raw.files,
     snapshots: snapshots.map((record) => snapshotFact(record, raw, node)),
-    vms: raw.sqlite ? listedVms(raw) : jsonVms(raw),
+    vms: vms.filter(({ name }) => !isCanaryName(name)),
+    leftovers: leftoversOf(vms, raw),
     unlistedBackings: raw.sqlite ? unlistedBackings(raw, snapshots) : [],
     notes,
   };
@@ -430,6 +270,12 @@ function vmFact(record: JsonObject, where: string): VmFact {
     blobIds: Object.keys(object(record['image_blob_ids'] ?? {}, `${where}.image_blob_ids`)),
     imageDigest: optionalText(config['image_digest'], `${where}.config.image_digest`),
   };
+}
+
+function leftoversOf(vms: VmFact[], raw: RawAnswer): Leftover[] {
+  const canaries = [...new Set(vms.map(({ name }) => name).filter(isCanaryName))];
+  const all = [...canaries.map((name): Leftover => ({ kind: 'canary-vm', name })), ...raw.leftovers];
+  return all.slice(0, MAX_LEFTOVERS);
 }
 
 function unlistedBackings(raw: RawAnswer, listedRecords: SnapshotRecord[]): string[] {

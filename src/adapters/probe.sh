@@ -154,9 +154,16 @@ snapshots() {
 # What interrupted pulls and imports left behind more than an hour ago: garbage collection takes it some day.
 leftovers() {
   for backend in cloudimg oci; do
-    [ -d "$root/$backend/temp" ] && find "$root/$backend/temp" -mindepth 1 -type f ! -name '*.lock' -mmin +60 -printf 'left %s\n'
+    [ -d "$root/$backend/temp" ] && find "$root/$backend/temp" -mindepth 1 -name 'reconcile-import.*' -prune -o \
+      -type f ! -name '*.lock' -mmin +60 -printf 'left %s\n'
   done
 }
+
+# The files that a change of ours makes and removes: here now, they are in use, or a run died (`change.sh`).
+ours() {
+  find "$root/cloudimg/blobs" -maxdepth 1 -type f -name '*.qcow2.bad-reconcile' ! -name "$unclean" -printf 'ours cloudimg/blobs/%f\n'
+  find "$root/cloudimg/temp" -maxdepth 1 -type d -name 'reconcile-import.*' ! -name "$unclean" -printf 'ours cloudimg/temp/%f\n'
+} 2>/dev/null
 
 # Free bytes where a pull would write, or where it would create its directories.
 free() {
@@ -195,6 +202,7 @@ probe() {
         blobs
         snapshots
         leftovers
+        ours
       fi
     fi
     free

@@ -108,6 +108,8 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
       });
     },
     onResult: ({ node, reference, outcome, reason }) => log('info', `${node}: ${outcome}`, { reference, reason }),
+    onTidied: ({ node, name, outcome, error }) =>
+      log('info', `${node}: ${outcome}: ${name}`, error === null ? {} : { code: error.code }),
   };
 }
 

@@ -187,6 +187,10 @@ const catalog = {
     message: `${a.host}: the canary VM ${a.name} may still be there: ${clip(a.why, 300)}`,
     hint: `there: cocoon vm rm --force ${a.name}`,
   }),
+  TIDY_FAILED: (a: { host: string; name: string; why: string }): Words => ({
+    message: `${a.host}: what a run that died left is still there (${a.name}): ${clip(a.why, 300)}`,
+    hint: 'mend what is in the way there; the next run tries again',
+  }),
   NO_SPACE: (a: { host: string; needBytes: number; keepBytes: number; freeBytes: number }): Words => ({
     message: `${a.host}: a pull needs ${formatBytes(a.needBytes)} and ${formatBytes(a.keepBytes)} must stay free, but only ${formatBytes(a.freeBytes)} are`,
     hint: 'make room there (`cocoon gc` collects what nothing needs), or lower rollout.minFreeBytes',

@@ -1,4 +1,5 @@
 /** The report: assembled from plain values, summarised, and turned into the exit code. */
+import { leftoverRows } from './leftovers.ts';
 import {
   IMAGE_VERDICTS,
   SNAPSHOT_VERDICTS,
@@ -17,6 +18,7 @@ import {
   type RunMode,
   type SnapshotRow,
   type SnapshotVerdict,
+  type TidyResult,
 } from './types.ts';
 
 /** What a verdict counts as: against us, for an incomplete picture, or neither. */
@@ -70,18 +72,28 @@ export interface Parts {
   observations: Observation[];
   verdicts: NodeVerdicts[];
   actions: Action[];
+  tidied: TidyResult[];
 }
 
 export type Signal = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
 /** The report of a command that could not begin. */
 export function emptyReport(begun: Pick<Parts, 'tool' | 'run' | 'signal'>, error: ErrorInfo): Report {
-  return assemble({ ...begun, error, desired: [], snapshots: [], observations: [], verdicts: [], actions: [] });
+  return assemble({
+    ...begun,
+    error,
+    desired: [],
+    snapshots: [],
+    observations: [],
+    verdicts: [],
+    actions: [],
+    tidied: [],
+  });
 }
 
 /** Parts → report. With a gate it is the gate's answers that decide, and no verdict. */
 export function assemble(parts: Parts, gate: Gate | null = null): Report {
-  const nodes = parts.observations.map((observation, i) => nodeReport(observation, parts.verdicts[i]));
+  const nodes = parts.observations.map((observation, i) => nodeReport(observation, parts.verdicts[i], parts.tidied));
   const summary = summarise(nodes, parts.actions);
   const run = { ...parts.run, error: parts.error, shard: null };
   return {
@@ -114,7 +126,7 @@ export function publicDesired(image: DesiredImage): Desired {
   };
 }
 
-function nodeReport(observation: Observation, verdicts: NodeVerdicts | undefined): NodeReport {
+function nodeReport(observation: Observation, verdicts: NodeVerdicts | undefined, tidied: TidyResult[]): NodeReport {
   const { node, status, observed, error, durationMs } = observation;
   return {
     name: node.name,
@@ -127,6 +139,7 @@ function nodeReport(observation: Observation, verdicts: NodeVerdicts | undefined
     freeBytes: observed?.freeBytes ?? null,
     durationMs,
     notes: observed?.notes ?? [],
+    leftovers: leftoverRows(observation, tidied),
     images: verdicts?.images ?? [],
     snapshots: verdicts?.snapshots ?? [],
   };
@@ -184,7 +197,8 @@ function exitCode(signal: Signal | null, error: ErrorInfo | null, nodes: NodeRep
     const outcomes = gate.questions.map(({ outcome }) => outcome);
     return outcomes.includes('blocked') ? 2 : outcomes.includes('incomplete') ? 3 : 0;
   }
-  if (rows.some((row) => row.outcome === 'failed')) return 4;
+  const left = nodes.flatMap((node) => node.leftovers);
+  if ([...rows, ...left].some(({ outcome }) => outcome === 'failed')) return 4;
   if (rows.some(isOpenDrift)) return 2;
   if (nodes.some((node) => node.status !== 'observed') || rows.some((row) => weightOf(row) === 'incomplete')) return 3;
   return 0;

@@ -185,6 +185,13 @@ export interface SnapshotFact {
 
 export type FileState = 'file' | 'empty' | 'absent';
 
+/** What a run of ours that died left: a canary VM, a bad blob that it had set aside, the content of an import. */
+export interface Leftover {
+  kind: 'canary-vm' | 'blob-aside' | 'import';
+  /** Of a VM its name, else the path below the root directory. */
+  name: string;
+}
+
 /** The validated facts of one node: one probe. */
 export interface Observed {
   cocoonVersion: string;
@@ -198,7 +205,9 @@ export interface Observed {
   /** Every file outside `cloudimg/blobs` that an entry or a snapshot needs, by absolute path. */
   files: Record<string, FileState>;
   snapshots: SnapshotFact[];
+  /** Without canary VMs: those are leftovers, and a run removes them before it changes anything. */
   vms: VmFact[];
+  leftovers: Leftover[];
   /**
    * What the overlays of data directories open that no snapshot record names: on a SQLite store, which does not list
    * pending records, one that is being taken.
@@ -354,7 +363,21 @@ export interface ActionResult {
   steps: Step[];
 }
 
+/** What came of tidying one leftover; `skipped` where its owner may be alive, or its turn never came. */
+export interface TidyResult {
+  node: string;
+  name: string;
+  outcome: 'tidied' | 'failed' | 'skipped';
+  error: ErrorInfo | null;
+}
+
 // ----------------------------------------------------------------------------------------------- report
+
+/** A leftover, and what became of it: null where nothing was tried, as in a dry run. */
+export interface LeftoverRow extends Leftover {
+  outcome: TidyResult['outcome'] | null;
+  error: ErrorInfo | null;
+}
 
 export interface NodeReport {
   name: string;
@@ -367,6 +390,7 @@ export interface NodeReport {
   freeBytes: number | null;
   durationMs: number;
   notes: string[];
+  leftovers: LeftoverRow[];
   images: ImageRow[];
   snapshots: SnapshotRow[];
 }

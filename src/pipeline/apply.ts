@@ -3,14 +3,15 @@
  * file that reaches what changes nodes, and it looks at nothing but the plan.
  */
 import PQueue from 'p-queue';
-import { cloneCanary, importImage, pullImage, replaceBlob } from '../adapters/node-change.ts';
+import { cloneCanary, importImage, pullImage, replaceBlob, tidyNode } from '../adapters/node-change.ts';
 import type { Connection } from '../adapters/ssh.ts';
 import { isQcow2 } from '../core/desired.ts';
 import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
+import { canaryName, type Tidying } from '../core/leftovers.ts';
 import { failureBudget } from '../core/plan.ts';
 import { localSnapshotName } from '../core/reference.ts';
 import { shortDigest } from '../core/text.ts';
-import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step } from '../core/types.ts';
+import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step, TidyResult } from '../core/types.ts';
 import { verify, verifyClones, type Verified, type VerifyContext } from './verify.ts';
 
 /** What applying needs beside the plan. */
@@ -19,7 +20,39 @@ export interface ApplyContext extends VerifyContext {
   events: VerifyContext['events'] & {
     onStep: (action: Action, step: Step) => void;
     onResult: (result: ActionResult) => void;
+    onTidied: (result: TidyResult) => void;
   };
+}
+
+/**
+ * Tidies what runs that died left, a few nodes at once; never throws. What cannot be tidied costs nothing else: the
+ * guard of each action looks once more.
+ */
+export async function tidyAll(tidyings: Tidying[], context: ApplyContext): Promise<TidyResult[]> {
+  const queue = new PQueue({ concurrency: context.policy.maxPulls });
+  const results = await queue.addAll(tidyings.map((tidying) => async () => await tidyOne(tidying, context)));
+  return results.flat();
+}
+
+async function tidyOne({ node: name, leftovers }: Tidying, context: ApplyContext): Promise<TidyResult[]> {
+  const { clients, signal, events } = context;
+  const node = context.nodes.find((one) => one.name === name) as Node;
+  let results: TidyResult[];
+  let outcome: TidyResult['outcome'] = 'skipped';
+  try {
+    const connection = await clients.ssh.connect(node, signal);
+    outcome = 'failed';
+    try {
+      results = await tidyNode(connection, node, leftovers, signal);
+    } finally {
+      connection.close();
+    }
+  } catch (error) {
+    const info = infoOf(signal.aborted ? signal.reason : error);
+    results = leftovers.map((left) => ({ node: name, name: left.name, outcome, error: info }));
+  }
+  for (const result of results) events.onTidied(result);
+  return results;
 }
 
 /** How a run is going: what decides whether the next action may start. */
@@ -319,7 +352,7 @@ async function startCanary(node: Node, snapshot: string, connection: Connection,
   const { settings, clients, id, signal } = context;
   const { timeoutMs, extraArgs } = settings.verify.vm;
   const again = async (): Promise<Connection> => await clients.ssh.connect(node, AbortSignal.timeout(CONNECT_MS));
-  const canary = { name: `reconcile-canary-${id}`, snapshot: localSnapshotName(snapshot), extraArgs };
+  const canary = { name: canaryName(id), snapshot: localSnapshotName(snapshot), extraArgs };
   for (const isLast of [false, true]) {
     const { clone, vanished, left } = await cloneCanary(connection, again, node, canary, timeoutMs, signal);
     if (left !== null) {

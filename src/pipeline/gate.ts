@@ -37,6 +37,7 @@ export async function runGate(request: GateRequest): Promise<Report> {
       observations,
       verdicts: verdicts.map((rows) => rowsAsked(rows, asked.get(rows.node) ?? [])),
       actions: [],
+      tidied: [],
     },
     { ...gate, pass: gate.pass && failed === null },
   );

@@ -1,9 +1,10 @@
-/** The order of the stages: observe, resolve and judge, then plan, apply, report. */
+/** The order of the stages: observe, resolve and judge, then plan, tidy, apply, report. */
+import { planTidying, tidiedByActions, type Tidying } from '../core/leftovers.ts';
 import { planActions, withPlan, withResults } from '../core/plan.ts';
 import { assemble, type Parts, type Signal } from '../core/report.ts';
 import { selectRows, type Filters } from '../core/select.ts';
 import type { ServedSnapshots } from '../core/snapshots.ts';
-import type { Action, ActionResult, Policy, Report, RunMode, Step } from '../core/types.ts';
+import type { Action, ActionResult, Policy, Report, RunMode, Step, TidyResult } from '../core/types.ts';
 import { everythingOn, judgeFleet, type JudgeEvents, type Judged, type JudgeRequest } from './judge.ts';
 
 /** What the outside is told while a run goes on. */
@@ -11,6 +12,7 @@ export interface RunEvents extends JudgeEvents {
   onPlan: (actions: Action[]) => void;
   onStep: (action: Action, step: Step) => void;
   onResult: (result: ActionResult) => void;
+  onTidied: (result: TidyResult) => void;
 }
 
 export interface RunRequest extends JudgeRequest {
@@ -41,7 +43,9 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   const planned = withPlan(selected.verdicts, actions);
   events.onPlan(actions);
 
-  const results = mode === 'run' && actions.length > 0 ? await apply(request, judged, actions) : [];
+  const tidyings = error === null ? planTidying(observations, actions) : [];
+  const isWork = mode === 'run' && actions.length + tidyings.length > 0;
+  const { tidied, results } = isWork ? await apply(request, judged, tidyings, actions) : NOTHING_DONE;
 
   const { tool, id, startedAt } = request;
   const parts: Parts = {
@@ -54,6 +58,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
     observations,
     verdicts: withResults(planned, results),
     actions,
+    tidied,
   };
   return assemble(parts);
 }
@@ -66,10 +71,25 @@ function restoreSizes({ lookups }: ServedSnapshots): Record<string, number> {
   );
 }
 
-async function apply(request: RunRequest, { served, hot }: Judged, actions: Action[]): Promise<ActionResult[]> {
+/** What came of a run beyond its verdicts. */
+interface Done {
+  tidied: TidyResult[];
+  results: ActionResult[];
+}
+
+const NOTHING_DONE: Done = { tidied: [], results: [] };
+
+async function apply(
+  request: RunRequest,
+  { served, hot, observations }: Judged,
+  tidyings: Tidying[],
+  actions: Action[],
+): Promise<Done> {
   // oxlint-disable-next-line no-restricted-imports -- this is the one place, past the decision to change anything
-  const { applyPlan } = await import('./apply.ts');
-  const results = await applyPlan(actions, { ...request, served, hot });
+  const { applyPlan, tidyAll } = await import('./apply.ts');
+  const context = { ...request, served, hot };
+  const before = await tidyAll(tidyings, context);
+  const results = await applyPlan(actions, context);
   await request.clients.state.save();
-  return results;
+  return { tidied: [...before, ...tidiedByActions(observations, actions, results)], results };
 }

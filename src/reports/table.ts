@@ -3,7 +3,7 @@ import { styleText } from 'node:util';
 import CliTable from 'cli-table3';
 import { isOpenDrift, weightOf } from '../core/report.ts';
 import { clip, formatDuration, shortDigest } from '../core/text.ts';
-import type { NodeReport, Report } from '../core/types.ts';
+import type { LeftoverRow, NodeReport, Report } from '../core/types.ts';
 import type { RenderOptions } from './index.ts';
 import { rowsOf, subjectOf, verdictLine, where, withoutNode, wordOf, type Row } from './verdict.ts';
 
@@ -26,7 +26,15 @@ export function renderTable(report: Report, { color, verbose, brief }: RenderOpt
   const sections = [
     problemTable(problems, paint),
     unreadTable(unread, paint),
-    advice([...adviceOn(problems), ...warningsOn(observed), ...unread.map(adviceOnNode)], paint),
+    advice(
+      [
+        ...adviceOn(problems),
+        ...warningsOn(observed),
+        ...observed.flatMap(adviceOnLeftovers),
+        ...unread.map(adviceOnNode),
+      ],
+      paint,
+    ),
     verbose ? report.nodes.map((node) => everything(node, paint)).join('\n') : standing(observed, paint),
     verdict,
   ];
@@ -184,6 +192,25 @@ function warningsOn(nodes: NodeReport[]): Advice[] {
   );
 }
 
+/** What a dead run left and is still there. */
+function adviceOnLeftovers({ name, leftovers }: NodeReport): Advice[] {
+  return leftovers
+    .filter(({ outcome }) => outcome !== 'tidied')
+    .map((left) => ({
+      subject: '',
+      node: name,
+      said: withoutNode(left.error?.message ?? `${LEFT[left.kind]} of an earlier run is there (${left.name})`, name),
+      hint: left.error?.hint ?? (left.outcome === null ? 'a run tidies that' : 'it is left to the run at work there'),
+      commands: [],
+    }));
+}
+
+const LEFT: Record<LeftoverRow['kind'], string> = {
+  'canary-vm': 'the canary VM',
+  'blob-aside': 'a bad blob, set aside,',
+  import: 'the content of an import',
+};
+
 function adviceOnNode({ name, error }: NodeReport): Advice {
   return {
     subject: '',
@@ -244,8 +271,13 @@ function everything(node: NodeReport, paint: Paint): string {
     `${paint('bold', clip(node.name, 100))} (${clip(about.filter(Boolean).join(', '), 200)})`,
     ...(node.error === null ? [] : [clip(`${node.error.code}: ${node.error.message}`, 600)]),
     ...node.notes.map((note) => clip(note, 300)),
+    ...node.leftovers.map((left) => clip(`${LEFT[left.kind]} of an earlier run (${left.name})${fate(left)}`, 300)),
     ...rowsOf(node).flatMap((row) => [describe(row, paint), ...stepsOf(row)]),
   ].join('\n  ');
+}
+
+function fate({ outcome }: LeftoverRow): string {
+  return outcome === null ? '' : ` → ${outcome}`;
 }
 
 function describe(row: Row, paint: Paint): string {

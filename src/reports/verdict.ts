@@ -2,7 +2,7 @@
 import { fold } from '../core/nodeset.ts';
 import { isOpenDrift, weightOf } from '../core/report.ts';
 import { clip, count, plain } from '../core/text.ts';
-import type { ImageRow, NodeReport, Report, SnapshotRow } from '../core/types.ts';
+import type { ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/types.ts';
 
 export type Row = ImageRow | SnapshotRow;
 
@@ -21,6 +21,7 @@ export function verdictLine({ run, nodes, summary }: Report): string {
     notRead(nodes),
     said(observed, (row) => weightOf(row) === 'incomplete'),
     healed(observed),
+    tidied(observed),
     run.exitCode === 0 ? inSync(nodes) : null,
     run.mode === 'dry-run' ? dryRun(observed) : null,
   ].filter((part) => part !== null);
@@ -79,10 +80,30 @@ function failed(nodes: NodeReport[]): string | null {
     rowsOf(node).flatMap((row) => (row.outcome === 'failed' ? [{ name: node.name, row }] : [])),
   );
   const [first] = failures;
-  if (first === undefined) return null;
+  if (first === undefined) return untidied(nodes);
   const names = [...new Set(failures.map(({ name }) => name))];
   const why = withoutNode(first.row.error?.message ?? first.row.reason ?? '', first.name);
   return `healing failed on ${where(names, 48)}: ${clip(why, 300)}`;
+}
+
+function untidied(nodes: NodeReport[]): string | null {
+  const left = withLeftovers(nodes, 'failed');
+  const error = left[0]?.leftovers.find(({ outcome }) => outcome === 'failed')?.error;
+  if (left[0] === undefined) return null;
+  return `tidying up failed on ${where(namesOf(left), 48)}: ${clip(withoutNode(error?.message ?? '', left[0].name), 300)}`;
+}
+
+function tidied(nodes: NodeReport[]): string | null {
+  const done = withLeftovers(nodes, 'tidied');
+  return done.length === 0 ? null : `tidied up after an earlier run on ${where(namesOf(done), 48)}`;
+}
+
+function withLeftovers(nodes: NodeReport[], wanted: LeftoverRow['outcome']): NodeReport[] {
+  return nodes.filter(({ leftovers }) => leftovers.some(({ outcome }) => outcome === wanted));
+}
+
+function namesOf(nodes: NodeReport[]): string[] {
+  return nodes.map(({ name }) => name);
 }
 
 function notRead(nodes: NodeReport[]): string | null {
@@ -114,6 +135,10 @@ function dryRun(nodes: NodeReport[]): string {
     const planned = rowsOf(node).filter((row) => row.plan !== null && row.error === null);
     return [...new Set(planned.map((row) => ('snapshot' in row ? row.base : row.reference)))];
   });
-  const plan = pulls.length === 0 ? '' : `; a run would do ${count(pulls.length, 'pull')}`;
-  return `Nothing was changed (dry run)${plan}`;
+  const left = withLeftovers(nodes, null);
+  const plan = [
+    ...(pulls.length === 0 ? [] : [`do ${count(pulls.length, 'pull')}`]),
+    ...(left.length === 0 ? [] : [`tidy up after an earlier run on ${where(namesOf(left), 48)}`]),
+  ];
+  return `Nothing was changed (dry run)${plan.length === 0 ? '' : `; a run would ${plan.join(' and ')}`}`;
 }

@@ -1,8 +1,10 @@
 // The canary VM: a clone that is seen running and is gone afterwards, whatever happens in between.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { chmod, cp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { ErrorInfo } from '../../src/core/types.ts';
+import type { ErrorInfo, LeftoverRow } from '../../src/core/types.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
 import { cutConnections, firstOn, guard, isLocked, isRoot, lockFile, strays, until } from '../helpers/guard.ts';
 import { imageOn, parseReport, report, start, type Run, type Started } from '../helpers/reconcile.ts';
@@ -94,12 +96,12 @@ async function plant(...names: string[]): Promise<void> {
 }
 
 /** Puts a script before the node's cocoon: `before` sees the arguments, "$real" is the real one. */
-async function intercept(before: string): Promise<void> {
-  const real = `${node.binary}.real`;
-  await rename(node.binary, real);
-  await writeFile(node.binary, `#!/bin/sh\nreal='${real}'\n${before}\nexec "$real" "$@"\n`);
-  await chmod(node.binary, 0o755);
-  cleanups.push(async () => await rename(real, node.binary));
+async function intercept(before: string, { binary } = node): Promise<void> {
+  const real = `${binary}.real`;
+  await rename(binary, real);
+  await writeFile(binary, `#!/bin/sh\nreal='${real}'\n${before}\nexec "$real" "$@"\n`);
+  await chmod(binary, 0o755);
+  cleanups.push(async () => await rename(real, binary));
 }
 
 describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this process'])('as %s', (who) => {
@@ -211,6 +213,44 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     cleanups.push(() => process.kill(guest, 'SIGKILL'));
     expect(process.kill(guest, 0)).toBe(true);
     expect(isLocked(node)).toBe(false);
+  });
+});
+
+describe('what a dead run left where nothing else is to do', () => {
+  const IN_SYNC = 'cocoonset-node-3';
+  const DEAD = 'reconcile-canary-20260101T000000Z-dead01';
+  const left = async (...args: string[]): Promise<[number, LeftoverRow[]]> => {
+    const { run: ran, nodes } = await report(fleet, '-w', IN_SYNC, ...args);
+    return [ran.exitCode, nodes.flatMap(({ leftovers }) => leftovers)];
+  };
+
+  it('is left alone while another run is at work there, which is no error; else a failure is one, and costs nothing else', async () => {
+    const there = fleet.node(IN_SYNC);
+    await guard(fleet, there, ['pull', `${fleet.epoch.url}/dl/no/such`]); // the lock file is there now
+    expect((await there.cocoon('vm', 'clone', '--name', DEAD, incident.snapshot)).code).toBe(0);
+    const seen = { kind: 'canary-vm', name: DEAD, outcome: null, error: null };
+    expect(await left('--dry-run')).toEqual([0, [seen]]);
+
+    const holder = spawn('sh', ['-c', 'exec 9<"$1"; flock 9; echo held; exec sleep 600', 'sh', lockFile(there)]);
+    const freed = once(holder, 'close');
+    cleanups.push(() => holder.kill('SIGKILL'));
+    await once(holder.stdout, 'data');
+    expect(await left()).toEqual([0, [{ ...seen, outcome: 'skipped' }]]);
+    expect(await vmsOn(there)).toEqual([DEAD]);
+    holder.kill('SIGKILL');
+    await freed;
+
+    await intercept('case " $* " in *" vm rm "*) echo "Error: rm: the disk is on fire" >&2; exit 1 ;; esac', there);
+    const both = await report(fleet, '-w', NODE, '-w', IN_SYNC, '--clone', 'files');
+    expect(both.run.exitCode).toBe(4);
+    expect(imageOn(both, NODE)).toMatchObject({ outcome: 'healed', error: null });
+    const [row] = both.nodes.flatMap(({ leftovers }) => leftovers);
+    expect(row).toMatchObject({ name: DEAD, outcome: 'failed', error: { code: 'CANARY_LEFT' } });
+    expect(row?.error?.message).toContain('the disk is on fire');
+
+    await cleanups.pop()?.();
+    expect(await left()).toEqual([0, [{ ...seen, outcome: 'tidied' }]]);
+    expect(await vmsOn(there)).toEqual([]);
   });
 });
 

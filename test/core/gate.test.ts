@@ -319,6 +319,7 @@ describe('how many nodes must be ready', () => {
         observations: [],
         verdicts: [],
         actions: [],
+        tidied: [],
       };
       expect(assemble(parts, result).run.exitCode).toBe(exitCode);
       expect(assemble({ ...parts, error: trouble('GATE_UNREAD') }, result).run.exitCode).toBe(1);

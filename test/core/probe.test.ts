@@ -140,6 +140,7 @@ describe('a good answer', () => {
         },
       ],
       vms: [],
+      leftovers: [],
       unlistedBackings: [],
       notes: [],
     });
@@ -194,6 +195,38 @@ describe('a good answer', () => {
     ['paths', ['path absent /x y', 'path empty /z'], { files: { '/x y': 'absent', '/z': 'empty' } }],
   ])('%s', (_name, said, expected) => {
     expect(parse(answer(...said, FREE))).toMatchObject(expected);
+  });
+
+  test('what dead runs of ours left is told from what is merely named like it', () => {
+    const canary = 'reconcile-canary-20260101T000000Z-abcdef';
+    const names = [
+      canary,
+      'my-reconcile-canary-1',
+      'reconcile-canar',
+      'reconcile-canary-',
+      'reconcile-canary-a b',
+      'x',
+    ];
+    const vms = (all: string[]): object => ({
+      vms: Object.fromEntries(all.map((name, i) => [`V${i}`, { config: { name } }])),
+    });
+    const paths = [`cloudimg/blobs/${HEX.a1}.qcow2.bad-reconcile`, 'cloudimg/temp/reconcile-import.aB3dEf7h'];
+    const strange = [
+      'cloudimg/blobs/golden.qcow2.bad-reconcile',
+      `cloudimg/blobs/../${HEX.a1}.qcow2.bad-reconcile`,
+      'cloudimg/temp/reconcile-import.aB3d/f7h',
+      'cloudimg/temp/reconcile-import.aB3dEf7h/x',
+    ];
+    const said = [...paths, ...strange].map((path) => `ours ${path}`);
+    const files = [file('cloudhypervisor', vms(names)), file('firecracker', vms(['reconcile-canary-x']))];
+    const { leftovers, vms: others } = parse(answer(...files, ...said, FREE));
+    expect(leftovers).toEqual([
+      { kind: 'canary-vm', name: canary },
+      { kind: 'canary-vm', name: 'reconcile-canary-x' },
+      { kind: 'blob-aside', name: paths[0] },
+      { kind: 'import', name: paths[1] },
+    ]);
+    expect(others.map(({ name }) => name)).toEqual(names.slice(1));
   });
 
   test('noise of shell start-up files before the first mark is left out', () => {

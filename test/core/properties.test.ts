@@ -612,6 +612,7 @@ test('every stage survives JSON', () => {
       observations: given.fleet,
       verdicts: withPlan(verdicts, actions),
       actions,
+      tidied: [],
     });
     expect(through(report)).toStrictEqual(report);
     expect(report.summary.actions.planned).toBe(actions.length);

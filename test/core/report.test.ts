@@ -69,6 +69,7 @@ function report(verdicts: Partial<NodeVerdicts>[], over: Partial<Parts> = {}): R
     observations: verdicts.map((_, i) => observation({}, node(`node-${i + 1}`))),
     verdicts: verdicts.map((rows, i) => ({ ...NODE_OF, node: `node-${i + 1}`, ...rows })),
     actions: [],
+    tidied: [],
     ...over,
   });
 }

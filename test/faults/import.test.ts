@@ -2,7 +2,7 @@
 // real command on real sshd, as root and as somebody who must go through sudo.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, cp, mkdtemp, readdir, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises';
+import { chmod, cp, mkdir, mkdtemp, readdir, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -310,6 +310,21 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
       await isUntouched();
     });
   });
+});
+
+it('the content of a dead import that cannot be removed is an error, and costs the import nothing', async () => {
+  const old = join(node.rootDir, 'cloudimg', 'temp', 'reconcile-import.deadbeef');
+  await mkdir(old);
+  cleanups.push(async () => await rm(old, { recursive: true }));
+  const refuse = `case "$*" in *${old}*) echo "rm: the disk is on fire" >&2; exit 1 ;; esac; exec "$real" "$@"`;
+  await shadow(dir, NODE, 'rm', refuse);
+  cleanups.push(async () => await shadow(dir, NODE, 'rm', null));
+  const done = await report(fleet);
+  expect(done.run.exitCode).toBe(4);
+  expect(imageOn(done, NODE)).toMatchObject({ outcome: 'healed', error: null });
+  const [left] = done.nodes[0]?.leftovers ?? [];
+  expect(left).toMatchObject({ kind: 'import', outcome: 'failed', error: { code: 'TIDY_FAILED' } });
+  expect(left?.error?.message).toContain('the disk is on fire');
 });
 
 describe('what is planned', () => {

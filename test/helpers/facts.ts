@@ -109,6 +109,7 @@ export function observed(over: Partial<Observed> = {}): Observed {
     files: { [FIRMWARE]: 'file' },
     snapshots: [],
     vms: [],
+    leftovers: [],
     unlistedBackings: [],
     notes: [],
     ...over,

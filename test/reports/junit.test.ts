@@ -56,6 +56,7 @@ function report(questions: GateQuestion[] | null, over: Partial<Gate> = {}): Rep
       observations: [observation({}, node('n1')), unreachable(node('n3'))],
       verdicts: [],
       actions: [],
+      tidied: [],
     },
     gate,
   );

@@ -91,6 +91,7 @@ function reportOf({ fleet, at = served(), hot: of = hot(), policy, outcome, part
     observations: fleet,
     verdicts: outcome === undefined ? planned : withResults(planned, results),
     actions,
+    tidied: [],
     ...parts,
   });
 }

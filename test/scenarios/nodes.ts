@@ -1,6 +1,6 @@
 // Nodes that cannot be read, stores in transition, locks, leftovers; and what changes while the command runs.
 import { spawn } from 'node:child_process';
-import { chmod, rename, utimes, writeFile } from 'node:fs/promises';
+import { chmod, readdir, readFile, rename, utimes, writeFile } from 'node:fs/promises';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { SNAPSHOT, type Scenario } from './scenario.ts';
@@ -31,6 +31,35 @@ async function vmsOn({ node }: Stage): Promise<string[]> {
 }
 
 const DEAD = 'reconcile-canary-20260101T000000Z-abcdef';
+const OTHERS = ['canary-by-hand', 'my-reconcile-canary-1', 'vk-default-demo-0'];
+const VMS = Object.fromEntries([DEAD, ...OTHERS].map((name) => [name, SNAPSHOT]));
+
+const onlyOthersAreLeft = async (stage: Stage): Promise<void> => {
+  const left = (await vmsOn(stage)).join(' ');
+  if (left !== OTHERS.join(' ')) throw new Error(`VMs left: ${left}`);
+};
+
+/** A file in place of a blob, set aside as the guard of a replacement does it. */
+async function setAside({ node, digest }: Stage, letter: 'A' | 'B', content: string): Promise<string> {
+  const blob = node.blobFile(digest(letter));
+  await writeFile(`${blob}.bad-reconcile`, content);
+  return blob;
+}
+
+const namesIn = async ({ node }: Stage, dir: string): Promise<string> =>
+  (await readdir(join(node.rootDir, 'cloudimg', dir))).sort().join(' ');
+
+/** Beside what a dead run leaves, files of others whose names are nearly those. */
+const leftovers = async (stage: Stage): Promise<void> => {
+  await setAside(stage, 'A', 'bad');
+  for (const path of [
+    'temp/reconcile-import.aB3dEf7h/content',
+    'temp/reconcile-import/content',
+    'blobs/golden.qcow2.bad',
+  ]) {
+    await writeFile(await fileUnder(stage.node, `cloudimg/${path}`), 'content');
+  }
+};
 
 export const ON_NODES: Scenario[] = [
   {
@@ -122,15 +151,68 @@ export const ON_NODES: Scenario[] = [
     id: '43',
     state: 'a dead run left its canary VM, and others have VMs of theirs',
     epoch: { serves: 'B' },
-    node: {
-      index: 'A',
-      snapshots: 'A',
-      vms: { [DEAD]: SNAPSHOT, 'vk-default-demo-0': SNAPSHOT, 'canary-by-hand': SNAPSHOT },
+    node: { index: 'A', snapshots: 'A', vms: VMS },
+    expect: { image: 'stale', snapshot: 'clonable', plan: 'pull', leftovers: ['canary-vm'], dry: 2, run: 0 },
+    afterwards: onlyOthersAreLeft,
+  },
+  {
+    id: '43a',
+    state: 'the same where nothing else is to do, and it had set a blob aside and was importing another',
+    epoch: { serves: 'A' },
+    node: { index: 'A', snapshots: 'A', vms: VMS },
+    then: leftovers,
+    expect: {
+      image: 'in-sync',
+      snapshot: 'clonable',
+      leftovers: ['canary-vm', 'blob-aside', 'import'],
+      dry: 0,
+      run: 0,
+      said: [
+        `the canary VM of an earlier run is there (${DEAD})`,
+        'a run would tidy up after an earlier run on node-1',
+      ],
+      runSaid: ['tidied up after an earlier run on node-1'],
     },
-    expect: { image: 'stale', snapshot: 'clonable', plan: 'pull', dry: 2, run: 0 },
     afterwards: async (stage) => {
-      const left = (await vmsOn(stage)).join(' ');
-      if (left !== 'canary-by-hand vk-default-demo-0') throw new Error(`VMs left: ${left}`);
+      await onlyOthersAreLeft(stage);
+      const files = `${await namesIn(stage, 'blobs')} ${await namesIn(stage, 'temp')}`;
+      const hex = stage.digest('A').slice(7);
+      if (files !== `${hex}.qcow2 golden.qcow2.bad reconcile-import`) throw new Error(`files left: ${files}`);
+    },
+  },
+  {
+    id: '43b',
+    state: 'a dead run left its canary VM on a node with a SQLite store',
+    epoch: { serves: 'A' },
+    node: { store: 'sqlite', index: 'A', snapshots: 'A', vms: { [DEAD]: SNAPSHOT } },
+    doubleOnly: true,
+    expect: { image: 'in-sync', snapshot: 'clonable', leftovers: ['canary-vm'], dry: 0, run: 0 },
+  },
+  {
+    id: '43c',
+    state: 'a dead run had set a blob aside that epoch does not have any more: it is put back',
+    epoch: { serves: 'B' },
+    node: { index: 'B', snapshots: 'A' },
+    then: async (stage) => void (await setAside(stage, 'A', 'bad')),
+    expect: { image: 'in-sync', snapshot: 'base-lost', leftovers: ['blob-aside'], dry: 2, run: 2 },
+    afterwards: async ({ node, digest }) => {
+      const content = await readFile(node.blobFile(digest('A')), 'utf8');
+      if (content !== 'bad') throw new Error(`put back was: ${content}`);
+    },
+  },
+  {
+    id: '43d',
+    state: 'a dead run had set a blob aside that a pull brings anew: it is not put back before',
+    epoch: { serves: 'A' },
+    node: { index: 'A', snapshots: 'A', damage: { A: 'gone' } },
+    then: async (stage) => void (await setAside(stage, 'A', 'bad')),
+    expect: {
+      image: 'blob-missing',
+      snapshot: 'base-drifted',
+      plan: 'pull',
+      leftovers: ['blob-aside'],
+      dry: 2,
+      run: 0,
     },
   },
   {

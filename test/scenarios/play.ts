@@ -37,7 +37,7 @@ async function playOn(stage: Stage, scenario: Scenario): Promise<void> {
   const { fleet, node } = stage;
   const clones = isDouble && expected.node === undefined && scenario.clonesAnyway !== true;
 
-  if (expected.plan === undefined) {
+  if (expected.plan === undefined && expected.leftovers === undefined) {
     expect(expected.run, 'without a plan both exit codes are one').toBe(expected.dry);
     const still = await playStill(stage, scenario);
     fleet.epoch.heal();
@@ -54,6 +54,7 @@ async function playOn(stage: Stage, scenario: Scenario): Promise<void> {
   await scenario.afterwards?.(stage);
   fleet.epoch.heal();
   if (expected.run !== 0) return;
+  if (expected.plan === undefined) expect(expected.dry, 'nothing is healed without a plan').toBe(0);
   await lookAgain(stage, scenario);
   if (!clones) return;
   for (const one of fleet.nodes) await expectClones(stage, one, healed(rowsOn(run, one.name)));
@@ -118,7 +119,7 @@ function wanted<T extends string>(value: T | Record<string, T> | undefined, usua
 function checkVerdicts(stage: Stage, dry: Report, expected: Expected): void {
   const { image, snapshot, plan, said = [], codes = [] } = expected;
   for (const { name } of stage.fleet.nodes) {
-    const { status, images, snapshots } = rowsOn(dry, name);
+    const { status, images, snapshots, leftovers } = rowsOn(dry, name);
     expect(status).toBe(expected.node ?? 'observed');
     const keys = Object.entries(wanted(image, KEY)).map(([key, verdict]) => [stage.spell(key), verdict] as const);
     expect(Object.fromEntries(images.map((row) => [row.reference, row.verdict]))).toEqual(Object.fromEntries(keys));
@@ -127,6 +128,8 @@ function checkVerdicts(stage: Stage, dry: Report, expected: Expected): void {
       expect(snapshots.map((row) => row.baseVerdict)).toContain(expected.baseVerdict);
     }
     expect(planOf(images, snapshots)).toBe(plan ?? '');
+    expect(leftovers.map(({ kind }) => kind)).toEqual(expected.leftovers ?? []);
+    expect(new Set(leftovers.map(({ outcome }) => outcome))).toEqual(new Set(leftovers.length === 0 ? [] : [null]));
   }
   expect(codesOf(dry)).toEqual(expect.arrayContaining(codes));
   expectSaid(dry, said);
@@ -177,6 +180,8 @@ async function checkRun(stage: Stage, dry: Report, run: Report, expected: Expect
   else if (expected.run === 0) expect(outcomes.filter((outcome) => outcome !== 'healed')).toEqual([]);
   expect(codesOf(run)).toEqual(expect.arrayContaining(expected.runCodes ?? []));
   expectSaid(run, expected.runSaid ?? []);
+  const left = run.nodes.flatMap(({ leftovers }) => leftovers);
+  expect(left.map(({ outcome, error }) => [outcome, error])).toEqual(left.map(() => ['tidied', null]));
   const pulls = await Promise.all(stage.fleet.nodes.map(async (node) => await pullsOn(node)));
   expect(pulls.flat().length, 'pulls').toBe(expected.pulls ?? run.summary.actions.planned);
 }
@@ -260,6 +265,7 @@ async function lookAgain(stage: Stage, scenario: Scenario): Promise<void> {
   const again = await command(stage, { ...scenario, faults: [] }, true, '--dry-run');
   expect(again.run.exitCode, `a second look: ${readable(again)}`).toBe(0);
   expect(again.summary.actions.planned).toBe(0);
+  expect(again.nodes.flatMap(({ leftovers }) => leftovers)).toEqual([]);
 }
 
 function letterOf(stage: Stage, digest: string | null): Letter {

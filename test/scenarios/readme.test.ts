@@ -19,7 +19,7 @@ function verdicts(value: string | Record<string, string> | undefined, usual: str
 }
 
 function rowOf({ id, state, config, args = [], expect: expected }: Scenario): string {
-  const { image, snapshot, baseVerdict, plan = 'none', dry, run } = expected;
+  const { image, snapshot, baseVerdict, plan = 'none', leftovers, dry, run } = expected;
   const under = [...args, ...(config === undefined ? [] : [JSON.stringify(config)])].join(' ');
   const base = baseVerdict === undefined ? '' : `: ${baseVerdict ?? 'none'}`;
   const codes = [...new Set([...(expected.codes ?? []), ...(expected.runCodes ?? [])])];
@@ -29,7 +29,7 @@ function rowOf({ id, state, config, args = [], expect: expected }: Scenario): st
     under === '' ? state : `${state}; \`${under}\``,
     expected.node === undefined ? verdicts(image, KEY) : `node ${expected.node}`,
     `${verdicts(snapshot, SNAPSHOT)}${base}`,
-    plan,
+    leftovers === undefined ? plan : `${plan === 'none' ? '' : `${plan}, `}tidy`,
     String(dry),
     String(run),
     said.join(', '),

@@ -1,5 +1,5 @@
 // What a scenario is: a state of epoch, a state of one node, a config, and what the command must make of them.
-import type { ImageVerdict, NodeStatus, Outcome, SnapshotVerdict } from '../../src/core/types.ts';
+import type { ImageVerdict, Leftover, NodeStatus, Outcome, SnapshotVerdict } from '../../src/core/types.ts';
 import type { Fault } from '../fleet/epoch.ts';
 import type { Stage } from './stage.ts';
 
@@ -90,6 +90,8 @@ export interface Expected {
   baseVerdict?: SnapshotVerdict | null;
   /** All that is planned, the image's first; a word alone is the image's plan. */
   plan?: string;
+  /** What a dead run left on each node: a dry run says so, and a run tidies it. */
+  leftovers?: Leftover['kind'][];
   /** Exit codes. */
   dry: number;
   run: number;
