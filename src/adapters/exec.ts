@@ -66,31 +66,32 @@ function lost(node: Node, cause: string, error?: unknown): ConnectionLost {
 export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => void): Connection {
   /** What to do with each command under way when the connection ends. */
   const running = new Set<(reason: ReconcileError) => void>();
-  let ended: ReconcileError | null = null;
+  let ended: (() => ReconcileError) | null = null;
 
-  const end = (reason: ReconcileError): void => {
+  /** An error is made only where somebody is told: most connections end well, and its stack costs time. */
+  const end = (reason: () => ReconcileError): void => {
     if (ended !== null) return;
     ended = reason;
     hangUp(login);
     onEnd();
-    for (const abandon of running) abandon(ended);
+    for (const abandon of running) abandon(reason());
   };
   login.client.on('error', (error) => {
     log('debug', 'SSH connection failed', { node: node.name, cause: error.message });
     const isSilent = (error as ssh2.ClientErrorExtensions).level === 'client-timeout';
-    if (isSilent) end(unreachable(node, 'connection lost (no sign of life)', error));
-    else end(lost(node, `connection lost (${CAUSES[errorCode(error)] ?? error.message})`, error));
+    if (isSilent) end(() => unreachable(node, 'connection lost (no sign of life)', error));
+    else end(() => lost(node, `connection lost (${CAUSES[errorCode(error)] ?? error.message})`, error));
   });
   // at `end` ssh2 has already taken its protocol down: a heartbeat after it would throw
-  login.client.on('end', () => end(lost(node, 'connection lost')));
-  login.client.on('close', () => end(lost(node, 'connection lost')));
+  login.client.on('end', () => end(() => lost(node, 'connection lost')));
+  login.client.on('close', () => end(() => lost(node, 'connection lost')));
 
   return {
-    close: () => end(unreachable(node, 'the connection was closed')),
+    close: () => end(() => unreachable(node, 'the connection was closed')),
     exec(command, options) {
       return new Promise<ExecResult>((resolve, reject) => {
         options.signal.throwIfAborted();
-        if (ended !== null) throw ended;
+        if (ended !== null) throw ended();
         let stop = (): void => undefined;
         let settled = false;
         const settle = (finish: () => void): void => {
@@ -185,12 +186,12 @@ function follow(
   channel.on('error', () => undefined); // a write that came too late; `close` tells the rest
 
   let heartbeat: NodeJS.Timeout | undefined;
-  const feeding = new AbortController();
+  const feeding = options.content === undefined ? null : new AbortController();
   const feed = async (): Promise<void> => {
     if (options.stdin !== undefined) channel.write(options.stdin);
     for await (const chunk of options.content ?? []) {
       if (stopped) return;
-      if (!channel.write(chunk)) await once(channel, 'drain', { signal: feeding.signal });
+      if (!channel.write(chunk)) await once(channel, 'drain', { signal: feeding?.signal });
     }
     if (stopped) return;
     if (options.heartbeatMs === undefined) {
@@ -209,7 +210,7 @@ function follow(
 
   return () => {
     stopped = true;
-    feeding.abort();
+    feeding?.abort();
     clearTimeout(orphan);
     clearInterval(heartbeat);
     channel.removeAllListeners('data').removeAllListeners('exit');

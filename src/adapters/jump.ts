@@ -61,8 +61,9 @@ function direct(throttle: Throttle): Way & { close(): void } {
     async open(target, stop) {
       const slow = new AbortController();
       const afterMs = target.connectTimeoutMs;
-      const reason = fault('SSH_TIMEOUT', { host: target.host, what: 'opening a TCP connection', afterMs });
-      const timer = setTimeout(() => slow.abort(new Dropped(reason, 'slow')), afterMs / 2);
+      const late = (): Dropped =>
+        new Dropped(fault('SSH_TIMEOUT', { host: target.host, what: 'opening a TCP connection', afterMs }), 'slow');
+      const timer = setTimeout(() => slow.abort(late()), afterMs / 2);
       const onStop = (): void => slow.abort(stop.reason);
       stop.addEventListener('abort', onStop, { once: true });
       if (stop.aborted) onStop();

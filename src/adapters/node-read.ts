@@ -11,6 +11,11 @@ import type { Connection } from './ssh.ts';
 
 const MAX_ANSWER_BYTES = 64 * 2 ** 20;
 const MAX_ENTRIES = 10_000;
+
+/** Below the root directory (contract B.1). */
+const CLOUD_INDEX = 'cloudimg/db/images.json';
+const OCI_INDEX = 'oci/db/images.json';
+const SNAPSHOT_INDEX = 'snapshot/db/snapshots.json';
 /** Leftovers of one node that a run takes up; the next one finds the rest. */
 const MAX_LEFTOVERS = 100;
 
@@ -72,7 +77,7 @@ export function parseProbe(answer: string, nonce: string, node: Node, stderr = '
     const said = stderr.trim() === '' ? '' : `; it said: ${stderr.trim()}`;
     throw fault('NODE_ANSWER_INVALID', { host, what: `the answer is torn: its end mark is missing${said}` });
   }
-  const raw = tokenise(lines, host);
+  const raw = tokenise(lines, node);
   const [denied] = raw.denied;
   if (raw.cocoonMissing) throw fault('NODE_COCOON_MISSING', { host, binary: node.cocoon.binary });
   if (denied !== undefined) throw fault('NODE_PERMISSION_DENIED', { host, user: node.user, what: denied });
@@ -94,7 +99,7 @@ function observedFrom(raw: RawAnswer, node: Node): Observed {
   const entries = stored ?? jsonEntries(raw);
   const indexSource = raw.sqlite
     ? 'sqlite'
-    : 'cloudimg' in raw.texts || 'oci' in raw.texts || 'snapshots' in raw.texts
+    : CLOUD_INDEX in raw.texts || OCI_INDEX in raw.texts || SNAPSHOT_INDEX in raw.texts
       ? 'json'
       : 'none';
   const notes: string[] = [];
@@ -147,32 +152,29 @@ function conflictsOf(stored: IndexEntry[], json: IndexEntry[]): string[] {
 
 /** Contract B.2 and B.3: a missing index is an empty one, null entries are skipped, the key is the reference. */
 function jsonEntries(raw: RawAnswer): IndexEntry[] {
-  const cloud = records(raw.texts['cloudimg'], 'images', 'cloudimg/db/images.json').map(
-    ([reference, record, where]): IndexEntry => ({
-      reference,
-      type: 'cloudimg',
-      digest: digest(record['content_sum'], `${where}.content_sum`),
-      layers: [],
-      kernelLayer: null,
-      initrdLayer: null,
-    }),
-  );
-  const oci = records(raw.texts['oci'], 'images', 'oci/db/images.json').map(
-    ([reference, record, where]): IndexEntry => ({
-      reference,
-      type: 'oci',
-      digest: digest(record['manifest_digest'], `${where}.manifest_digest`),
-      layers: array(record['layers'] ?? [], `${where}.layers`, 1000).map((layer, i) =>
-        digest(object(layer, `${where}.layers[${i}]`)['digest'], `${where}.layers[${i}].digest`),
-      ),
-      kernelLayer: optionalText(record['kernel_layer'], `${where}.kernel_layer`),
-      initrdLayer: optionalText(record['initrd_layer'], `${where}.initrd_layer`),
-    }),
-  );
+  const cloud = records(raw.texts, CLOUD_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
+    reference,
+    type: 'cloudimg',
+    digest: digest(record['content_sum'], `${where}.content_sum`),
+    layers: [],
+    kernelLayer: null,
+    initrdLayer: null,
+  }));
+  const oci = records(raw.texts, OCI_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
+    reference,
+    type: 'oci',
+    digest: digest(record['manifest_digest'], `${where}.manifest_digest`),
+    layers: array(record['layers'] ?? [], `${where}.layers`, 1000).map((layer, i) =>
+      digest(object(layer, `${where}.layers[${i}]`)['digest'], `${where}.layers[${i}].digest`),
+    ),
+    kernelLayer: optionalText(record['kernel_layer'], `${where}.kernel_layer`),
+    initrdLayer: optionalText(record['initrd_layer'], `${where}.initrd_layer`),
+  }));
   return [...cloud, ...oci];
 }
 
-function records(content: string | undefined, table: string, file: string): [string, JsonObject, string][] {
+function records(texts: RawAnswer['texts'], file: string, table: string): [string, JsonObject, string][] {
+  const content = texts[file];
   if (content === undefined) return [];
   const rows = object(object(parseJson(content, file), file)[table] ?? {}, `${file}: ${table}`);
   const keys = Object.keys(rows).filter((key) => rows[key] !== null);
@@ -217,14 +219,14 @@ interface SnapshotRecord {
 }
 
 function jsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
-  const file = 'snapshot/db/snapshots.json';
-  const rows = records(raw.texts['snapshots'], 'snapshots', file).map(([id, record, where]): SnapshotRecord => ({
+  const file = SNAPSHOT_INDEX;
+  const rows = records(raw.texts, file, 'snapshots').map(([id, record, where]): SnapshotRecord => ({
     id,
     name: optionalText(record['name'], `${where}.name`) ?? '',
     record,
     dataDir: optionalText(record['data_dir'], `${where}.data_dir`),
   }));
-  const content = raw.texts['snapshots'];
+  const content = raw.texts[file];
   const names =
     content === undefined ? {} : object(object(parseJson(content, file), file)['names'] ?? {}, `${file}: names`);
   const known = new Set(rows.map((row) => row.id));
@@ -252,9 +254,7 @@ function listedSnapshots(raw: RawAnswer): SnapshotRecord[] {
 /** Contract B.6: pending VMs are records too, and every record keeps its base. */
 function jsonVms(raw: RawAnswer): VmFact[] {
   return ['cloudhypervisor', 'firecracker'].flatMap((hypervisor) =>
-    records(raw.texts[hypervisor], 'vms', `${hypervisor}/db/vms.json`).map(([, record, where]) =>
-      vmFact(record, where),
-    ),
+    records(raw.texts, `${hypervisor}/db/vms.json`, 'vms').map(([, record, where]) => vmFact(record, where)),
   );
 }
 

@@ -1,9 +1,9 @@
 /** The probe's answer, line by line: sorted by kind and bounded, but not yet understood (`node-read.ts` does that). */
 import { type ReconcileError, fault } from '../core/errors.ts';
 import { leftoverAt } from '../core/leftovers.ts';
-import type { BlobFact, FileState, Leftover } from '../core/types.ts';
+import type { BlobFact, FileState, Leftover, Node } from '../core/types.ts';
 
-const MAX_FILE_CHARACTERS = 8 * 2 ** 20;
+const MAX_FILE_BYTES = 8 * 2 ** 20;
 
 /** The lines between the two marks. What shell start-up files print before the first mark is not part of the answer. */
 export function linesBetween(answer: string, nonce: string): string[] | null {
@@ -31,6 +31,7 @@ export interface RawAnswer {
   failed: string | null;
   denied: string[];
   freeBytes: number | null;
+  /** By the name of the file: an index by its path below the root directory, an answer of cocoon by its kind. */
   texts: Record<string, string>;
   listed: Record<string, number>;
   blobs: Record<string, BlobFact>;
@@ -46,7 +47,7 @@ export interface RawAnswer {
  * The lines of the answer, each sorted by its first word.
  * @throws ReconcileError NODE_ANSWER_INVALID
  */
-export function tokenise(lines: string[], host: string): RawAnswer {
+export function tokenise(lines: string[], { name: host, cocoon: { rootDir } }: Node): RawAnswer {
   const raw: RawAnswer = {
     machine: '',
     version: '',
@@ -64,7 +65,6 @@ export function tokenise(lines: string[], host: string): RawAnswer {
     leftBytes: [],
     leftovers: [],
   };
-  let directory: DirectoryFact | null = null;
   for (let i = 0; i < lines.length; i += 1) {
     const line = lines[i] as string;
     if (line === '') continue;
@@ -84,7 +84,7 @@ export function tokenise(lines: string[], host: string): RawAnswer {
         raw.cocoonMissing = true;
         break;
       case 'denied':
-        raw.denied.push(rest);
+        raw.denied.push(absolute(rest, rootDir));
         break;
       case 'failed':
         raw.failed = rest;
@@ -101,16 +101,25 @@ export function tokenise(lines: string[], host: string): RawAnswer {
         raw.listed[kind] = number(code, invalid);
         break;
       }
+      case 'index': {
+        const [, bytes, name] = /^(\d+) (.+)$/.exec(rest) ?? [];
+        if (name === undefined) throw invalid();
+        if (number(bytes as string, invalid) > MAX_FILE_BYTES) throw tooLarge(name, host);
+        raw.texts[name] = ''; // an empty one has no text that follows
+        break;
+      }
       case 'file': {
-        let end = i + 1;
+        const name = lines[i + 1];
+        if (rest !== '' || name === undefined) throw invalid();
+        let end = i + 2;
         while (end < lines.length && (lines[end] as string).startsWith('|')) end += 1;
         const content = lines
-          .slice(i + 1, end)
+          .slice(i + 2, end)
           .map((marked) => marked.slice(1))
           .join('\n');
-        if (content.length > MAX_FILE_CHARACTERS)
-          throw fault('NODE_ANSWER_INVALID', { host, what: `${rest} is larger than 8 MiB` });
-        (directory?.texts ?? raw.texts)[rest] = content;
+        if (content.length > MAX_FILE_BYTES) throw tooLarge(name, host);
+        const [dir, member] = placeOf(name, rootDir);
+        (raw.directories[dir] ?? raw).texts[member] = content;
         i = end - 1;
         break;
       }
@@ -144,30 +153,52 @@ export function tokenise(lines: string[], host: string): RawAnswer {
         break;
       }
       case 'path': {
-        const [, state, path] = /^(file|empty|absent) (\/.*)$/.exec(rest) ?? [];
+        const [, state, path] = /^(file|empty|absent) (.+)$/.exec(rest) ?? [];
         if (path === undefined) throw invalid();
-        raw.files[path] = state as FileState;
+        raw.files[absolute(path, rootDir)] = state as FileState;
         break;
       }
       case 'snapshot':
-        directory = { files: {}, texts: {}, backing: null };
-        raw.directories[rest] = directory;
+        if (!rest.endsWith('/.')) throw invalid();
+        raw.directories[absolute(rest.slice(0, -2), rootDir)] = { files: {}, texts: {}, backing: null };
         break;
       case 'has': {
-        const [, bytes, name] = /^(\d+) (.+)$/.exec(rest) ?? [];
-        if (directory === null || name === undefined) throw invalid();
-        directory.files[name] = number(bytes as string, invalid);
+        const [, bytes, path] = /^(\d+) (.+)$/.exec(rest) ?? [];
+        const [dir, member] = placeOf(path ?? '', rootDir);
+        const directory = raw.directories[dir];
+        if (directory === undefined) throw invalid();
+        directory.files[member] = number(bytes as string, invalid);
         break;
       }
-      case 'backing':
-        if (directory === null || !/^( [0-9a-f]{2})+$/.test(rest)) throw invalid();
-        directory.backing = Buffer.from(rest.replaceAll(' ', ''), 'hex').toString('utf8');
+      case 'backing': {
+        // the length says where the overlay's path ends and that of its backing file begins
+        const [said, length] = /^(\d+) /.exec(rest) ?? [''];
+        const end = said.length + Number(length);
+        const directory = raw.directories[placeOf(rest.slice(said.length, end), rootDir)[0]];
+        if (directory === undefined || rest[end] !== ' ') throw invalid();
+        directory.backing = rest.slice(end + 1);
         break;
+      }
       default:
         throw invalid();
     }
   }
   return raw;
+}
+
+function tooLarge(name: string, host: string): ReconcileError {
+  return fault('NODE_ANSWER_INVALID', { host, what: `${name} is larger than 8 MiB` });
+}
+
+/** A path without a leading slash is one below the root directory. */
+function absolute(path: string, rootDir: string): string {
+  return path.startsWith('/') ? path : `${rootDir}/${path}`;
+}
+
+/** `DIR/./FILE`, a file of a snapshot → its directory and its name; all else has none. */
+function placeOf(path: string, rootDir: string): [dir: string, member: string] {
+  const end = path.lastIndexOf('/./');
+  return end === -1 ? ['', path] : [absolute(path.slice(0, end), rootDir), path.slice(end + '/./'.length)];
 }
 
 function word(said: string, invalid: () => Error): string {

@@ -5,21 +5,25 @@
 # and a SQLite store is read by cocoon itself on a private copy, because cocoon creates directories, locks and -wal
 # files wherever it looks.
 #
-# The answer is lines of words between two marks that hold the nonce. The text of a file follows its `file` line, each
-# of its lines marked by `|`, so that nothing in a file can pass for a line of the answer; a file with a line end in its
-# name is none of cocoon's and left out. Needs dash, coreutils, findutils, grep and sed.
+# The answer is lines of words between two marks that hold the nonce; a path without a leading slash is one below ROOT.
+# The text of a file follows a line `file` and one with its name, each of its lines marked by `|`, so that nothing in a
+# file can pass for a line of the answer; a file with a control character in its name is none of cocoon's and left out.
+# Needs dash, coreutils, findutils, grep and sed, and starts few of them: on a machine with a thousand neighbours to be
+# read, starting a process is what costs.
 set -u
 LC_ALL=C
 export LC_ALL
 umask 077
 
-LIMIT=8388609    # bytes of an index; one more than is accepted, so that the reader sees that there was more
+LIMIT=8388608    # bytes of an index
 MEMBERS=262144   # bytes of a snapshot's small JSON files
 unclean='*[[:cntrl:]]*'
+newline='
+'
 
 # content NAME FILE BYTES
 content() {
-  printf 'file %s\n' "$1"
+  printf 'file\n%s\n' "$1"
   head -c "$3" <"$2" | sed 's/^/|/'
   printf '\n'
 }
@@ -30,12 +34,6 @@ open_dir() {
   if [ -r "$1" ] && [ -x "$1" ]; then return 0; fi
   printf 'denied %s\n' "$1"
   return 1
-}
-
-# index NAME FILE
-index() {
-  [ -e "$2" ] || return 0
-  if [ -r "$2" ]; then content "$1" "$2" "$LIMIT"; else printf 'denied %s\n' "$2"; fi
 }
 
 stamp() {
@@ -72,117 +70,164 @@ sqlite_store() {
     NO_COLOR=1 timeout 30 "$bin" --root-dir "$copy" --run-dir "$copy/run" --log-dir "$copy/log" \
       "$kind" list -o json </dev/null >"$copy/out" 2>"$copy/err"
     printf 'listed %s %s\n' "$kind" "$?"
-    content "$kind-list" "$copy/out" "$LIMIT"
+    content "$kind-list" "$copy/out" "$((LIMIT + 1))" # one more than is accepted, so that the reader sees it
     content "$kind-errors" "$copy/err" 4096
   done
 }
 
-blobs() {
-  if open_dir "$root/cloudimg/blobs"; then
-    find -L "$root/cloudimg/blobs" -maxdepth 1 -name '*.qcow2' ! -name "$unclean" -printf 'blob %y %s %i %T@ %f\n'
-    for blob in "$root"/cloudimg/blobs/*.qcow2; do
-      # shellcheck disable=SC2254 # a pattern
-      case ${blob##*/} in $unclean) continue ;; esac
-      if [ ! -f "$blob" ] || [ ! -s "$blob" ]; then continue; fi
-      if [ ! -r "$blob" ]; then
-        printf 'denied %s\n' "$blob"
-        continue
-      fi
-      printf 'head %s %s\n' "${blob##*/}" "$(od -An -v -tx1 -w20 -N20 -- "$blob")"
-    done
-  fi
-  if open_dir "$root/oci/blobs"; then
-    find -L "$root/oci/blobs" -maxdepth 1 -type f -size +0 -name '*.erofs' ! -name "$unclean" -printf 'path file %p\n'
-  fi
-  if open_dir "$root/oci/boot"; then
-    find -L "$root/oci/boot" -mindepth 2 -maxdepth 2 -type f -size +0 ! -path "$unclean" -printf 'path file %p\n'
-  fi
+# list DIR...: indexes, blobs, what snapshots consist of, and what was left behind: by interrupted pulls and imports more
+# than an hour ago (garbage collection takes it some day), and by a change of ours (it is in progress, or its run died).
+list() {
+  find -L cloudimg/db/images.json oci/db/images.json snapshot/db/snapshots.json \
+    cloudhypervisor/db/vms.json firecracker/db/vms.json \
+    cloudimg/blobs oci/blobs oci/boot cloudimg/temp oci/temp "$@" -maxdepth 2 \
+    -name "$unclean" -prune \
+    -o \( -path '*/./*' -prune -type f -printf 'has %s %p\n' \
+    \( -name cocoon.json -o -name config.json \) -size "-$((MEMBERS + 1))c" \
+    -o -path '*/db/*.json' -prune -readable -printf 'index %s %p\n' -type f -size "-$((LIMIT + 1))c" \
+    \) -exec sed -s -e '1i file' -e 1F -e 's/^/|/' -- {} + \
+    -o \( -type d -o -path '*/db/*.json' \) ! \( -readable -a \( ! -type d -o -executable \) \) -prune -printf 'denied %p\n' \
+    -o -name . -printf 'snapshot %p\n' \
+    -o -path 'cloudimg/blobs/*' -prune \( \
+    -name '*.qcow2' -printf 'blob %y %s %i %T@ %f\n' \
+    -o -name '*.qcow2.bad-reconcile' -type f -printf 'ours %p\n' \) \
+    -o -path 'oci/blobs/*' -prune -name '*.erofs' -type f -size +0 -printf 'path file %p\n' \
+    -o -path 'oci/boot/*/*' -type f -size +0 -printf 'path file %p\n' \
+    -o -path 'cloudimg/temp/reconcile-import.*' -prune -type d -printf 'ours %p\n' \
+    -o -path '*/temp/*' -type f ! -name '*.lock' -mmin +60 -printf 'left %s\n' 2>/dev/null
+  printf '\n'
 }
 
-# state PATH
+# state PATH: said at the end, all at once: each write is a packet to decrypt.
 state() {
   if [ ! -f "$1" ]; then
-    printf 'path absent %s\n' "$1"
+    states="${states}path absent $1$newline"
   elif [ -s "$1" ]; then
-    printf 'path file %s\n' "$1"
+    states="${states}path file $1$newline"
   else
-    printf 'path empty %s\n' "$1"
+    states="${states}path empty $1$newline"
   fi
 }
 
-# The backing file in a qcow2 header: offset in bytes 8 to 15, length in 16 to 19, big-endian.
+# needs DIR...: the files elsewhere that the configuration of these snapshots names.
+needs() {
+  for dir; do
+    shift
+    set -- "$@" "$dir/cocoon.json" "$dir/config.json"
+  done
+  while IFS= read -r path; do
+    path=${path#\"}
+    if [ -n "$path" ]; then state "${path%\"}"; fi
+  done <<EOT
+$(grep -oh '"/[^"\\]*"' -- "$@" 2>/dev/null | sort -u)
+EOT
+}
+
+# backing OVERLAY BYTES...: the backing file in a qcow2 header, whose offset is in bytes 8 to 15 and whose length in 16
+# to 19, big-endian.
 backing() {
   overlay=$1
-  # shellcheck disable=SC2046 # twenty numbers, to be split
-  set -- $(od -An -v -tu1 -N20 -- "$overlay")
-  [ "$#" -eq 20 ] && [ "$1 $2 $3 $4" = '81 70 73 251' ] || return 0
-  [ "$9 ${10} ${11} ${12}" = '0 0 0 0' ] || return 0
-  offset=$((${13} << 24 | ${14} << 16 | ${15} << 8 | ${16}))
-  length=$((${17} << 24 | ${18} << 16 | ${19} << 8 | ${20}))
+  shift
+  [ "$#" -eq 20 ] && [ "$1 $2 $3 $4 $9 ${10} ${11} ${12}" = '51 46 49 fb 00 00 00 00' ] || return 0
+  offset=$((0x${13}${14}${15}${16}))
+  length=$((0x${17}${18}${19}${20}))
   [ "$offset" -gt 0 ] && [ "$length" -gt 0 ] && [ "$length" -le 4096 ] || return 0
-  printf 'backing %s\n' "$(od -An -v -tx1 -w4096 -j "$offset" -N "$length" -- "$overlay")"
-  path=$(tail -c "+$((offset + 1))" -- "$overlay" | head -c "$length" | tr -d '\000\n')
-  case $path in /*) state "$path" ;; esac
+  path=$(dd if="$overlay" bs=4096 iflag=skip_bytes,count_bytes skip="$offset" count="$length" 2>/dev/null)
+  # shellcheck disable=SC2254 # a pattern
+  case $path in
+    $unclean) path=$(printf %s "$path" | tr '[:cntrl:]' '?') ;; # none of cocoon's
+    /*) state "$path" ;;
+  esac
+  states="${states}backing ${#overlay} $overlay $path$newline"
 }
 
-# snapshot DIR
-snapshot() {
-  open_dir "$1" || return 0
-  printf 'snapshot %s\n' "$1"
-  find -L "$1" -maxdepth 1 -type f ! -name "$unclean" -printf 'has %s %f\n'
-  for member in cocoon.json config.json; do
-    [ -f "$1/$member" ] && content "$member" "$1/$member" "$MEMBERS"
+# headers DIR...: the first twenty bytes of every blob, and what the overlays of snapshots open. One dump holds all, a line
+# for each file, unless a file is shorter than that.
+headers() {
+  for dir; do
+    shift
+    if [ -s "$dir/overlay.qcow2" ]; then set -- "$@" "$dir/overlay.qcow2"; fi
   done
-  cat -- "$1/cocoon.json" "$1/config.json" 2>/dev/null | grep -o '"/[^"\\]*"' | sort -u | while IFS= read -r path; do
-    path=${path#\"}
-    state "${path%\"}"
+  for blob in cloudimg/blobs/*.qcow2; do
+    # shellcheck disable=SC2254 # a pattern
+    case $blob in $unclean) continue ;; esac
+    if [ ! -f "$blob" ] || [ ! -s "$blob" ]; then continue; fi
+    if [ -r "$blob" ]; then set -- "$@" "$blob"; else printf 'denied %s\n' "$blob"; fi
   done
-  [ -s "$1/overlay.qcow2" ] && backing "$1/overlay.qcow2"
-}
-
-snapshots() {
-  {
-    open_dir "$root/snapshot/localfile" >/dev/null &&
-      find "$root/snapshot/localfile" -mindepth 1 -maxdepth 1 -type d ! -name "$unclean"
-    [ -r "$root/snapshot/db/snapshots.json" ] &&
-      sed 's/"data_dir"/\n&/g' "$root/snapshot/db/snapshots.json" | sed -n 's/^"data_dir": *"\(\/[^"\\]*\)".*/\1/p'
-  } | sort -u | while IFS= read -r dir; do
-    snapshot "$dir"
-  done
-}
-
-# What interrupted pulls and imports left behind more than an hour ago: garbage collection takes it some day.
-leftovers() {
-  for backend in cloudimg oci; do
-    [ -d "$root/$backend/temp" ] && find "$root/$backend/temp" -mindepth 1 -name 'reconcile-import.*' -prune -o \
-      -type f ! -name '*.lock' -mmin +60 -printf 'left %s\n'
+  [ "$#" -gt 0 ] || return 0
+  dump=$(head -q -c 20 -- "$@" | od -An -v -tx1 -w20)
+  [ "${#dump}" -eq "$((61 * $# - 1))" ] || dump=
+  for file; do
+    if [ -n "$dump" ]; then bytes=${dump%%"$newline"*}; else bytes=$(od -An -v -tx1 -w20 -N20 -- "$file"); fi
+    dump=${dump#*"$newline"}
+    # shellcheck disable=SC2086 # twenty words
+    case $file in
+      */overlay.qcow2) backing "$file" $bytes ;;
+      *) states="${states}head ${file##*/} $bytes$newline" ;;
+    esac
   done
 }
 
-# The files that a change of ours makes and removes: here now, they are in use, or a run died (`change.sh`).
-ours() {
-  find "$root/cloudimg/blobs" -maxdepth 1 -type f -name '*.qcow2.bad-reconcile' ! -name "$unclean" -printf 'ours cloudimg/blobs/%f\n'
-  find "$root/cloudimg/temp" -maxdepth 1 -type d -name 'reconcile-import.*' ! -name "$unclean" -printf 'ours cloudimg/temp/%f\n'
-} 2>/dev/null
+# The store, but for meta.db. The directory of a snapshot has `/.` at its end: what lies in one is then told from all else
+# by its path. A record may name one elsewhere.
+store() {
+  cd -- "$root" || return
+  set --
+  for dir in snapshot/localfile/*/; do
+    # shellcheck disable=SC2254 # a pattern
+    case $dir in $unclean) continue ;; esac
+    if open_dir "${dir%/}"; then set -- "$@" "$dir."; fi
+  done
+  if [ -r snapshot/db/snapshots.json ]; then
+    while IFS= read -r dir; do
+      dir=${dir#*'"/'}
+      dir=/${dir%'"'}
+      case $dir in
+        "$root"/snapshot/localfile/*/*) ;;
+        / | "$root"/snapshot/localfile/*) continue ;;
+      esac
+      if open_dir "$dir"; then set -- "$@" "$dir/."; fi
+    done <<EOT
+$(grep -o '"data_dir": *"/[^"\\]*"' snapshot/db/snapshots.json)
+EOT
+  fi
+  list "$@"
+  states=
+  [ "$#" -eq 0 ] || needs "$@"
+  headers "$@"
+  printf '%s' "$states"
+}
 
 # Free bytes where a pull would write, or where it would create its directories.
 free() {
   dir=$root/cloudimg/temp
-  while [ ! -d "$dir" ]; do dir=$(dirname -- "$dir"); done
-  printf 'free %s\n' "$(df --output=avail -B1 -- "$dir" | tail -n 1)"
+  while [ ! -d "$dir/" ]; do dir=${dir%/*}; done
+  bytes=$(df --output=avail -B1 -- "$dir/")
+  printf 'free %s\n' "${bytes##*[!0-9]}"
+}
+
+version() {
+  while read -r key value; do
+    [ "$key" = Version: ] || continue
+    printf 'version %s\n' "$value"
+    return
+  done <<EOT
+$(timeout 10 "$bin" version </dev/null 2>/dev/null)
+EOT
 }
 
 probe() {
   nonce=$1 bin=$2 root=$3
-  printf 'cocoon-probe 1 %s\n' "$nonce"
-  printf 'machine %s\n' "$(uname -m)"
+  printf 'cocoon-probe 1 %s\nmachine %s\n' "$nonce" "$(uname -m)"
   if ! command -v "$bin" >/dev/null; then
     printf 'missing cocoon\n'
   else
-    timeout 10 "$bin" version </dev/null 2>/dev/null | sed -n 's/^Version:[[:space:]]*/version /p' | head -n 1
-    case $(ls -d -- "$root/." 2>&1 >/dev/null) in
-      *'ermission denied'*) printf 'denied %s\n' "$root" ;;
-    esac
+    version
+    if [ ! -d "$root" ]; then
+      case $(ls -d -- "$root/." 2>&1 >/dev/null) in
+        *'ermission denied'*) printf 'denied %s\n' "$root" ;;
+      esac
+    fi
     if open_dir "$root"; then
       for dir in cloudimg cloudimg/db oci oci/db snapshot snapshot/db snapshot/localfile meta; do
         open_dir "$root/$dir"
@@ -190,19 +235,11 @@ probe() {
       if [ -e "$root/meta/meta-convert.manifest" ]; then
         printf 'store converting\n'
       else
-        index cloudimg "$root/cloudimg/db/images.json"
-        index oci "$root/oci/db/images.json"
-        index snapshots "$root/snapshot/db/snapshots.json"
-        index cloudhypervisor "$root/cloudhypervisor/db/vms.json"
-        index firecracker "$root/firecracker/db/vms.json"
         if [ -e "$root/meta/meta.db" ]; then
           printf 'store sqlite\n'
           sqlite_store
         fi
-        blobs
-        snapshots
-        leftovers
-        ours
+        (store)
       fi
     fi
     free

@@ -101,14 +101,13 @@ const E2 = 'e2'.repeat(32);
 
 const NONCE = 'c0ffee00c0ffee00';
 const CONTAINER = 'ghcr.io/a/b:1';
-const inFile = (name: string, text: string): string[] => [
-  `file ${name}`,
-  ...text.split('\n').map((line) => `|${line}`),
-];
+const inFile = (name: string, text: string): string[] => ['file', name, ...text.split('\n').map((line) => `|${line}`)];
 const answer = (...lines: string[]): string =>
   [`cocoon-probe 1 ${NONCE}`, ...lines, `cocoon-probe end ${NONCE}`, ''].join('\n');
 const ID = 'MFRGGZDFMZTWQ2LKNNWG23TPOA';
 const DATA = `${ROOT}/snapshot/localfile/${ID}`;
+const OVERLAY = `${DATA}/./overlay.qcow2`;
+const CLOUD = 'cloudimg/db/images.json';
 const FIRMWARE = `${ROOT}/firmware/CLOUDHV.fd`;
 
 const INDEX = JSON.stringify({
@@ -139,23 +138,23 @@ const rest = [
   `blob f ${SIZE} 77 1.5 ${E2}.qcow2`,
   `head ${E2}.qcow2 ${hexed(QCOW2)}`,
   ...Object.keys(ociFiles(['d4', 'e5'])).map((path) => `path file ${path}`),
-  `snapshot ${DATA}`,
+  `snapshot ${DATA}/.`,
   ...['900 config.json', '9 state.json', '8 memory-ranges', '7 overlay.qcow2', '6 cocoon.json'].map(
-    (has) => `has ${has}`,
+    (has) => `has ${has.replace(' ', ` ${DATA}/./`)}`,
   ),
-  ...inFile('cocoon.json', '{"storage_configs": []}'),
-  ...inFile('config.json', JSON.stringify({ payload: { firmware: FIRMWARE } })),
+  ...inFile(`${DATA}/./cocoon.json`, '{"storage_configs": []}'),
+  ...inFile(`${DATA}/./config.json`, JSON.stringify({ payload: { firmware: FIRMWARE } })),
   `path file ${FIRMWARE}`,
-  `backing ${hexed(Buffer.from(blobPath('e2')).toString('hex'))}`,
+  `backing ${OVERLAY.length} ${OVERLAY} ${blobPath('e2')}`,
   `path file ${blobPath('e2')}`,
   'left 7000',
   'free 500000000000',
 ];
 const store = [
-  ...inFile('cloudimg', INDEX),
-  ...inFile('oci', OCI_INDEX),
-  ...inFile('snapshots', SNAPSHOTS),
-  ...inFile('cloudhypervisor', VMS),
+  ...inFile(CLOUD, INDEX),
+  ...inFile('oci/db/images.json', OCI_INDEX),
+  ...inFile('snapshot/db/snapshots.json', SNAPSHOTS),
+  ...inFile('cloudhypervisor/db/vms.json', VMS),
 ];
 const sqlite = [
   'store sqlite',
@@ -169,8 +168,9 @@ const sqlite = [
 const LINES = [
   'free 5',
   'store sqlite',
-  'file snapshots',
-  'snapshot /x',
+  'file',
+  'snapshot/db/snapshots.json',
+  'snapshot /x/.',
   'denied /',
   'has',
   `blob f 5 7 1.5 ${E2}.qcow2`,
@@ -211,7 +211,7 @@ describe('a node', () => {
       await each(async (next) => {
         const index = mutate(INDEX, next);
         const oci = next() < 0.3 ? mutate(OCI_INDEX, next) : OCI_INDEX;
-        const text = answer('version v0.3.8', ...inFile('cloudimg', index), ...inFile('oci', oci), ...rest);
+        const text = answer('version v0.3.8', ...inFile(CLOUD, index), ...inFile('oci/db/images.json', oci), ...rest);
         const read = await trouble(() => parseProbe(text, NONCE, node()));
         if ('code' in read) {
           expect(['NODE_INDEX_CORRUPT', 'NODE_ANSWER_INVALID']).toContain(read.code);
@@ -251,9 +251,9 @@ describe('a node', () => {
         for (const digest of clonable) {
           if (digest === null || digest === sha('c3')) continue;
           has(new RegExp(`^blob f [1-9]\\d* \\d+ [\\d.]+ ${digest.slice(7)}\\.qcow2$`, 'm'));
-          has(/^backing ( [0-9a-f]{2})+$/m);
+          has(/^backing \d+ .+ .+$/m);
           for (const name of ['config.json', 'state.json', 'memory-range\\S*', 'overlay.qcow2']) {
-            has(new RegExp(`^has [1-9]\\d* ${name}`, 'm'));
+            has(new RegExp(`^has [1-9]\\d* .*/\\./${name}`, 'm'));
           }
         }
         return true;

@@ -27,6 +27,10 @@ const NONCE = 'c0ffee00c0ffee00';
 const HEX = { a1: 'a1'.repeat(32), e2: 'e2'.repeat(32), d4: 'd4'.repeat(32), e5: 'e5'.repeat(32) };
 const ID = 'MFRGGZDFMZTWQ2LKNNWG23TPOA';
 const DATA = `${ROOT}/snapshot/localfile/${ID}`;
+const OVERLAY = `${DATA}/./overlay.qcow2`;
+const CLOUD = 'cloudimg/db/images.json';
+const OCI = 'oci/db/images.json';
+const SNAPSHOTS = 'snapshot/db/snapshots.json';
 
 /** One thing that the probe prints: a line, or a file with its text. */
 type Said = string | { file: string; text: string };
@@ -39,17 +43,21 @@ function hexed(hex: string): string {
   return hex.replace(/../g, ' $&');
 }
 
+function backing(path: string): string {
+  return `backing ${OVERLAY.length} ${OVERLAY} ${path}`;
+}
+
 /** An answer in the format of `probe.sh`. */
 function answer(...said: Said[]): string {
   const lines = said.map((one) =>
-    typeof one === 'string' ? `${one}\n` : `file ${one.file}\n${one.text.replace(/^(?=.|\n.)/gm, '|')}\n`,
+    typeof one === 'string' ? `${one}\n` : `file\n${one.file}\n${one.text.replace(/^(?=.|\n.)/gm, '|')}\n`,
   );
   return `cocoon-probe 1 ${NONCE}\n${lines.join('')}cocoon-probe end ${NONCE}\n`;
 }
 
 const MACHINE = ['machine x86_64', 'version v0.3.8'];
 const FREE = 'free 500000000000';
-const cloudimg = (images: Record<string, unknown>): Said => file('cloudimg', { images });
+const cloudimg = (images: Record<string, unknown>): Said => file(CLOUD, { images });
 const stale = cloudimg({
   [WIN11]: { ref: WIN11, content_sum: sha('a1'), size: 5, created_at: '2026-04-27T19:44:01Z' },
 });
@@ -66,22 +74,22 @@ const record = {
   data_dir: DATA,
 };
 const snapshots = (...records: object[]): Said =>
-  file('snapshots', {
+  file(SNAPSHOTS, {
     snapshots: Object.fromEntries(records.map((r) => [(r as { id?: string }).id ?? ID, r])),
     names: { 'simular/win11-hot:v1': ID },
   });
 const CONFIG = { payload: { firmware: `${ROOT}/firmware/CLOUDHV.fd` } };
 const directory: Said[] = [
-  `snapshot ${DATA}`,
-  'has 300 cocoon.json',
-  'has 900 config.json',
-  'has 9 state.json',
-  'has 8 memory-ranges',
-  'has 7 overlay.qcow2',
-  file('cocoon.json', { storage_configs: [] }),
-  file('config.json', CONFIG),
+  `snapshot ${DATA}/.`,
+  `has 300 ${DATA}/./cocoon.json`,
+  `has 900 ${DATA}/./config.json`,
+  `has 9 ${DATA}/./state.json`,
+  `has 8 ${DATA}/./memory-ranges`,
+  `has 7 ${OVERLAY}`,
+  file(`${DATA}/./cocoon.json`, { storage_configs: [] }),
+  file(`${DATA}/./config.json`, CONFIG),
   `path file ${ROOT}/firmware/CLOUDHV.fd`,
-  `backing ${hexed(Buffer.from(blobPath('e2')).toString('hex'))}`,
+  backing(blobPath('e2')),
   `path file ${blobPath('e2')}`,
 ];
 const GOOD = answer(
@@ -98,9 +106,9 @@ function parse(text: string, of: Node = node()): Observed {
   return parseProbe(text, NONCE, of);
 }
 
-function errorOf(text: string, stderr = ''): ReconcileError {
+function errorOf(text: string, stderr = '', of: Node = node()): ReconcileError {
   try {
-    parseProbe(text, NONCE, node(), stderr);
+    parseProbe(text, NONCE, of, stderr);
   } catch (error) {
     if (error instanceof ReconcileError) return error;
     throw error;
@@ -152,14 +160,14 @@ describe('a good answer', () => {
     ['a machine of another kind', ['machine riscv64'], { architecture: 'riscv64' }],
     ['a machine named like a property of every object', ['machine constructor'], { architecture: 'constructor' }],
     ['no version of cocoon', ['machine x86_64'], { cocoonVersion: '' }],
-    ['an index without entries', [file('cloudimg', {})], { indexSource: 'json', entries: [] }],
+    ['an index without entries', [file(CLOUD, {})], { indexSource: 'json', entries: [] }],
     ['null entries', [cloudimg({ x: null, y: { content_sum: sha('a1') } })], { entries: [entry(sha('a1'), 'y')] }],
-    ['no table', [file('cloudimg', { images: null })], { entries: [] }],
-    ['an index over many lines', [file('cloudimg', '{\n "images":\n\n {}\n}\n')], { entries: [] }],
+    ['no table', [file(CLOUD, { images: null })], { entries: [] }],
+    ['an index over many lines', [file(CLOUD, '{\n "images":\n\n {}\n}\n')], { entries: [] }],
     [
       'an OCI entry',
       [
-        file('oci', {
+        file(OCI, {
           images: {
             'ghcr.io/a/b:1': {
               manifest_digest: sha('c3'),
@@ -218,7 +226,10 @@ describe('a good answer', () => {
       'cloudimg/temp/reconcile-import.aB3dEf7h/x',
     ];
     const said = [...paths, ...strange].map((path) => `ours ${path}`);
-    const files = [file('cloudhypervisor', vms(names)), file('firecracker', vms(['reconcile-canary-x']))];
+    const files = [
+      file('cloudhypervisor/db/vms.json', vms(names)),
+      file('firecracker/db/vms.json', vms(['reconcile-canary-x'])),
+    ];
     const { leftovers, vms: others } = parse(answer(...files, ...said, FREE));
     expect(leftovers).toEqual([
       { kind: 'canary-vm', name: canary },
@@ -236,9 +247,9 @@ describe('a good answer', () => {
 
   test('a text of a file cannot pass for a line of the answer', () => {
     const text = `{"images": {}}\nfree 1\ndenied /\ncocoon-probe end ${NONCE}\n`;
-    expect(errorOf(answer(file('cloudimg', text), FREE)).info.code).toBe('NODE_INDEX_CORRUPT');
-    const sidecar = file('cocoon.json', `{}\ndenied /\ncocoon-probe end ${NONCE}\n`);
-    const [first] = parse(answer(snapshots(record), `snapshot ${DATA}`, sidecar, FREE)).snapshots;
+    expect(errorOf(answer(file(CLOUD, text), FREE)).info.code).toBe('NODE_INDEX_CORRUPT');
+    const sidecar = file(`${DATA}/./cocoon.json`, `{}\ndenied /\ncocoon-probe end ${NONCE}\n`);
+    const [first] = parse(answer(snapshots(record), `snapshot ${DATA}/.`, sidecar, FREE)).snapshots;
     expect(first?.unusable).toMatch(/^its configuration cannot be used: cocoon.json is no JSON/);
   });
 });
@@ -282,7 +293,7 @@ describe('a store in SQLite', () => {
   test('a data directory that no record names may be one that is being taken', () => {
     expect(parse(answer(...sqlite(list, []), ...directory, FREE)).unlistedBackings).toEqual([blobPath('e2')]);
     expect(parse(answer(...sqlite(list, [record]), ...directory, FREE)).unlistedBackings).toEqual([]);
-    expect(parse(answer(...sqlite(list, []), `snapshot ${DATA}`, FREE)).unlistedBackings).toEqual([]);
+    expect(parse(answer(...sqlite(list, []), `snapshot ${DATA}/.`, FREE)).unlistedBackings).toEqual([]);
     expect(parse(answer(...directory, FREE)).unlistedBackings).toEqual([]);
   });
 
@@ -330,22 +341,26 @@ describe('snapshots', () => {
     ['without a name', [snapshots({ ...record, name: '' })], { name: '' }],
     [
       'a data directory named like a property of every object',
-      [snapshots({ ...record, data_dir: '__proto__' }), 'snapshot __proto__', 'has 1 __proto__'],
+      [snapshots({ ...record, data_dir: '__proto__' }), 'snapshot __proto__/.', 'has 1 __proto__/./__proto__'],
       { files: null, unusable: null },
     ],
     ['the same without one', [snapshots({ ...record, data_dir: 'constructor' })], { files: null, unusable: null }],
     [
       'a kernel of its own',
-      [snapshots(record), `snapshot ${DATA}`, file('config.json', { payload: { kernel: '/boot/k', initramfs: '/i' } })],
+      [
+        snapshots(record),
+        `snapshot ${DATA}/.`,
+        file(`${DATA}/./config.json`, { payload: { kernel: '/boot/k', initramfs: '/i' } }),
+      ],
       { bootFiles: ['/boot/k', '/i'], layerFiles: [] },
     ],
     [
       'layers and kernel of an OCI base',
       [
         snapshots({ ...record, image_type: 'oci' }),
-        `snapshot ${DATA}`,
-        file('config.json', { payload: { kernel: `${ROOT}/oci/boot/x/vmlinuz` } }),
-        file('cocoon.json', {
+        `snapshot ${DATA}/.`,
+        file(`${DATA}/./config.json`, { payload: { kernel: `${ROOT}/oci/boot/x/vmlinuz` } }),
+        file(`${DATA}/./cocoon.json`, {
           storage_configs: [
             { path: `${ROOT}/oci/blobs/d.erofs`, role: 'layer' },
             { path: '/run/cow.raw', role: 'cow' },
@@ -356,17 +371,17 @@ describe('snapshots', () => {
     ],
     [
       'a configuration of the wrong shape',
-      [snapshots(record), `snapshot ${DATA}`, file('config.json', { payload: [] })],
+      [snapshots(record), `snapshot ${DATA}/.`, file(`${DATA}/./config.json`, { payload: [] })],
       { unusable: 'its configuration cannot be used: payload is no object' },
     ],
     [
       'a configuration cut short',
-      [snapshots(record), `snapshot ${DATA}`, file('config.json', '{"payload": ')],
+      [snapshots(record), `snapshot ${DATA}/.`, file(`${DATA}/./config.json`, '{"payload": ')],
       { unusable: expect.stringMatching(/^its configuration cannot be used: config.json is no JSON/) as string },
     ],
     [
       'a backing path that is no text',
-      [snapshots(record), `snapshot ${DATA}`, 'backing  ff fe 00'],
+      [snapshots(record), `snapshot ${DATA}/.`, backing('\ufffd\ufffd?')],
       { backing: expect.any(String) as string },
     ],
   ])('%s', (_name, said, expected) => {
@@ -374,14 +389,14 @@ describe('snapshots', () => {
   });
 
   test('a name without a record', () => {
-    const names = file('snapshots', { snapshots: {}, names: { ghost: 'GONE' } });
+    const names = file(SNAPSHOTS, { snapshots: {}, names: { ghost: 'GONE' } });
     expect(first(names)).toMatchObject({ id: 'GONE', name: 'ghost', recorded: false, base: null, files: null });
   });
 });
 
 describe('virtual machines', () => {
   const vms = (...all: object[]): Said =>
-    file('cloudhypervisor', { vms: Object.fromEntries(all.map((one, i) => [`VM${i}`, one])), names: {} });
+    file('cloudhypervisor/db/vms.json', { vms: Object.fromEntries(all.map((one, i) => [`VM${i}`, one])), names: {} });
   const demo = {
     state: 'running',
     config: { name: 'demo-0', image_digest: sha('e2') },
@@ -389,7 +404,10 @@ describe('virtual machines', () => {
   };
 
   test('of both hypervisors, pending ones too', () => {
-    const said = [vms(demo, { state: 'creating' }), file('firecracker', { vms: { X: { ...demo, state: 'stopped' } } })];
+    const said = [
+      vms(demo, { state: 'creating' }),
+      file('firecracker/db/vms.json', { vms: { X: { ...demo, state: 'stopped' } } }),
+    ];
     expect(parse(answer(...said, FREE)).vms).toEqual([
       { name: 'demo-0', state: 'running', blobIds: [HEX.e2], imageDigest: sha('e2') },
       { name: '', state: 'creating', blobIds: [], imageDigest: null },
@@ -408,7 +426,7 @@ describe('virtual machines', () => {
     ['blobs that are a list', { vms: { X: { image_blob_ids: [] } } }],
     ['a name that is no text', { vms: { X: { config: { name: 5 } } } }],
   ])('%s', (_name, content) => {
-    expect(errorOf(answer(file('cloudhypervisor', content), FREE)).info.code).toBe('NODE_INDEX_CORRUPT');
+    expect(errorOf(answer(file('cloudhypervisor/db/vms.json', content), FREE)).info.code).toBe('NODE_INDEX_CORRUPT');
   });
 });
 
@@ -423,9 +441,9 @@ describe('trouble has a code of its own', () => {
       'NODE_INDEX_CORRUPT',
       /no copy/,
     ],
-    ['an index cut short', answer(file('cloudimg', '{"images": {'), FREE), 'NODE_INDEX_CORRUPT', /no JSON/],
-    ['an empty index', answer(file('cloudimg', ''), FREE), 'NODE_INDEX_CORRUPT', /no JSON/],
-    ['an index that is a list', answer(file('cloudimg', '[]'), FREE), 'NODE_INDEX_CORRUPT', /no object/],
+    ['an index cut short', answer(file(CLOUD, '{"images": {'), FREE), 'NODE_INDEX_CORRUPT', /no JSON/],
+    ['an empty index', answer(file(CLOUD, ''), FREE), 'NODE_INDEX_CORRUPT', /no JSON/],
+    ['an index that is a list', answer(file(CLOUD, '[]'), FREE), 'NODE_INDEX_CORRUPT', /no object/],
     [
       'an entry without a digest',
       answer(cloudimg({ x: {} }), FREE),
@@ -446,12 +464,7 @@ describe('trouble has a code of its own', () => {
       'NODE_INDEX_CORRUPT',
       /more than 10000 entries/,
     ],
-    [
-      'a snapshot without an object',
-      answer(file('snapshots', { snapshots: { x: 1 } }), FREE),
-      'NODE_INDEX_CORRUPT',
-      /./,
-    ],
+    ['a snapshot without an object', answer(file(SNAPSHOTS, { snapshots: { x: 1 } }), FREE), 'NODE_INDEX_CORRUPT', /./],
     ['no free space told', answer(...MACHINE), 'NODE_ANSWER_INVALID', /free space/],
     [
       'nothing between the marks',
@@ -463,17 +476,22 @@ describe('trouble has a code of its own', () => {
     ['more free space than there is', answer('free 99999999999999999999'), 'NODE_ANSWER_INVALID', /line 1/],
     ['negative free space', answer('free -1'), 'NODE_ANSWER_INVALID', /line 1/],
     ['a line of an unknown kind', answer(FREE, 'rm -rf /'), 'NODE_ANSWER_INVALID', /line 2: rm -rf/],
-    ['a relative path', answer('path file x', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a path of no name', answer('path file ', FREE), 'NODE_ANSWER_INVALID', /line 1/],
     ['a state of an unknown kind', answer('path maybe /x', FREE), 'NODE_ANSWER_INVALID', /line 1/],
-    ['a file of no snapshot', answer('has 5 x', FREE), 'NODE_ANSWER_INVALID', /line 1/],
-    ['a backing file of no snapshot', answer('backing  41', FREE), 'NODE_ANSWER_INVALID', /line 1/],
-    ['a version in colour', answer('version \u001b[31mred', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a file of no snapshot', answer(`has 5 ${DATA}/./x`, FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a backing file of no snapshot', answer(backing('/x'), FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a backing file without its overlay', answer('backing 5', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['a snapshot that is no directory', answer('snapshot /x', FREE), 'NODE_ANSWER_INVALID', /line 1/],
     [
-      'an index that is too large',
-      answer(file('cloudimg', 'x'.repeat(2 ** 23 + 1)), FREE),
+      'a file without a name',
+      `cocoon-probe 1 ${NONCE}\nfile\ncocoon-probe end ${NONCE}\n`,
       'NODE_ANSWER_INVALID',
-      /8 MiB/,
+      /line 1/,
     ],
+    ['an index of a size that is told', answer(`index ${2 ** 23 + 1} ${CLOUD}`, FREE), 'NODE_ANSWER_INVALID', /8 MiB/],
+    ['an index without text', answer(`index 5 ${CLOUD}`, FREE), 'NODE_INDEX_CORRUPT', /no JSON/],
+    ['a version in colour', answer('version \u001b[31mred', FREE), 'NODE_ANSWER_INVALID', /line 1/],
+    ['an index that is too large', answer(file(CLOUD, 'x'.repeat(2 ** 23 + 1)), FREE), 'NODE_ANSWER_INVALID', /8 MiB/],
   ])('%s', (_name, text, code, message) => {
     const { info } = errorOf(text);
     expect(info.code).toBe(code);
@@ -501,8 +519,9 @@ const LINES = [
   'free 5',
   'store sqlite',
   'store converting',
-  'file snapshots',
-  'snapshot /x',
+  'file',
+  SNAPSHOTS,
+  'snapshot /x/.',
   'denied /',
   'missing x',
   'has',
@@ -515,7 +534,7 @@ describe('mutations', () => {
     GOOD.slice(0, begin) + mutate(GOOD.slice(begin, end), next, LINES) + GOOD.slice(end);
   const index = JSON.stringify({ images: { [WIN11]: { ref: WIN11, content_sum: sha('a1'), size: 5 } } });
   const inIndex = (next: () => number): string =>
-    answer(...MACHINE, file('cloudimg', mutate(index, next, LINES)), `blob f 5 77 1.5 ${HEX.e2}.qcow2`, FREE);
+    answer(...MACHINE, file(CLOUD, mutate(index, next, LINES)), `blob f 5 77 1.5 ${HEX.e2}.qcow2`, FREE);
   const anywhere = (next: () => number): string => mutate(GOOD, next, LINES);
 
   test.each([
@@ -556,7 +575,7 @@ chmodSync(base, 0o755);
 afterAll(() => rmSync(base, { recursive: true, force: true }));
 
 /** All that a minimal Debian has and the script may use. */
-const TOOLS = 'cat cp df dirname find grep head ls mkdir mktemp od rm sed sort stat tail timeout tr uname'.split(' ');
+const TOOLS = 'cp dd df find grep head ls mkdir mktemp od rm sed sort stat timeout tr uname'.split(' ');
 const bin = join(base, 'bin');
 mkdirSync(bin);
 for (const tool of TOOLS) symlinkSync(`/usr/bin/${tool}`, join(bin, tool));
@@ -595,10 +614,11 @@ describe.each(shells)('the script in %s', (_name, shell) => {
     });
     return { stdout, stderr };
   };
+  const here = (): Node => node('node-1', { cocoon: { ...node().cocoon, rootDir: root } });
   const observe = (): Observed => {
     const { stdout, stderr } = run();
     expect(stderr).toBe('');
-    return parseProbe(stdout, NONCE, node('node-1', { cocoon: { ...node().cocoon, rootDir: root } }));
+    return parseProbe(stdout, NONCE, here());
   };
 
   /** A blob whose size, inode and mtime the probe tells. */
@@ -751,7 +771,7 @@ describe.each(shells)('the script in %s', (_name, shell) => {
   ])('an overlay on a base whose path is %s', (_kind, backing) => {
     hot({}, qcow2(backing));
     const observed = observe();
-    expect(observed.snapshots[0]?.backing).toBe(backing);
+    expect(observed.snapshots[0]?.backing).toBe(backing.replace(/\p{Cc}/gu, '?'));
     expect(Object.values(observed.files)).not.toContain(undefined);
   });
 
@@ -808,7 +828,7 @@ describe.each(shells)('the script in %s', (_name, shell) => {
     const closed = join(root, path);
     chownSync(closed, 0, 0);
     chmodSync(closed, 0);
-    const { info } = errorOf(run(asNobody).stdout);
+    const { info } = errorOf(run(asNobody).stdout, '', here());
     chmodSync(closed, 0o755);
     expect(info.code).toBe('NODE_PERMISSION_DENIED');
     expect(info.message).toContain(closed.replace(/\/$/, ''));

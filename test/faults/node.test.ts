@@ -336,7 +336,8 @@ describe('nodes whose answers are not what the probe says', () => {
     'sudo-missing': () => answer('', 127, 'sh: 1: sudo: not found\n'),
     torn: forged((nonce) => `cocoon-probe 1 ${nonce}\nmachine x86_64\nversion v0.3.8\nfree 1000\n`),
     'torn-in-a-file': forged(
-      (nonce) => `cocoon-probe 1 ${nonce}\nversion v0.3.8\nfile cloudimg\n|${index}\n|cocoon-probe end ${nonce}\n`,
+      (nonce) =>
+        `cocoon-probe 1 ${nonce}\nversion v0.3.8\nfile\ncloudimg/db/images.json\n|${index}\n|cocoon-probe end ${nonce}\n`,
     ),
     replayed: forged(() => 'cocoon-probe 1 0000000000000000\nfree 1000\ncocoon-probe end 0000000000000000\n'),
     floods: () => flood,
@@ -346,9 +347,9 @@ describe('nodes whose answers are not what the probe says', () => {
     'free-space-in-words': framed('machine x86_64\nversion v0.3.8\nfree plenty'),
     'ansi-version': framed('machine x86_64\nversion v0.3.8\u001b[2J\nfree 1000'),
     'ansi-denied': framed('denied /var/\u001b[2Jlib\nfree 1000'),
-    deep: framed(`machine x86_64\nversion v0.3.8\nfile cloudimg\n|${'['.repeat(200_000)}\nfree 1000`),
+    deep: framed(`machine x86_64\nversion v0.3.8\nfile\ncloudimg/db/images.json\n|${'['.repeat(200_000)}\nfree 1000`),
     prototype: framed(
-      `machine x86_64\nversion v0.3.8\nfile cloudimg\n|${index.replace('"x"', '"__proto__"')}\nfree 1000`,
+      `machine x86_64\nversion v0.3.8\nfile\ncloudimg/db/images.json\n|${index.replace('"x"', '"__proto__"')}\nfree 1000`,
     ),
   };
   let fleet: Fleet;
