@@ -325,14 +325,17 @@ describe('the identity', () => {
     await works(connectWith([], { defaultIdentityFiles: [at('absent'), at('key')] }));
   });
 
-  it('comes as RSA and ECDSA too', async () => {
+  it('comes as Ed25519, RSA and ECDSA, and signs without being asked for it first', async () => {
     await makeKey('rsa', 'rsa');
     await makeKey('ecdsa', 'ecdsa');
-    for (const name of ['rsa', 'ecdsa']) {
+    for (const name of ['key', 'rsa', 'ecdsa']) {
       const authorizedKeys = [(await readFile(at(`${name}.pub`), 'utf8')).trim()];
-      const { port } = await startNode(`with-${name}`, { authorizedKeys });
+      const { port } = await startNode(`with-${name}`, { authorizedKeys, config: ['LogLevel VERBOSE'] });
       const knownHostsFiles = [at(`known-with-${name}`)];
       await works(client().connect(node(port, { identityFiles: [at(name)], knownHostsFiles }), never));
+      const said = await readFile(join(at(`with-${name}`), 'sshd.log'), 'utf8');
+      expect(said).toContain('Accepted publickey');
+      expect(said).not.toContain('Postponed publickey'); // a question first
       const agentSocket = await startAgent(at(name));
       await works(client({ agentSocket }).connect(node(port, { knownHostsFiles, identityFiles: [] }), never));
     }
