@@ -55,10 +55,10 @@ async function watchMemory(shell: number, ended: Promise<unknown>): Promise<numb
   const over = ended.then(() => true);
   let peak = 0;
   for (;;) {
-    const began = performance.now();
+    const before = process.cpuUsage();
     peak = Math.max(peak, treeBytes(childrenOf(shell)));
-    const took = performance.now() - began;
-    const nextLook = pause(Math.max(LOOK_MS, took / LOOKING_SHARE)).then(() => false);
+    const { user, system } = process.cpuUsage(before);
+    const nextLook = pause(Math.max(LOOK_MS, (user + system) / 1000 / LOOKING_SHARE)).then(() => false);
     if (await Promise.race([over, nextLook])) return peak;
   }
 }
