@@ -1,5 +1,6 @@
 // The programs that are compared, and the files that tell each of them the same: where the nodes are, and whom to trust.
 import { mkdir, writeFile } from 'node:fs/promises';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stringify } from 'yaml';
@@ -37,6 +38,7 @@ const program = fileURLToPath(new URL('../../../dist/main.js', import.meta.url))
 /** Writes the files of a site. */
 export async function writeSite(site: Site, { dir, binary, fleet }: BenchNodes): Promise<void> {
   const { network, port, nodes } = site;
+  const user = userInfo().username; // the only one that a server of whoever runs this can become
   await mkdir(site.dir, { recursive: true });
   const hosts = nodes.map((node) => `${network}.${node.address}`);
   const knownHostsFile = join(site.dir, 'known_hosts');
@@ -49,7 +51,7 @@ export async function writeSite(site: Site, { dir, binary, fleet }: BenchNodes):
     ),
     put('ssh_config', [
       `Port ${port}`,
-      'User root',
+      `User ${user}`,
       `IdentityFile ${fleet.identityFile}`,
       'IdentitiesOnly yes',
       'IdentityAgent none',
@@ -71,8 +73,8 @@ export async function writeSite(site: Site, { dir, binary, fleet }: BenchNodes):
       stringify({
         epoch: { url: fleet.epoch.url },
         nodes: nodes.map((node, i) => ({ name: node.name, host: hosts[i], rootDir: node.rootDir })),
-        ssh: { user: 'root', port, identityFile: fleet.identityFile, knownHostsFile, configFile: 'none' },
-        cocoon: { binary },
+        ssh: { user, port, identityFile: fleet.identityFile, knownHostsFile, configFile: 'none' },
+        cocoon: { binary, sudo: false },
         run: { stateDir: join(site.dir, 'state') },
       }),
     ),
