@@ -6,7 +6,7 @@ import * as clients from './bench/clients.ts';
 import type { Client, Site } from './bench/clients.ts';
 import { FAR_NETWORK, startLink, type Link } from './bench/link.ts';
 import { measure } from './bench/measure.ts';
-import { makeNodes, type BenchNodes } from './bench/nodes.ts';
+import { makeNodes, MAX_NODES, type BenchNodes } from './bench/nodes.ts';
 import { settledCpuMs, startQuickServer, startRealSshd, type Server } from './bench/servers.ts';
 import { startListener, timeUntil } from './bench/startup.ts';
 import { costTable, median, medianCost, megabytes, seconds, targetLine, type Cost, type Row } from './bench/tables.ts';
@@ -25,7 +25,8 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
   process.once(name, () => interrupted.abort(new Error(`interrupted by ${name}`)));
 
 const whole = (value: number) => {
-  if (!Number.isInteger(value) || value < 1) throw new Error('a whole number, 1 or more, is needed');
+  if (!Number.isInteger(value) || value < 1 || value > MAX_NODES)
+    throw new Error(`a whole number from 1 to ${MAX_NODES} is needed`);
   return value;
 };
 const args = await yargs(process.argv.slice(2))

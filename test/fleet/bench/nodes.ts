@@ -57,8 +57,12 @@ export async function makeNodes(count: number): Promise<BenchNodes> {
   }
 }
 
+/** All three digits: 100 to 249 in each of two places. */
+const PER_PLACE = 150;
+export const MAX_NODES = PER_PLACE ** 2;
+
 function benchNode(dir: string, index: number): BenchNode {
-  const address = `${100 + Math.floor(index / 150)}.${100 + (index % 150)}`;
+  const address = `${100 + Math.floor(index / PER_PLACE)}.${100 + (index % PER_PLACE)}`;
   return {
     name: `cocoonset-node-${index + 1}`,
     address,
