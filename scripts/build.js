@@ -43,7 +43,7 @@ await bundle('dist', ['src/cli/main.ts'], COMMONJS, async (dir) => {
 });
 await bundle(
   'test/fleet/dist',
-  ['cocoon', 'fleet', 'demo'].map((name) => `test/fleet/${name}.ts`),
+  ['cocoon', 'fleet', 'demo', 'bench', 'quick-server'].map((name) => `test/fleet/${name}.ts`),
   { packages: 'external' },
   async (dir) => await chmod(`${dir}/cocoon.js`, 0o755),
 );

@@ -29,6 +29,8 @@ export interface SshdOptions {
   port?: number;
   hostKeyTypes?: HostKeyType[];
   maxStartups?: string;
+  /** Words before the command that starts it, such as `nsenter` with its arguments. */
+  under?: string[];
   /** More lines of sshd_config; they come first, so they win. */
   config?: string[];
 }
@@ -184,7 +186,8 @@ async function listen(binary: string, options: SshdOptions, port: number): Promi
   const log = join(options.dir, 'sshd.log');
   await writeFile(config, await configText(binary, options, port));
   await writeFile(log, '');
-  const child = spawn(binary, ['-D', '-f', config, '-E', log], { stdio: 'ignore', env: {} });
+  const [program, ...argv] = [...(options.under ?? []), binary, '-D', '-f', config, '-E', log];
+  const child = spawn(program, argv, { stdio: 'ignore', env: {} });
   running.add(child);
   const ended = new Promise<void>((resolve) => child.once('close', () => resolve()).once('error', () => resolve()));
   void ended.then(() => running.delete(child));
@@ -266,10 +269,10 @@ interface ProcessEntry {
 }
 
 /** Ends these processes, all their descendants, and whatever carries the mark of that directory or of one below it. */
-export async function endAll(roots: number[], mark: string): Promise<void> {
+export async function endAll(roots: number[], mark?: string): Promise<void> {
   const doomed = async () => {
     const all = await processes();
-    return [...new Set([...descendants(all, roots), ...(await withMark(all, mark))])];
+    return [...new Set([...descendants(all, roots), ...(mark === undefined ? [] : await withMark(all, mark))])];
   };
   // Nothing may start children, or lose its parent, while we look.
   await signalUntilStill(doomed, 'SIGSTOP');
@@ -318,6 +321,12 @@ function descendants(all: ProcessEntry[], roots: number[]): number[] {
 export async function identify(pid: number): Promise<string | undefined> {
   const fields = await statFields(pid);
   return fields && `${pid}@${fields[19]}`;
+}
+
+/** CPU time, in milliseconds, of a process and of every descendant of it that ended and was waited for. */
+export async function cpuMsOf(pid: number): Promise<number> {
+  const ticks = (await statFields(pid))?.slice(11, 15) ?? [];
+  return ticks.reduce((sum, value) => sum + Number(value) * 10, 0); // Linux shows hundredths of a second
 }
 
 async function processes(): Promise<ProcessEntry[]> {
