@@ -1,8 +1,17 @@
 /** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
-import { blobState, isInUse, ociState, type BlobDepth, type BlobState } from './blobs.ts';
+import { blobState, isInUse, ociState, type BlobState } from './blobs.ts';
 import { replaceCommands } from './commands.ts';
 import { isUrl, meaningOf } from './reference.ts';
-import type { DesiredImage, ImageRow, IndexEntry, Node, Observation, Observed, TrackedImage } from './types.ts';
+import type {
+  BlobDepth,
+  DesiredImage,
+  ImageRow,
+  IndexEntry,
+  Node,
+  Observation,
+  Observed,
+  TrackedImage,
+} from './types.ts';
 
 /** What a run may mend beyond pulling. */
 export interface Repair {

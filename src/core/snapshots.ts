@@ -2,7 +2,7 @@
  * Snapshot verdicts: can a clone of this snapshot work on this node? The index is not the judge here: the hypervisor
  * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
  */
-import { blobState, keepersOf, ociState } from './blobs.ts';
+import { blobState, keepersOf, OCI_CHECKED, ociState } from './blobs.ts';
 import { restoreCommands } from './commands.ts';
 import { byReplacing, coverOf, doubtAbout, type Served, type World } from './images.ts';
 import { isDigest, isUrl, localSnapshotName } from './reference.ts';
@@ -102,7 +102,7 @@ function judgeLocal(world: World, hot: ServedSnapshots, fact: SnapshotFact): Sna
   const hex = blobHex(node, backing);
   if (hex === null) {
     return observed.files[backing] === 'file'
-      ? say('clonable', `its base lies outside this node's root directory, at ${backing}`)
+      ? say('clonable', `its base lies outside this node's root directory, at ${backing}; checked: present`)
       : say(
           'broken',
           `its overlay opens ${backing}, which is not there and under another root directory: pulling images does not help`,
@@ -158,7 +158,8 @@ function judgeBase(world: World, hot: ServedSnapshots, base: string | null, dige
   const unnamed = observed.entries.every((entry) => entry.digest !== digest)
     ? 'no index entry names its base, and none needs to'
     : null;
-  return { verdict: 'clonable', reason: [movedOn(desired, digest), unnamed].filter(Boolean).join('; ') || null };
+  const notes = [movedOn(desired, digest), unnamed].filter((note) => note !== null);
+  return { verdict: 'clonable', reason: notes.length === 0 ? blob.why : [...notes, blob.why].join('; ') };
 }
 
 /** A reference on the node that a forced pull resolves to exactly this content, or where there is none the image's own. */
@@ -241,7 +242,7 @@ function judgeOciBase(world: World, hot: ServedSnapshots, fact: SnapshotFact, sa
   const needed = fact.layerFiles.length > 0 ? fact.layerFiles : blobs;
   if (needed.length === 0) return say('unknown', 'neither its files nor its record tell the layers of its base');
   const gone = needed.filter((path) => world.observed.files[path] !== 'file');
-  if (gone.length === 0) return say('clonable', null);
+  if (gone.length === 0) return say('clonable', OCI_CHECKED);
   const words = `${gone.length} of the ${needed.length} files of its base are not there, as ${gone[0]}`;
   if (fact.baseDigest === null)
     return say('base-missing', `${words}, and its record does not say which image that was`);
@@ -332,8 +333,8 @@ function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): Snap
     return say(null, 'the first clone pulls its base too (a cold start)');
   }
   const { verdict, reason, ...rest } = judged;
-  const there = verdict === 'clonable' ? (reason ?? 'its base is there') : reason;
-  return say(verdict, [there, leftWithoutKeeper(world, base, baseDigest)].filter(Boolean).join('; '), rest);
+  const there = verdict === 'clonable' ? 'its base is there' : null;
+  return say(verdict, [there, reason, leftWithoutKeeper(world, base, baseDigest)].filter(Boolean).join('; '), rest);
 }
 
 /** The verdicts on a base that is not there. */
@@ -348,7 +349,7 @@ function judgeOciEntry(world: World, hot: ServedSnapshots, entry: IndexEntry, di
     return { verdict: 'unknown', reason: 'cocoon does not tell the layers of its base' };
   }
   const files = ociState(world.node, world.observed, isSame ? desired : null, entry);
-  if (files.state === 'sound') return { verdict: 'clonable', reason: null };
+  if (files.state === 'sound') return { verdict: 'clonable', reason: files.why };
   return judgeGone(world, hot, entry.reference, digest, `of its base, ${files.why}`);
 }
 

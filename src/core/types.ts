@@ -395,6 +395,9 @@ export interface NodeReport {
   snapshots: SnapshotRow[];
 }
 
+/** How closely a blob is looked at: is it there, has it the size of its manifest, has each byte been hashed. */
+export type BlobDepth = 'presence' | 'size' | 'sha256';
+
 export type RunMode = 'run' | 'dry-run' | 'gate';
 
 /** How a node starts what a question names: a clone of a hot snapshot, or a new VM from an image (contract F.3). */
@@ -451,6 +454,8 @@ export interface Report {
     mode: RunMode;
     startedAt: string;
     finishedAt: string;
+    /** How closely blobs were looked at; null where nothing was. */
+    blobDepth: BlobDepth | null;
     exitCode: number;
     error: ErrorInfo | null;
     shard: null;

@@ -70,7 +70,7 @@ export async function verify(
     throw new ReconcileError(desired?.error ?? errorInfo('INTERNAL', { problem: 'neither digest nor error' }));
   if (entry === null || have !== now) return mismatch('the node recorded another digest than is served now');
   const { state, known } = await filesOf(entry, now, desired, node, observed, resolver, context);
-  if (state.state !== 'sound') return { ...mismatch(state.why ?? 'its files are unsound'), desired: known };
+  if (state.state !== 'sound') return { ...mismatch(state.why), desired: known };
   return { ...found, desired: known, problem: null };
 }
 

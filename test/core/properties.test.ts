@@ -604,7 +604,13 @@ test('every stage survives JSON', () => {
     expect(through(actions)).toEqual(actions);
     const report = assemble({
       tool: { name: 't', version: '1' },
-      run: { id: 'r', mode: 'dry-run', startedAt: '2026-05-09T12:00:00Z', finishedAt: '2026-05-09T12:00:01Z' },
+      run: {
+        id: 'r',
+        mode: 'dry-run',
+        startedAt: '2026-05-09T12:00:00Z',
+        finishedAt: '2026-05-09T12:00:01Z',
+        blobDepth: 'size',
+      },
       error: null,
       signal: null,
       desired: given.at.desired,

@@ -98,18 +98,21 @@ const onFirecracker = {
 const atRisk = { snapshots: [snapshot('b7', { backing: blobPath('a1') })], blobs: blobs({ a1: blob() }) };
 const REPLACE = { repair: { corruptBlobs: 'replace', restoreBases: 'report' } } as const;
 
+const SIZE_CHECKED = 'checked: present, size as the manifest says; --deep hashes the bytes';
+const HEADER_CHECKED = 'checked: present, with the header of a qcow2 base image; its size at epoch is not known';
+
 const WORLDS: Record<string, World> = {
   // clonable
   'the base is there': {
     on: { snapshots: [snapshot('e2')] },
     says: { verdict: 'clonable', id: 'MFRGGZDFMZTWQ2LKNNWG23TPOA', base: WIN11, baseDigest: sha('e2'), plan: null },
-    reason: null,
+    reason: SIZE_CHECKED,
   },
   'the base is there, though the index maps its name to other content (scenario 3)': {
     on: { snapshots: [snapshot('a1')], blobs: blobs({ a1: blob(), e2: blob() }) },
     says: { verdict: 'clonable', baseDigest: sha('a1'), plan: null },
     reason:
-      'its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1; no index entry names its base, and none needs to',
+      /^its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1; no index entry names its base, and none needs to; checked: /,
   },
   'the base is there and in no index entry at all (scenario 4)': {
     on: { snapshots: [snapshot('a1')], entries: [], blobs: blobs({ a1: blob() }) },
@@ -118,12 +121,12 @@ const WORLDS: Record<string, World> = {
   'the base is there and nothing at epoch is known of it': {
     on: { snapshots: [snapshot('a1', { base: 'win11-25h2' })], blobs: blobs({ a1: blob() }) },
     says: { verdict: 'clonable' },
-    reason: 'no index entry names its base, and none needs to',
+    reason: `no index entry names its base, and none needs to; ${HEADER_CHECKED}`,
   },
   'the base lies outside the root directory': {
     on: broken({ backing: '/mnt/base.qcow2' }, { [FIRMWARE]: 'file', '/mnt/base.qcow2': 'file' }),
     says: { verdict: 'clonable' },
-    reason: "its base lies outside this node's root directory, at /mnt/base.qcow2",
+    reason: "its base lies outside this node's root directory, at /mnt/base.qcow2; checked: present",
   },
   'a short base at depth presence': {
     on: { snapshots: [snapshot('e2')], blobs: short },
@@ -483,7 +486,7 @@ const WORLDS: Record<string, World> = {
     on: {},
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] }),
     says: { verdict: 'not-on-node', id: null, baseVerdict: 'clonable', base: WIN11, baseDigest: sha('e2'), plan: null },
-    reason: 'not fetched yet; its base is there',
+    reason: `not fetched yet; its base is there; ${SIZE_CHECKED}`,
   },
   'not fetched yet, and its base has drifted': {
     on: { entries: [entry(sha('a1'))], blobs: {} },
@@ -517,13 +520,13 @@ const WORLDS: Record<string, World> = {
     at: served([split({ disproved: [sha('a1')] })]),
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
     says: { verdict: 'not-on-node', baseVerdict: 'clonable' },
-    reason: 'not fetched yet; its base is there; once the tag is pulled again nothing keeps its base on this node',
+    reason: `not fetched yet; its base is there; ${HEADER_CHECKED}; once the tag is pulled again nothing keeps its base on this node`,
   },
   'the same, where another entry keeps it': {
     on: { entries: [entry(sha('a1')), entry(sha('a1'), 'other')], blobs: blobs({ a1: blob() }) },
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
     says: { verdict: 'not-on-node', baseVerdict: 'clonable' },
-    reason: /clones keep using a1a1a1a1a1a1$/,
+    reason: /clones keep using a1a1a1a1a1a1; checked: [^;]*; [^;]*$/,
   },
   'not fetched yet, and the registry still gives its base': {
     on: { entries: [entry(sha('e2'))], blobs: blobs({ e2: blob() }) },
@@ -579,7 +582,7 @@ const OCI_BASES: Record<string, World> = {
   'its layers are there': {
     on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'file', [INITRD]: 'file' } }),
     says: { baseVerdict: 'clonable' },
-    reason: 'not fetched yet; its base is there',
+    reason: /^not fetched yet; its base is there; checked: each of its files is present; /,
   },
   'the initrd is not there': {
     on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'file' } }),
@@ -702,7 +705,7 @@ describe('a snapshot whose tag at epoch has another one by now stays as it is, a
   ])('%s', (_name, wanted, local, reason) => {
     const at = hot({ snapshots: [wantedSnapshot(wanted)] });
     expect(judgeSnapshots(served(), at, observation({ snapshots: [snapshot('e2', local)] }))).toMatchObject([
-      { verdict: 'clonable', reason },
+      { verdict: 'clonable', reason: reason === null ? SIZE_CHECKED : `${SIZE_CHECKED}; ${reason}` },
     ]);
   });
 

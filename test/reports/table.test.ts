@@ -83,6 +83,7 @@ function reportOf({ fleet, at = served(), hot: of = hot(), policy, outcome, part
       mode: outcome === undefined ? 'dry-run' : 'run',
       startedAt: '2026-05-09T12:00:00.000Z',
       finishedAt: '2026-05-09T12:03:00.000Z',
+      blobDepth: 'size',
     },
     error: null,
     signal: null,

@@ -199,14 +199,20 @@ export const ON_IMAGES: Scenario[] = [
     epoch: { serves: 'A' },
     node: { index: 'A', damage: { A: 'headless' } },
     config: { verify: { blob: 'presence' } },
-    expect: { image: 'in-sync', dry: 0, run: 0 },
+    expect: { image: 'in-sync', dry: 0, run: 0, said: ['(blobs checked for presence only)'] },
   },
   {
     id: '10',
     state: 'a bit of the blob has changed, and only sizes are compared',
     epoch: { serves: 'A' },
     node: { index: 'A', snapshots: 'A', damage: { A: 'flipped' } },
-    expect: { image: 'in-sync', snapshot: 'clonable', dry: 0, run: 0 },
+    expect: {
+      image: 'in-sync',
+      snapshot: 'clonable',
+      dry: 0,
+      run: 0,
+      said: ['checked: present, size as the manifest says; --deep hashes the bytes', '(blobs checked by size)'],
+    },
   },
   {
     id: '10a',
@@ -236,7 +242,13 @@ export const ON_IMAGES: Scenario[] = [
     epoch: { serves: 'A' },
     node: { index: 'A', snapshots: 'A' },
     args: ['--deep'],
-    expect: { image: 'in-sync', snapshot: 'clonable', dry: 0, run: 0 },
+    expect: {
+      image: 'in-sync',
+      snapshot: 'clonable',
+      dry: 0,
+      run: 0,
+      said: ['checked: sha256 of every byte', '(blobs checked by sha256)'],
+    },
   },
   {
     id: '11',
