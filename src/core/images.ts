@@ -1,6 +1,6 @@
 /** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
 import { blobState, isInUse, ociState, type BlobState } from './blobs.ts';
-import { replaceCommands } from './commands.ts';
+import { reimportCommands, replaceCommands } from './commands.ts';
 import { isUrl, meaningOf } from './reference.ts';
 import type {
   BlobDepth,
@@ -165,7 +165,8 @@ function withRefresh(world: World, desired: DesiredImage, drifted: ImageRow): Im
   const there =
     drifted.type === 'oci' || want === null ? null : blobState(world.observed, want, desired, world.served.depth);
   if (there !== null && (there.state === 'corrupt' || there.state === 'unproven')) {
-    const why = `a forced pull would keep the file of the wanted digest, which is there and unsound: ${there.why}`;
+    const cure = isTied(drifted) ? 'an import' : 'a forced pull';
+    const why = `${cure} would keep the file of the wanted digest, which is there and unsound: ${there.why}`;
     if (there.state === 'unproven') return { ...drifted, reason: but(why) };
     const replacing = byReplacing(world, desired, drifted.reference, there);
     return { ...drifted, ...replacing, reason: but(`${why}; ${replacing.reason}`) };
@@ -192,17 +193,15 @@ export function byReplacing(
   if (desired.unpullable !== null)
     return { plan: null, reason: `${why}; ${desired.unpullable}`, error: null, commands: [] };
   const digest = desired.contentDigest as string;
-  const commands = replaceCommands(node.cocoon, reference, digest);
-  if (isUrl(reference) && served.repair.corruptBlobs === 'replace') {
+  const commands = isUrl(reference)
+    ? replaceCommands(node.cocoon, reference, digest)
+    : reimportCommands(node.cocoon, served.epochUrl, desired, reference, digest);
+  if (served.repair.corruptBlobs === 'replace') {
     if (!isInUse(observed, digest)) return { plan: 'replace', reason: why, error: null, commands: [] };
     return { plan: null, reason: `${why}; a VM is running on it, so it is not replaced`, error: null, commands };
   }
-  return {
-    plan: null,
-    reason: `${why}; a forced pull alone would keep it`,
-    error: null,
-    commands: isUrl(reference) ? commands : [],
-  };
+  const cure = isUrl(reference) ? 'a forced pull' : 'another import';
+  return { plan: null, reason: `${why}; ${cure} alone would keep it`, error: null, commands };
 }
 
 /** Why nothing can be pulled: the registry lacks a blob of the image, or could not be asked for it. */

@@ -43,7 +43,7 @@ export function planActions(
       const image = observed === null ? null : coverOf({ served, node, observed }, wish.reference);
       const sizeBytes = image?.sizeBytes ?? restoreSizes[wish.reference] ?? 0;
       const kind = kindOf(wish, image);
-      const needBytes = room(kind, image, sizeBytes);
+      const needBytes = room(kind, wish.reference, image, sizeBytes);
       const hasRoom = free - needBytes >= minFreeBytes;
       const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
       if (hasRoom) free -= sizeBytes;
@@ -87,8 +87,9 @@ function kindOf({ kind, reference }: Wish, image: DesiredImage | null): ActionKi
 }
 
 /** A conversion and an import have two copies of the content on the disk at once (contract C.1). */
-function room(kind: ActionKind, image: DesiredImage | null, sizeBytes: number): number {
-  return kind === 'import' || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
+function room(kind: ActionKind, reference: string, image: DesiredImage | null, sizeBytes: number): number {
+  const isImported = kind === 'import' || (kind === 'replace' && !isUrl(reference));
+  return isImported || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
 }
 
 /** Wave 0 for the first `canary` nodes of an image that can begin. Without canaries everything is one wave. */

@@ -136,8 +136,8 @@ function judgeBase(world: World, hot: ServedSnapshots, base: string | null, dige
     return judgeGone(world, hot, base, digest, `its base ${shortDigest(digest)}: ${blob.why}`);
   if (blob.state === 'unproven') return { verdict: 'unknown', reason: `its base: ${blob.why}` };
   if (blob.state === 'corrupt') {
-    const from = serving === null ? null : sourceOf(world, serving, digest);
-    if (serving === null || from === null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}` };
+    if (serving === null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}` };
+    const from = sourceOf(world, serving, digest);
     const doubt = doubtAbout(observed, serving, from);
     if (doubt !== null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}; ${doubt}` };
     const { plan, reason, error, commands } = byReplacing(world, serving, from, blob);
@@ -162,13 +162,12 @@ function judgeBase(world: World, hot: ServedSnapshots, base: string | null, dige
   return { verdict: 'clonable', reason: notes.length === 0 ? blob.why : [...notes, blob.why].join('; ') };
 }
 
-/** A reference on the node that a forced pull resolves to exactly this content, or where there is none the image's own. */
-function sourceOf(world: World, serving: DesiredImage, digest: string): string | null {
+/** A reference on the node under which exactly this content is pulled or imported, or where there is none the image's own. */
+function sourceOf(world: World, serving: DesiredImage, digest: string): string {
   const entry = world.observed.entries.find(
     ({ reference, digest: has }) => has === digest && coverOf(world, reference) === serving,
   );
-  const reference = entry?.reference ?? serving.reference;
-  return isUrl(reference) ? reference : null;
+  return entry?.reference ?? serving.reference;
 }
 
 /** The base is not there. Can a pull of its tag bring exactly it (the incident), can the registry, or can nobody? */

@@ -120,6 +120,13 @@ describe('kinds of change', () => {
     ]);
   });
 
+  test('a bad blob under a name is replaced by an import, which needs room for two copies', () => {
+    const at = served([desired({ stored: 'as-is' })], { ...all, covers: { [NAME]: [0] } });
+    const on = { entries: [entry(sha('e2'), NAME)], blobs: short, freeBytes: 2 * SIZE + 5e9 };
+    expect(one(at, facts(on))).toMatchObject([{ kind: 'replace', reference: NAME, want: sha('e2'), blocked: null }]);
+    expect(one(at, facts({ ...on, freeBytes: on.freeBytes - 1 }))).toMatchObject([{ blocked: { code: 'NO_SPACE' } }]);
+  });
+
   test('a bad base that no index entry names is replaced by the reference of the tag that yields it', () => {
     const at = served([desired({ stored: 'as-is' })], all);
     expect(one(at, facts({ entries: [], blobs: short, snapshots: [snapshot('e2')] }))).toMatchObject([

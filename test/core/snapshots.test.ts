@@ -367,7 +367,7 @@ const WORLDS: Record<string, World> = {
       entries: [entry(sha('e2'), 'win11-25h2')],
     },
     at: served([desired({ stored: 'as-is', reference: 'win11-25h2' })], REPLACE),
-    says: { verdict: 'base-corrupt', plan: null },
+    says: { verdict: 'base-corrupt', plan: 'replace', source: 'win11-25h2' },
   },
   'the bytes of the base have another digest, at depth sha256': {
     on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sha256: sha('b7') }) }) },
