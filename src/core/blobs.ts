@@ -23,18 +23,16 @@ export const OCI_CHECKED = 'checked: each of its files is present; whether the l
 /** No proof of anything: such a blob is never taken for a bad one. */
 const UNHASHED = 'the bytes of the blob could not be hashed';
 
+/** What tells a good blob of a content from a bad one, beside its digest. */
+export type Form = Pick<DesiredImage, 'sizeBytes' | 'stored'>;
+
 /**
  * Judges the blob of a cloud image. The index's own size proves nothing (contract A.5): a forced pull keeps a bad file
  * and then records its size. A converted blob has other bytes than the download, so only its presence and its header
  * can be looked at.
- * @param desired what yields exactly this digest, or null where that is not known
+ * @param desired what is known of the content that has exactly this digest, or null where nothing is
  */
-export function blobState(
-  observed: Observed,
-  digest: string,
-  desired: DesiredImage | null,
-  depth: BlobDepth,
-): BlobState {
+export function blobState(observed: Observed, digest: string, desired: Form | null, depth: BlobDepth): BlobState {
   const blob = observed.blobs[hexOf(digest)];
   if (blob === undefined) return { state: 'absent', why: 'the blob is not there' };
   if (!blob.regular) return { state: 'absent', why: 'the blob is no regular file' };
@@ -57,7 +55,7 @@ export function blobState(
 }
 
 /** What is wrong with the bytes if they are those that were downloaded. */
-function flaw(blob: BlobFact, isQcow2: boolean, desired: DesiredImage | null, depth: BlobDepth): string | null {
+function flaw(blob: BlobFact, isQcow2: boolean, desired: Form | null, depth: BlobDepth): string | null {
   if (!isQcow2) return 'the blob does not begin as a qcow2 base image does';
   const expected = desired?.sizeBytes ?? null;
   if (expected !== null && blob.sizeBytes !== expected)

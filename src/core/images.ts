@@ -183,7 +183,7 @@ export function isTied({ type, reference }: Pick<ImageRow, 'type' | 'reference'>
 
 /** What becomes of a corrupt blob: replaced where that is allowed and possible, else the commands for a person. */
 export function byReplacing(
-  { served, node, observed }: World,
+  world: World,
   desired: DesiredImage,
   reference: string,
   { why }: BlobState,
@@ -192,15 +192,30 @@ export function byReplacing(
   if (error !== null) return { plan: null, reason: `${why}; ${error.message}`, error, commands: [] };
   if (desired.unpullable !== null)
     return { plan: null, reason: `${why}; ${desired.unpullable}`, error: null, commands: [] };
+  const { served, node } = world;
   const digest = desired.contentDigest as string;
   const commands = isUrl(reference)
     ? replaceCommands(node.cocoon, reference, digest)
     : reimportCommands(node.cocoon, served.epochUrl, desired, reference, digest);
+  const cure = isUrl(reference) ? 'a forced pull' : 'another import';
+  return replaced(world, digest, why, cure, commands);
+}
+
+/**
+ * The plan for a bad blob whose content can be had: replaced where that is allowed and no VM runs on it.
+ * @param cure what alone would keep the bad file
+ */
+export function replaced(
+  { served, observed }: World,
+  digest: string,
+  why: string,
+  cure: string,
+  commands: string[],
+): Pick<ImageRow, 'reason' | 'error' | 'commands'> & { plan: 'replace' | null } {
   if (served.repair.corruptBlobs === 'replace') {
     if (!isInUse(observed, digest)) return { plan: 'replace', reason: why, error: null, commands: [] };
     return { plan: null, reason: `${why}; a VM is running on it, so it is not replaced`, error: null, commands };
   }
-  const cure = isUrl(reference) ? 'a forced pull' : 'another import';
   return { plan: null, reason: `${why}; ${cure} alone would keep it`, error: null, commands };
 }
 

@@ -17,14 +17,14 @@ import type {
 interface Wish {
   kind: ActionKind;
   reference: string;
-  /** The content that a restore brings back; for all else what the image's tag serves. */
+  /** The content that a snapshot pins, where it is restored or replaced; for all else what the image's tag serves. */
   digest: string | null;
 }
 
 /**
  * One action per node and reference, in the order of the nodes. An image and a snapshot that ask for the same change
  * share it. The first `canary` nodes of each image that have room form wave 0, all others wave 1.
- * @param restoreSizes what a restore downloads, by its reference, in bytes
+ * @param restoreSizes what is downloaded of content that no tag serves, by its reference, in bytes
  */
 export function planActions(
   verdicts: NodeVerdicts[],
@@ -69,7 +69,7 @@ function wishesOf({ images, snapshots }: NodeVerdicts): Wish[] {
     ...snapshots.flatMap(({ plan, source, baseDigest }) =>
       plan === null || source === null
         ? []
-        : [{ kind: plan, reference: source, digest: plan === 'restore' ? baseDigest : null }],
+        : [{ kind: plan, reference: source, digest: plan === 'pull' ? null : baseDigest }],
     ),
   ];
   return wishes.filter(({ reference }, i) => wishes.findIndex((other) => other.reference === reference) === i);

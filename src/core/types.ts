@@ -342,6 +342,7 @@ export interface Action {
   /** The key in the node's index; of a `restore` that of the snapshots' base. */
   reference: string;
   image: string;
+  /** Empty for content that a snapshot pins and no tag serves any more: `image` is the reference then. */
   tag: string;
   /** The content digest that must be there in the end; null where only the pull will tell it. */
   want: string | null;

@@ -136,7 +136,9 @@ describe('kinds of change', () => {
 
   test('a base is restored by the reference that names exactly it, once for all snapshots on it', () => {
     const URL = `${EPOCH}/v2/simular/win11/blobs/${sha('a1')}`;
-    const lookups = { [`${sha('a1')} ${WIN11}`]: { state: 'there', reference: URL, sizeBytes: 777 } as const };
+    const lookups = {
+      [`${sha('a1')} ${WIN11}`]: { state: 'there', reference: URL, sizeBytes: 777, stored: null } as const,
+    };
     const on = facts({ snapshots: [snapshot('a1'), snapshot('a1', { id: 'TWO', name: 'vk-1' })] });
     const actions = one(served(undefined, all), on, hot({ lookups }), { [URL]: 777 });
     expect(actions).toEqual([

@@ -87,6 +87,12 @@ const broken = (
 const gone = { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) };
 const BLOB_URL = `${EPOCH}/v2/simular/win11/blobs/${sha('a1')}`;
 const lookups = (said: Lookup): Record<string, Lookup> => ({ [lookupKey({ base: WIN11, digest: sha('a1') })]: said });
+/** The blob of `a1` is there, while the tag serves `e2`; epoch still has it. */
+const oldBase = (over: Parameters<typeof blob>[0]): Partial<Observed> => ({
+  snapshots: [snapshot('a1')],
+  blobs: blobs({ a1: blob(over), e2: blob() }),
+});
+const OLD: Lookup = { state: 'there', reference: BLOB_URL, sizeBytes: 777, stored: 'as-is' };
 const OCI_PINNED = `ghcr.io/a/b@${sha('c3')}`;
 const onFirecracker = {
   ...onOci,
@@ -228,7 +234,7 @@ const WORLDS: Record<string, World> = {
   // base-restorable, base-lost
   'the registry still gives exactly that content': {
     on: gone,
-    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }) }),
+    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5, stored: null }) }),
     says: { verdict: 'base-restorable', baseDigest: sha('a1'), plan: null, source: null },
     reason:
       /^its base a1a1a1a1a1a1: the blob is not there; its tag has moved on to e2e2.*, but the registry still gives/,
@@ -237,7 +243,7 @@ const WORLDS: Record<string, World> = {
   'the same, where restoring is allowed': {
     on: gone,
     at: served(undefined, { repair: { corruptBlobs: 'report', restoreBases: 'restore' } }),
-    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }) }),
+    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5, stored: null }) }),
     says: { verdict: 'base-restorable', plan: 'restore', source: BLOB_URL, commands: [] },
   },
   'the registry still has it, but nothing that cocoon can pull names it': {
@@ -275,7 +281,12 @@ const WORLDS: Record<string, World> = {
     at: served([container({ contentDigest: sha('f6') })]),
     hot: hot({
       lookups: {
-        [lookupKey({ base: OCI, digest: sha('c3') })]: { state: 'there', reference: OCI_PINNED, sizeBytes: 9 },
+        [lookupKey({ base: OCI, digest: sha('c3') })]: {
+          state: 'there',
+          reference: OCI_PINNED,
+          sizeBytes: 9,
+          stored: null,
+        },
       },
     }),
     says: { verdict: 'base-restorable', baseDigest: sha('c3') },
@@ -368,6 +379,56 @@ const WORLDS: Record<string, World> = {
     },
     at: served([desired({ stored: 'as-is', reference: 'win11-25h2' })], REPLACE),
     says: { verdict: 'base-corrupt', plan: 'replace', source: 'win11-25h2' },
+  },
+  'an old base has the length that the registry tells': {
+    on: oldBase({ sizeBytes: 777 }),
+    hot: hot({ lookups: lookups({ ...OLD, stored: null }) }),
+    says: { verdict: 'clonable' },
+    reason: /checked: present, size as the manifest says/,
+  },
+  'an old base is short: the commands': {
+    on: oldBase({ sizeBytes: 5 }),
+    hot: hot({ lookups: lookups(OLD) }),
+    says: { verdict: 'base-corrupt', plan: null, source: null },
+    reason: 'its base: the blob has 5 bytes and not 777; a forced pull alone would keep it',
+    commands: [
+      `mv ${blobPath('a1')} ${blobPath('a1')}.bad`,
+      `cocoon --root-dir ${ROOT} image pull --force ${BLOB_URL}`,
+    ],
+  },
+  'an old base is short, where replacing is allowed: by its own digest': {
+    on: oldBase({ sizeBytes: 5 }),
+    at: served(undefined, REPLACE),
+    hot: hot({ lookups: lookups(OLD) }),
+    says: { verdict: 'base-corrupt', plan: 'replace', source: BLOB_URL, commands: [] },
+  },
+  'the same, and a VM runs on it': {
+    on: { ...oldBase({ sizeBytes: 5 }), vms: [vm('a1')] },
+    at: served(undefined, REPLACE),
+    hot: hot({ lookups: lookups(OLD) }),
+    says: { verdict: 'base-corrupt', plan: null, source: null },
+    reason: /a VM is running on it/,
+    commands: [
+      `mv ${blobPath('a1')} ${blobPath('a1')}.bad`,
+      `cocoon --root-dir ${ROOT} image pull --force ${BLOB_URL}`,
+    ],
+  },
+  'an old base has another length, because cocoon converted it': {
+    on: oldBase({ sizeBytes: 5 }),
+    hot: hot({ lookups: lookups({ ...OLD, stored: 'converted' }) }),
+    says: { verdict: 'clonable' },
+    reason: /only presence and header/,
+  },
+  'an old base has another length, and nothing tells whether cocoon converted it': {
+    on: oldBase({ sizeBytes: 5 }),
+    hot: hot({ lookups: lookups({ ...OLD, stored: null }) }),
+    says: { verdict: 'unknown', plan: null },
+  },
+  'an old base is short, and the registry has it no more: nothing tells': {
+    on: oldBase({ sizeBytes: 5 }),
+    hot: hot({ lookups: lookups({ state: 'gone', why: '' }) }),
+    says: { verdict: 'clonable' },
+    reason: /its size at epoch is not known$/,
   },
   'the bytes of the base have another digest, at depth sha256': {
     on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sha256: sha('b7') }) }) },
@@ -533,7 +594,7 @@ const WORLDS: Record<string, World> = {
     hot: hot({
       tracked: [{ snapshot: HOT, pools: null }],
       snapshots: [wantedSnapshot({ baseDigest: sha('a1') })],
-      lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }),
+      lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5, stored: null }),
     }),
     says: { verdict: 'not-on-node', baseVerdict: 'base-restorable', plan: null },
     commands: [`cocoon --root-dir ${ROOT} image pull --force ${BLOB_URL}`],
@@ -781,10 +842,25 @@ describe('what a registry is asked about pinned bases', () => {
       [`${sha('a1')} ${WIN11}`],
     ],
     ['the incident: nothing', [{ snapshots: [snapshot('e2')], blobs: {} }], served(), {}, []],
+    ['a base that is there, and that a tag yields: nothing', [{ snapshots: [snapshot('e2')] }], served(), {}, []],
     [
-      'a base that is there: nothing',
+      'one that no tag yields any more: what length it should have',
       [{ snapshots: [snapshot('a1')], blobs: blobs({ a1: blob() }) }],
       served(),
+      {},
+      [`${sha('a1')} ${WIN11}`],
+    ],
+    [
+      'the same, and its bytes prove it: nothing',
+      [{ snapshots: [snapshot('a1')], blobs: blobs({ a1: blob({ sha256: sha('a1') }) }) }],
+      served(),
+      {},
+      [],
+    ],
+    [
+      'the same, where only presence counts: nothing',
+      [{ snapshots: [snapshot('a1')], blobs: blobs({ a1: blob() }) }],
+      served(undefined, { depth: 'presence' }),
       {},
       [],
     ],

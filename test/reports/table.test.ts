@@ -221,6 +221,7 @@ const mixed: World = {
         state: 'there',
         reference: `${EPOCH}/v2/simular/win11/blobs/${sha('c4')}`,
         sizeBytes: 5e9,
+        stored: null,
       },
     },
   }),
