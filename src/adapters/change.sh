@@ -7,7 +7,8 @@
 # or `no`.
 #
 #   pull REFERENCE                cocoon image pull --force
-#   replace REFERENCE HEX         set a bad blob aside, pull, verify, and remove it; on any failure put it back
+#   replace REFERENCE HEX [BYTES] set a bad blob aside, pull (with BYTES import as below), verify, and remove it; on any
+#                                 failure put it back
 #   import NAME HEX BYTES         cocoon image import of so many bytes that come on standard input before the heartbeat
 #   canary NAME SNAPSHOT ARGS...  clone a VM, look at it, remove it whatever happened
 #   remove NAME                   remove a VM that an earlier connection may have left
@@ -282,6 +283,24 @@ refuse_option() {
   esac
 }
 
+# pull REFERENCE
+pull() {
+  guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
+}
+
+# import_content NAME
+import_content() {
+  guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
+    image import "$1" "$inbox/content"
+}
+
+refuse_in_use() {
+  if in_use "$1"; then
+    say in-use
+    exit 75
+  fi
+}
+
 # begin_alone REFERENCE: nobody else changes this node now, nor pulls the same by hand.
 begin_alone() {
   if ! take_lock 0; then
@@ -314,20 +333,24 @@ main() {
       refuse_option "$1"
       begin_alone "$1"
       tends=yes
-      guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
+      pull "$1"
       ;;
     replace)
       refuse_option "$1"
       blob=$root/cloudimg/blobs/$2.qcow2
       begin_alone "$1"
       tend_asides
-      if in_use "$blob"; then
-        say in-use
-        exit 75
-      fi
+      refuse_in_use "$blob"
       tends=yes
-      set_aside "$blob" || exit 1
-      guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} image pull --force "$1"
+      if [ "$#" -eq 2 ]; then
+        set_aside "$blob" || exit 1
+        pull "$1"
+      else
+        receive "$2" "$3" || exit 1
+        refuse_in_use "$blob"
+        set_aside "$blob" || exit 1
+        import_content "$1"
+      fi
       judge_replacement "$blob" "$2" 2>/dev/null
       ;;
     import)
@@ -335,8 +358,7 @@ main() {
       begin_alone "$1"
       tends=yes
       receive "$2" "$3" || exit 1
-      guarded "$binary" --root-dir "$root" ${run:+--run-dir "$run"} ${log:+--log-dir "$log"} \
-        image import "$1" "$inbox/content"
+      import_content "$1"
       ;;
     canary)
       name=$1 snapshot=$2

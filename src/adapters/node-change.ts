@@ -156,27 +156,31 @@ export interface ImportContent {
   content: AsyncIterable<Uint8Array>;
   digest: string;
   sizeBytes: number;
+  /** A bad blob of that digest, which an import would keep, is set aside first, as by `replaceBlob`. */
+  replaces: boolean;
 }
 
 /**
  * Streams the content into a private file on the node, compares its digest there, and lets cocoon import it under the
  * name. Nothing is imported that is not exactly the wanted content; the file goes whatever happens.
  * @param timeoutMs of the transfer, and again of the import
- * @throws ReconcileError IMPORT_FAILED, LOCKED, SSH_*
+ * @throws ReconcileError IMPORT_FAILED, LOCKED, BLOB_IN_USE, SSH_*
  */
 export async function importImage(
   connection: Connection,
   node: Node,
   reference: string,
-  { content, digest, sizeBytes }: ImportContent,
+  { content, digest, sizeBytes, replaces }: ImportContent,
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<void> {
   const host = node.name;
   const failed = (why: string): Error => fault('IMPORT_FAILED', { host, reference, why });
   const words = [reference, hexOf(digest), String(sizeBytes)];
-  const { busy, received, ended, stderr } = await change(connection, node, 'import', words, timeoutMs, signal, content);
+  const answer = await change(connection, node, replaces ? 'replace' : 'import', words, timeoutMs, signal, content);
+  const { busy, received, ended, stderr } = answer;
   if (busy !== null) throw fault('LOCKED', { host, by: busy });
+  if (answer.isInUse) throw fault('BLOB_IN_USE', { host, digest });
   if (received !== digest) {
     const what = received === null ? 'nothing arrived' : `${received} arrived and not ${digest}`;
     throw failed(stderr === '' ? what : `${what}: ${stderr}`);

@@ -26,7 +26,7 @@ export async function gateCommand(options: GateOptions, io: Io, tool: Tool): Pro
   const begun: Begun = { options, io, tool, id: runId(startedAt), startedAt };
   const report = await attempt(begun).catch((error: unknown) => {
     if (!(error instanceof ReconcileError)) throw error;
-    const run = { id: begun.id, mode: 'gate' as const, startedAt: startedAt.toISOString() };
+    const run = { id: begun.id, mode: 'gate' as const, startedAt: startedAt.toISOString(), blobDepth: null };
     return emptyReport(
       { tool, run: { ...run, finishedAt: new Date().toISOString() }, signal: io.interruptedBy() },
       error.info,

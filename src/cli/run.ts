@@ -19,7 +19,7 @@ export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promi
   const begun: Begun = { options, io, tool, log, id, startedAt };
   const report = await attempt(begun).catch((error: unknown) => {
     if (!(error instanceof ReconcileError)) throw error;
-    const run = { id, mode: modeOf(options), startedAt: startedAt.toISOString() };
+    const run = { id, mode: modeOf(options), startedAt: startedAt.toISOString(), blobDepth: null };
     return emptyReport(
       { tool, run: { ...run, finishedAt: new Date().toISOString() }, signal: io.interruptedBy() },
       error.info,

@@ -1,43 +1,51 @@
 /** What a blob file on a node is worth: judged against the manifest that yields it, as closely as was asked. */
 import { isPlainQcow2 } from './desired.ts';
 import { hexOf } from './reference.ts';
-import type { BlobFact, DesiredImage, IndexEntry, Node, Observation, Observed } from './types.ts';
-
-/** How closely a blob is looked at. */
-export type BlobDepth = 'presence' | 'size' | 'sha256';
+import type { BlobDepth, BlobFact, DesiredImage, IndexEntry, Node, Observation, Observed } from './types.ts';
 
 export interface BlobState {
   state: 'sound' | 'absent' | 'corrupt' | 'unproven';
-  why: string | null;
+  /** What is wrong; of a sound blob, how closely it was looked at. */
+  why: string;
 }
+
+/** How much "sound" means. Every row in sync says one of these, so they are the same few strings on every node. */
+const CHECKED = {
+  presence: 'checked: present, and no more than that',
+  header: 'checked: present, with the header of a qcow2 base image; its size at epoch is not known',
+  size: 'checked: present, size as the manifest says; --deep hashes the bytes',
+  sha256: 'checked: sha256 of every byte',
+  converted: 'cocoon converted the download: only presence and header can be verified',
+};
+/** The same of a container image: there is no cheap way to see whether its layers are whole (contract C.6). */
+export const OCI_CHECKED = 'checked: each of its files is present; whether the layers are whole cannot be told';
 
 /** No proof of anything: such a blob is never taken for a bad one. */
 const UNHASHED = 'the bytes of the blob could not be hashed';
+
+/** What tells a good blob of a content from a bad one, beside its digest. */
+export type Form = Pick<DesiredImage, 'sizeBytes' | 'stored'>;
 
 /**
  * Judges the blob of a cloud image. The index's own size proves nothing (contract A.5): a forced pull keeps a bad file
  * and then records its size. A converted blob has other bytes than the download, so only its presence and its header
  * can be looked at.
- * @param desired what yields exactly this digest, or null where that is not known
+ * @param desired what is known of the content that has exactly this digest, or null where nothing is
  */
-export function blobState(
-  observed: Observed,
-  digest: string,
-  desired: DesiredImage | null,
-  depth: BlobDepth,
-): BlobState {
+export function blobState(observed: Observed, digest: string, desired: Form | null, depth: BlobDepth): BlobState {
   const blob = observed.blobs[hexOf(digest)];
   if (blob === undefined) return { state: 'absent', why: 'the blob is not there' };
   if (!blob.regular) return { state: 'absent', why: 'the blob is no regular file' };
   if (blob.sizeBytes === 0) return { state: 'absent', why: 'the blob is empty' };
-  if (depth === 'presence' || blob.sha256 === digest) return { state: 'sound', why: null };
+  if (blob.sha256 === digest) return { state: 'sound', why: CHECKED.sha256 };
+  if (depth === 'presence') return { state: 'sound', why: CHECKED.presence };
   const isQcow2 = hasPlainHeader(blob);
   const problem = flaw(blob, isQcow2, desired, depth);
-  if (problem === null) return { state: 'sound', why: null };
+  if (problem === null) return { state: 'sound', why: desired?.sizeBytes == null ? CHECKED.header : CHECKED.size };
   if (problem === UNHASHED) return { state: 'unproven', why: problem };
   if (desired?.stored === 'as-is') return { state: 'corrupt', why: problem };
   if (desired?.stored === 'converted' && isQcow2) {
-    return { state: 'sound', why: 'cocoon converted the download: only presence and header can be verified' };
+    return { state: 'sound', why: CHECKED.converted };
   }
   const why =
     desired?.stored === 'converted'
@@ -47,7 +55,7 @@ export function blobState(
 }
 
 /** What is wrong with the bytes if they are those that were downloaded. */
-function flaw(blob: BlobFact, isQcow2: boolean, desired: DesiredImage | null, depth: BlobDepth): string | null {
+function flaw(blob: BlobFact, isQcow2: boolean, desired: Form | null, depth: BlobDepth): string | null {
   if (!isQcow2) return 'the blob does not begin as a qcow2 base image does';
   const expected = desired?.sizeBytes ?? null;
   if (expected !== null && blob.sizeBytes !== expected)
@@ -81,7 +89,9 @@ export function ociState(
     (entry.initrdLayer === null ? layers : [entry.initrdLayer]).map((layer) => boot(layer, 'initrd.img')),
   ];
   const gone = needed.find((paths) => !paths.some(isThere));
-  return gone === undefined ? { state: 'sound', why: null } : { state: 'absent', why: `${gone[0]} is not there` };
+  return gone === undefined
+    ? { state: 'sound', why: OCI_CHECKED }
+    : { state: 'absent', why: `${gone[0]} is not there` };
 }
 
 /** True where a VM is running on the blob: replacing it would pull the ground from under the guest's next start. */

@@ -1,7 +1,7 @@
 /** Command lines for a person to type on a node, where reconcile itself may not or cannot act. */
 import { hexOf, isUrl } from './reference.ts';
 import { shellQuote } from './text.ts';
-import type { CocoonSettings } from './types.ts';
+import type { CocoonSettings, DesiredImage } from './types.ts';
 
 /**
  * The argument vector of one cocoon command. The root directory is always passed, so that what was read and what is
@@ -33,6 +33,29 @@ export function replaceCommands(cocoon: CocoonSettings, reference: string, diges
   return [
     typed(cocoon, ['mv', blob, `${blob}.bad`]),
     typed(cocoon, cocoonArgv(cocoon, 'image', 'pull', '--force', reference)),
+  ];
+}
+
+/**
+ * The same for an image under a name, which has no URL to pull: its disk comes from the registry, part after part, is
+ * compared with its digest, and imported in place of the bad file, which an import would keep (contract C.1).
+ */
+export function reimportCommands(
+  cocoon: CocoonSettings,
+  epochUrl: string,
+  { image, blobs }: DesiredImage,
+  name: string,
+  digest: string,
+): string[] {
+  const blob = blobPath(cocoon, digest);
+  const file = `/var/tmp/${hexOf(digest)}.qcow2`;
+  const urls = blobs.map((part) => shellQuote(`${epochUrl}/v2/${image}/blobs/${part.digest}`));
+  return [
+    `curl -fsS --fail-early ${urls.join(' ')} >${file}`,
+    `echo '${hexOf(digest)}  ${file}' | sha256sum -c`,
+    typed(cocoon, ['mv', blob, `${blob}.bad`]),
+    typed(cocoon, cocoonArgv(cocoon, 'image', 'import', name, file)),
+    `rm ${file}`,
   ];
 }
 

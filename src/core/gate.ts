@@ -150,8 +150,11 @@ function codeOf(verdict: string): string {
 /** A verdict as an answer, with what helps. */
 function byVerdict(answer: Answer, verdict: SnapshotVerdict | ImageVerdict, row: SnapshotRow | ImageRow): Said {
   const code = answer === 'unknown' && row.error !== null ? row.error.code : codeOf(verdict);
+  if (answer === 'yes') {
+    const all = [row.error?.message ?? PLAIN_REASON.yes, row.reason].filter(Boolean);
+    return say(answer, code, all.join('; '));
+  }
   const reason = row.reason ?? row.error?.message ?? PLAIN_REASON[answer];
-  if (answer === 'yes') return say(answer, code, reason);
   const planned = row.plan === null ? null : `\`reconcile\` heals it (${row.plan})`;
   return say(answer, code, reason, {
     pullHelps: row.plan === 'pull',

@@ -1,8 +1,17 @@
 /** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
-import { blobState, isInUse, ociState, type BlobDepth, type BlobState } from './blobs.ts';
-import { replaceCommands } from './commands.ts';
+import { blobState, isInUse, ociState, type BlobState } from './blobs.ts';
+import { reimportCommands, replaceCommands } from './commands.ts';
 import { isUrl, meaningOf } from './reference.ts';
-import type { DesiredImage, ImageRow, IndexEntry, Node, Observation, Observed, TrackedImage } from './types.ts';
+import type {
+  BlobDepth,
+  DesiredImage,
+  ImageRow,
+  IndexEntry,
+  Node,
+  Observation,
+  Observed,
+  TrackedImage,
+} from './types.ts';
 
 /** What a run may mend beyond pulling. */
 export interface Repair {
@@ -156,7 +165,8 @@ function withRefresh(world: World, desired: DesiredImage, drifted: ImageRow): Im
   const there =
     drifted.type === 'oci' || want === null ? null : blobState(world.observed, want, desired, world.served.depth);
   if (there !== null && (there.state === 'corrupt' || there.state === 'unproven')) {
-    const why = `a forced pull would keep the file of the wanted digest, which is there and unsound: ${there.why}`;
+    const cure = isTied(drifted) ? 'an import' : 'a forced pull';
+    const why = `${cure} would keep the file of the wanted digest, which is there and unsound: ${there.why}`;
     if (there.state === 'unproven') return { ...drifted, reason: but(why) };
     const replacing = byReplacing(world, desired, drifted.reference, there);
     return { ...drifted, ...replacing, reason: but(`${why}; ${replacing.reason}`) };
@@ -173,7 +183,7 @@ export function isTied({ type, reference }: Pick<ImageRow, 'type' | 'reference'>
 
 /** What becomes of a corrupt blob: replaced where that is allowed and possible, else the commands for a person. */
 export function byReplacing(
-  { served, node, observed }: World,
+  world: World,
   desired: DesiredImage,
   reference: string,
   { why }: BlobState,
@@ -182,18 +192,31 @@ export function byReplacing(
   if (error !== null) return { plan: null, reason: `${why}; ${error.message}`, error, commands: [] };
   if (desired.unpullable !== null)
     return { plan: null, reason: `${why}; ${desired.unpullable}`, error: null, commands: [] };
+  const { served, node } = world;
   const digest = desired.contentDigest as string;
-  const commands = replaceCommands(node.cocoon, reference, digest);
-  if (isUrl(reference) && served.repair.corruptBlobs === 'replace') {
+  const commands = isUrl(reference)
+    ? replaceCommands(node.cocoon, reference, digest)
+    : reimportCommands(node.cocoon, served.epochUrl, desired, reference, digest);
+  const cure = isUrl(reference) ? 'a forced pull' : 'another import';
+  return replaced(world, digest, why, cure, commands);
+}
+
+/**
+ * The plan for a bad blob whose content can be had: replaced where that is allowed and no VM runs on it.
+ * @param cure what alone would keep the bad file
+ */
+export function replaced(
+  { served, observed }: World,
+  digest: string,
+  why: string,
+  cure: string,
+  commands: string[],
+): Pick<ImageRow, 'reason' | 'error' | 'commands'> & { plan: 'replace' | null } {
+  if (served.repair.corruptBlobs === 'replace') {
     if (!isInUse(observed, digest)) return { plan: 'replace', reason: why, error: null, commands: [] };
     return { plan: null, reason: `${why}; a VM is running on it, so it is not replaced`, error: null, commands };
   }
-  return {
-    plan: null,
-    reason: `${why}; a forced pull alone would keep it`,
-    error: null,
-    commands: isUrl(reference) ? commands : [],
-  };
+  return { plan: null, reason: `${why}; ${cure} alone would keep it`, error: null, commands };
 }
 
 /** Why nothing can be pulled: the registry lacks a blob of the image, or could not be asked for it. */

@@ -17,14 +17,14 @@ import type {
 interface Wish {
   kind: ActionKind;
   reference: string;
-  /** The content that a restore brings back; for all else what the image's tag serves. */
+  /** The content that a snapshot pins, where it is restored or replaced; for all else what the image's tag serves. */
   digest: string | null;
 }
 
 /**
  * One action per node and reference, in the order of the nodes. An image and a snapshot that ask for the same change
  * share it. The first `canary` nodes of each image that have room form wave 0, all others wave 1.
- * @param restoreSizes what a restore downloads, by its reference, in bytes
+ * @param restoreSizes what is downloaded of content that no tag serves, by its reference, in bytes
  */
 export function planActions(
   verdicts: NodeVerdicts[],
@@ -43,7 +43,7 @@ export function planActions(
       const image = observed === null ? null : coverOf({ served, node, observed }, wish.reference);
       const sizeBytes = image?.sizeBytes ?? restoreSizes[wish.reference] ?? 0;
       const kind = kindOf(wish, image);
-      const needBytes = room(kind, image, sizeBytes);
+      const needBytes = room(kind, wish.reference, image, sizeBytes);
       const hasRoom = free - needBytes >= minFreeBytes;
       const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
       if (hasRoom) free -= sizeBytes;
@@ -69,7 +69,7 @@ function wishesOf({ images, snapshots }: NodeVerdicts): Wish[] {
     ...snapshots.flatMap(({ plan, source, baseDigest }) =>
       plan === null || source === null
         ? []
-        : [{ kind: plan, reference: source, digest: plan === 'restore' ? baseDigest : null }],
+        : [{ kind: plan, reference: source, digest: plan === 'pull' ? null : baseDigest }],
     ),
   ];
   return wishes.filter(({ reference }, i) => wishes.findIndex((other) => other.reference === reference) === i);
@@ -87,8 +87,9 @@ function kindOf({ kind, reference }: Wish, image: DesiredImage | null): ActionKi
 }
 
 /** A conversion and an import have two copies of the content on the disk at once (contract C.1). */
-function room(kind: ActionKind, image: DesiredImage | null, sizeBytes: number): number {
-  return kind === 'import' || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
+function room(kind: ActionKind, reference: string, image: DesiredImage | null, sizeBytes: number): number {
+  const isImported = kind === 'import' || (kind === 'replace' && !isUrl(reference));
+  return isImported || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
 }
 
 /** Wave 0 for the first `canary` nodes of an image that can begin. Without canaries everything is one wave. */

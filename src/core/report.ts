@@ -4,6 +4,7 @@ import {
   IMAGE_VERDICTS,
   SNAPSHOT_VERDICTS,
   type Action,
+  type BlobDepth,
   type Desired,
   type DesiredImage,
   type DesiredSnapshot,
@@ -64,7 +65,7 @@ export function isOpenDrift(row: ImageRow | SnapshotRow): boolean {
 /** What a report is made of. Verdicts are in the order of the observations. */
 export interface Parts {
   tool: { name: string; version: string };
-  run: { id: string; mode: RunMode; startedAt: string; finishedAt: string };
+  run: { id: string; mode: RunMode; startedAt: string; finishedAt: string; blobDepth: BlobDepth | null };
   error: ErrorInfo | null;
   signal: Signal | null;
   desired: DesiredImage[];

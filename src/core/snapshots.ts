@@ -2,10 +2,10 @@
  * Snapshot verdicts: can a clone of this snapshot work on this node? The index is not the judge here: the hypervisor
  * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
  */
-import { blobState, keepersOf, ociState } from './blobs.ts';
-import { restoreCommands } from './commands.ts';
-import { byReplacing, coverOf, doubtAbout, type Served, type World } from './images.ts';
-import { isDigest, isUrl, localSnapshotName } from './reference.ts';
+import { blobState, keepersOf, OCI_CHECKED, ociState } from './blobs.ts';
+import { replaceCommands, restoreCommands } from './commands.ts';
+import { byReplacing, coverOf, doubtAbout, replaced, type Served, type World } from './images.ts';
+import { hexOf, isDigest, isUrl, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
 import type {
   DesiredImage,
@@ -26,8 +26,8 @@ const PENDING_MS = 24 * 3600 * 1000;
 
 /** Whether a registry still gives exactly the content that a snapshot pins. */
 export type Lookup =
-  /** It does, at this reference; `sizeBytes` is what a pull downloads. */
-  | { state: 'there'; reference: string; sizeBytes: number }
+  /** It does, at this reference; `sizeBytes` is what a pull downloads, and `stored` is known where it matters. */
+  | { state: 'there'; reference: string; sizeBytes: number; stored: DesiredImage['stored'] }
   /** It does, but nothing that cocoon can pull names exactly that content. */
   | { state: 'there-unpullable'; why: string }
   | { state: 'gone'; why: string }
@@ -38,12 +38,12 @@ export interface ServedSnapshots {
   snapshots: DesiredSnapshot[];
   tracked: TrackedSnapshot[];
   discover: boolean;
-  /** What a registry said about pinned content that some node lacks, by `lookupKey`. */
+  /** What a registry said about pinned content that some node lacks, or that no tag yields any more, by `lookupKey`. */
   lookups: Record<string, Lookup>;
   now: number;
 }
 
-/** A pinned base that is gone from a node while its tag has moved on: worth a question to the registry. */
+/** A pinned base whose tag has moved on, gone from a node or not known to be sound there: worth a question to the registry. */
 export interface LookupRequest {
   base: string;
   digest: string;
@@ -74,13 +74,38 @@ export function judgeSnapshots(served: Served, hot: ServedSnapshots, observation
 
 /** The questions that judging these observations raises: a pure first look before the registry is asked. */
 export function neededLookups(served: Served, hot: ServedSnapshots, observations: Observation[]): LookupRequest[] {
-  const rows = observations.flatMap((observation) => judgeSnapshots(served, { ...hot, lookups: {} }, observation));
-  const requests = rows.flatMap(({ verdict, baseVerdict, base, baseDigest }) =>
-    (verdict === 'base-missing' || baseVerdict === 'base-missing') && base !== null && baseDigest !== null
-      ? [{ base, digest: baseDigest }]
-      : [],
+  const requests = observations.flatMap((observation) =>
+    judgeSnapshots(served, { ...hot, lookups: {} }, observation).flatMap(
+      ({ verdict, baseVerdict, base, baseDigest }) => {
+        if (base === null || baseDigest === null) return [];
+        const said = baseVerdict ?? verdict;
+        const isOpen = said === 'base-missing' || (HERE.has(said) && isOldBase(served, observation, baseDigest));
+        return isOpen ? [{ base, digest: baseDigest }] : [];
+      },
+    ),
   );
   return [...new Map(requests.map((request) => [lookupKey(request), request])).values()];
+}
+
+/** The verdicts on a base that is there, as long as nothing is known of it but its header. */
+const HERE: ReadonlySet<SnapshotVerdict> = new Set(['clonable', 'base-at-risk', 'unknown']);
+
+/** True for a blob that no tag yields any more, so that only the registry can tell what it should be. */
+function isOldBase(served: Served, { observed }: Observation, digest: string): boolean {
+  const blob = observed?.blobs[hexOf(digest)];
+  const isOpen = blob !== undefined && blob.sha256 !== digest && served.depth !== 'presence';
+  return isOpen && yielding(served, digest) === null;
+}
+
+/**
+ * True where it matters how cocoon stores a pinned content: on some node its blob looks wrong, or a restore may bring it.
+ * @param sizeBytes of the content at its registry
+ */
+export function needsForm({ depth }: Served, observations: Observation[], digest: string, sizeBytes: number): boolean {
+  const form = { sizeBytes, stored: null };
+  return observations.some(
+    ({ observed }) => observed !== null && blobState(observed, digest, form, depth).state !== 'sound',
+  );
 }
 
 function judgeLocal(world: World, hot: ServedSnapshots, fact: SnapshotFact): SnapshotRow {
@@ -102,7 +127,7 @@ function judgeLocal(world: World, hot: ServedSnapshots, fact: SnapshotFact): Sna
   const hex = blobHex(node, backing);
   if (hex === null) {
     return observed.files[backing] === 'file'
-      ? say('clonable', `its base lies outside this node's root directory, at ${backing}`)
+      ? say('clonable', `its base lies outside this node's root directory, at ${backing}; checked: present`)
       : say(
           'broken',
           `its overlay opens ${backing}, which is not there and under another root directory: pulling images does not help`,
@@ -131,13 +156,15 @@ function judgeBase(world: World, hot: ServedSnapshots, base: string | null, dige
   const { served, observed } = world;
   const desired = base === null ? null : coverOf(world, base);
   const serving = desired?.contentDigest === digest ? desired : yielding(served, digest);
-  const blob = blobState(observed, digest, serving, served.depth);
+  const known = base === null || serving !== null ? undefined : hot.lookups[lookupKey({ base, digest })];
+  const old = known?.state === 'there' ? known : null;
+  const blob = blobState(observed, digest, serving ?? old, served.depth);
   if (blob.state === 'absent')
     return judgeGone(world, hot, base, digest, `its base ${shortDigest(digest)}: ${blob.why}`);
   if (blob.state === 'unproven') return { verdict: 'unknown', reason: `its base: ${blob.why}` };
   if (blob.state === 'corrupt') {
-    const from = serving === null ? null : sourceOf(world, serving, digest);
-    if (serving === null || from === null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}` };
+    if (serving === null) return judgeOldCorrupt(world, old, digest, blob.why);
+    const from = sourceOf(world, serving, digest);
     const doubt = doubtAbout(observed, serving, from);
     if (doubt !== null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}; ${doubt}` };
     const { plan, reason, error, commands } = byReplacing(world, serving, from, blob);
@@ -158,16 +185,30 @@ function judgeBase(world: World, hot: ServedSnapshots, base: string | null, dige
   const unnamed = observed.entries.every((entry) => entry.digest !== digest)
     ? 'no index entry names its base, and none needs to'
     : null;
-  return { verdict: 'clonable', reason: [movedOn(desired, digest), unnamed].filter(Boolean).join('; ') || null };
+  const notes = [movedOn(desired, digest), unnamed].filter((note) => note !== null);
+  return { verdict: 'clonable', reason: notes.length === 0 ? blob.why : [...notes, blob.why].join('; ') };
 }
 
-/** A reference on the node that a forced pull resolves to exactly this content, or where there is none the image's own. */
-function sourceOf(world: World, serving: DesiredImage, digest: string): string | null {
+/** The bad base is one that no tag yields any more: it comes from the registry by its own digest, as a restored one does. */
+function judgeOldCorrupt(
+  world: World,
+  old: (Lookup & { state: 'there' }) | null,
+  digest: string,
+  why: string,
+): Judgement {
+  if (old === null) return { verdict: 'base-corrupt', reason: `its base: ${why}` };
+  const by = replaceCommands(world.node.cocoon, old.reference, digest);
+  const { plan, reason, error, commands } = replaced(world, digest, why, 'a forced pull', by);
+  const source = plan === null ? null : old.reference;
+  return { verdict: 'base-corrupt', reason: `its base: ${reason}`, error, commands, plan, source };
+}
+
+/** A reference on the node under which exactly this content is pulled or imported, or where there is none the image's own. */
+function sourceOf(world: World, serving: DesiredImage, digest: string): string {
   const entry = world.observed.entries.find(
     ({ reference, digest: has }) => has === digest && coverOf(world, reference) === serving,
   );
-  const reference = entry?.reference ?? serving.reference;
-  return isUrl(reference) ? reference : null;
+  return entry?.reference ?? serving.reference;
 }
 
 /** The base is not there. Can a pull of its tag bring exactly it (the incident), can the registry, or can nobody? */
@@ -241,7 +282,7 @@ function judgeOciBase(world: World, hot: ServedSnapshots, fact: SnapshotFact, sa
   const needed = fact.layerFiles.length > 0 ? fact.layerFiles : blobs;
   if (needed.length === 0) return say('unknown', 'neither its files nor its record tell the layers of its base');
   const gone = needed.filter((path) => world.observed.files[path] !== 'file');
-  if (gone.length === 0) return say('clonable', null);
+  if (gone.length === 0) return say('clonable', OCI_CHECKED);
   const words = `${gone.length} of the ${needed.length} files of its base are not there, as ${gone[0]}`;
   if (fact.baseDigest === null)
     return say('base-missing', `${words}, and its record does not say which image that was`);
@@ -332,8 +373,8 @@ function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): Snap
     return say(null, 'the first clone pulls its base too (a cold start)');
   }
   const { verdict, reason, ...rest } = judged;
-  const there = verdict === 'clonable' ? (reason ?? 'its base is there') : reason;
-  return say(verdict, [there, leftWithoutKeeper(world, base, baseDigest)].filter(Boolean).join('; '), rest);
+  const there = verdict === 'clonable' ? 'its base is there' : null;
+  return say(verdict, [there, reason, leftWithoutKeeper(world, base, baseDigest)].filter(Boolean).join('; '), rest);
 }
 
 /** The verdicts on a base that is not there. */
@@ -348,7 +389,7 @@ function judgeOciEntry(world: World, hot: ServedSnapshots, entry: IndexEntry, di
     return { verdict: 'unknown', reason: 'cocoon does not tell the layers of its base' };
   }
   const files = ociState(world.node, world.observed, isSame ? desired : null, entry);
-  if (files.state === 'sound') return { verdict: 'clonable', reason: null };
+  if (files.state === 'sound') return { verdict: 'clonable', reason: files.why };
   return judgeGone(world, hot, entry.reference, digest, `of its base, ${files.why}`);
 }
 

@@ -342,6 +342,7 @@ export interface Action {
   /** The key in the node's index; of a `restore` that of the snapshots' base. */
   reference: string;
   image: string;
+  /** Empty for content that a snapshot pins and no tag serves any more: `image` is the reference then. */
   tag: string;
   /** The content digest that must be there in the end; null where only the pull will tell it. */
   want: string | null;
@@ -394,6 +395,9 @@ export interface NodeReport {
   images: ImageRow[];
   snapshots: SnapshotRow[];
 }
+
+/** How closely a blob is looked at: is it there, has it the size of its manifest, has each byte been hashed. */
+export type BlobDepth = 'presence' | 'size' | 'sha256';
 
 export type RunMode = 'run' | 'dry-run' | 'gate';
 
@@ -451,6 +455,8 @@ export interface Report {
     mode: RunMode;
     startedAt: string;
     finishedAt: string;
+    /** How closely blobs were looked at; null where nothing was. */
+    blobDepth: BlobDepth | null;
     exitCode: number;
     error: ErrorInfo | null;
     shard: null;

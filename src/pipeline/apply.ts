@@ -9,7 +9,7 @@ import { isQcow2 } from '../core/desired.ts';
 import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
 import { canaryName, type Tidying } from '../core/leftovers.ts';
 import { failureBudget } from '../core/plan.ts';
-import { localSnapshotName } from '../core/reference.ts';
+import { isUrl, localSnapshotName } from '../core/reference.ts';
 import { shortDigest } from '../core/text.ts';
 import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step, TidyResult } from '../core/types.ts';
 import { verify, verifyClones, type Verified, type VerifyContext } from './verify.ts';
@@ -268,19 +268,16 @@ async function change(action: Action, node: Node, connection: Connection, contex
   const { reference, want, sizeBytes } = action;
   const { policy, signal, clients, served } = context;
   const timeoutMs = policy.pullTimeoutMs;
-  switch (action.kind) {
-    case 'pull':
-    case 'restore':
-      await pullImage(connection, node, reference, timeoutMs, signal);
-      return;
-    case 'replace':
-      await replaceBlob(connection, node, reference, want as string, timeoutMs, signal);
-      return;
-    case 'import': {
-      const image = served.desired.find((d) => d.image === action.image && d.tag === action.tag);
-      const content = joined(clients.epoch, action, image?.blobs ?? [], signal);
-      await importImage(connection, node, reference, { content, digest: want as string, sizeBytes }, timeoutMs, signal);
-    }
+  if (action.kind === 'import' || (action.kind === 'replace' && !isUrl(reference))) {
+    // A name has no URL to pull: the content goes through here.
+    const image = served.desired.find((d) => d.image === action.image && d.tag === action.tag);
+    const content = joined(clients.epoch, action, image?.blobs ?? [], signal);
+    const sent = { content, digest: want as string, sizeBytes, replaces: action.kind === 'replace' };
+    await importImage(connection, node, reference, sent, timeoutMs, signal);
+  } else if (action.kind === 'replace') {
+    await replaceBlob(connection, node, reference, want as string, timeoutMs, signal);
+  } else {
+    await pullImage(connection, node, reference, timeoutMs, signal);
   }
 }
 

@@ -29,7 +29,13 @@ export async function runGate(request: GateRequest): Promise<Report> {
   return assemble(
     {
       tool,
-      run: { id, mode: 'gate', startedAt: startedAt.toISOString(), finishedAt: request.now().toISOString() },
+      run: {
+        id,
+        mode: 'gate',
+        startedAt: startedAt.toISOString(),
+        finishedAt: request.now().toISOString(),
+        blobDepth: served.depth,
+      },
       error: failed,
       signal: request.interruptedBy(),
       desired: served.desired,

@@ -6,7 +6,7 @@ import { needsStoredForm } from '../core/blobs.ts';
 import { infoOf } from '../core/errors.ts';
 import { coverOf, judgeImages, type Served } from '../core/images.ts';
 import type { Settings } from '../core/settings.ts';
-import { judgeSnapshots, lookupKey, neededLookups, type ServedSnapshots } from '../core/snapshots.ts';
+import { judgeSnapshots, lookupKey, neededLookups, needsForm, type ServedSnapshots } from '../core/snapshots.ts';
 import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/types.ts';
 import { hashDeep, learnContents, type LearnContext } from './learn.ts';
 import { observeAll } from './observe.ts';
@@ -159,7 +159,7 @@ async function servedBy(
   return { ...learned, desired };
 }
 
-/** What is known of snapshots; the registry is asked for pinned content that some node lacks and no tag serves. */
+/** What is known of snapshots; the registry is asked for pinned content that no tag serves, unless its bytes prove it. */
 async function hotBy(
   request: JudgeRequest,
   resolver: Resolver,
@@ -180,7 +180,13 @@ async function hotBy(
   const world = { served, node: someone.node, observed: someone.observed };
   const answers = await Promise.all(
     neededLookups(served, hot, observations).map(
-      async (asked) => [lookupKey(asked), await resolver.lookup(asked, coverOf(world, asked.base))] as const,
+      async (asked) =>
+        [
+          lookupKey(asked),
+          await resolver.lookup(asked, coverOf(world, asked.base), (sizeBytes) =>
+            needsForm(served, observations, asked.digest, sizeBytes),
+          ),
+        ] as const,
     ),
   );
   return { ...hot, lookups: Object.fromEntries(answers) };

@@ -131,7 +131,7 @@ export function createOciResolver({ epochUrl, epoch, registryOf, signal }: Resol
       try {
         const manifest = await registry.manifest(name.repository, digest, signal);
         const sizeBytes = manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
-        return { state: 'there', reference: `${name.registry}/${name.repository}@${digest}`, sizeBytes };
+        return { state: 'there', reference: `${name.registry}/${name.repository}@${digest}`, sizeBytes, stored: null };
       } catch (error) {
         const info = whyOf(error, signal);
         if (info.code !== 'TAG_NOT_FOUND') throw error;

@@ -29,8 +29,15 @@ export interface Resolver {
   snapshot(name: string): Promise<DesiredSnapshot>;
   /** The image with the way in which cocoon stores it, told from its first bytes at epoch. */
   withStoredForm(image: DesiredImage): Promise<DesiredImage>;
-  /** Whether exactly this content is still to be had, where `current` is what the tag of its base serves now. */
-  lookup(request: LookupRequest, current: DesiredImage | null): Promise<Lookup>;
+  /**
+   * Whether exactly this content is still to be had, where `current` is what the tag of its base serves now.
+   * @param needsForm whether it matters how cocoon stores a content of that size: then its first bytes are asked for
+   */
+  lookup(
+    request: LookupRequest,
+    current: DesiredImage | null,
+    needsForm: (sizeBytes: number) => boolean,
+  ): Promise<Lookup>;
 }
 
 const UNPADDED =
@@ -163,23 +170,44 @@ export function createResolver(options: ResolverOptions): Resolver {
     }
   };
 
-  const lookupCloud = async (digest: string, current: DesiredImage): Promise<Lookup> => {
-    const sizeBytes = await epoch.blobSize(current.image, digest, signal);
-    if (sizeBytes !== null) {
-      return { state: 'there', reference: `${epochUrl}/v2/${current.image}/blobs/${digest}`, sizeBytes };
+  /** How cocoon stores what begins with this blob, told from its first bytes; null where they cannot be had. */
+  const formOf = async (repository: string, first: string): Promise<DesiredImage['stored']> => {
+    try {
+      return storedAs(await epoch.blobHead(repository, first, signal));
+    } catch {
+      return null; // the verdict says then that it is not known
     }
+  };
+
+  type NeedsForm = (sizeBytes: number) => boolean;
+
+  const blobThere = async (
+    repository: string,
+    digest: string,
+    reference: string,
+    needsForm: NeedsForm,
+  ): Promise<Lookup | null> => {
+    const sizeBytes = await epoch.blobSize(repository, digest, signal);
+    if (sizeBytes === null) return null;
+    const stored = needsForm(sizeBytes) ? await formOf(repository, digest) : null;
+    return { state: 'there', reference, sizeBytes, stored };
+  };
+
+  const lookupCloud = async (digest: string, current: DesiredImage, needsForm: NeedsForm): Promise<Lookup> => {
+    const url = `${epochUrl}/v2/${current.image}/blobs/${digest}`;
+    const blob = await blobThere(current.image, digest, url, needsForm);
+    if (blob !== null) return blob;
     // A split image has no blob of its joined content: only a manifest that was seen to yield it leads there.
     for (const manifestDigest of state.manifestsOf(digest)) {
       const found = await manifestOf(current.image, manifestDigest);
       if (found.manifest === null) continue;
       const newer = await servesTagPath({ repository: current.image, tag: manifestDigest });
-      const { sizeBytes: joined } = contentOf(current.image, found.manifest);
-      if (newer === true) {
-        return {
-          state: 'there',
-          reference: `${epochUrl}/dl/${current.image}/${manifestDigest}`,
-          sizeBytes: joined ?? 0,
-        };
+      const { sizeBytes: joined, blobs } = contentOf(current.image, found.manifest);
+      const [first] = blobs;
+      if (newer === true && joined !== null && first !== undefined) {
+        const stored = needsForm(joined) ? await formOf(current.image, first.digest) : null;
+        const reference = `${epochUrl}/dl/${current.image}/${manifestDigest}`;
+        return { state: 'there', reference, sizeBytes: joined, stored };
       }
       const why = `epoch still has it as manifest ${manifestDigest}, but this release serves no download by digest: tag it`;
       return { state: 'there-unpullable', why };
@@ -191,12 +219,11 @@ export function createResolver(options: ResolverOptions): Resolver {
   };
 
   /** Of a base that is no tag of anything that we ask: what names its own content at epoch can still be had there. */
-  const lookupUncovered = async (base: string, digest: string): Promise<Lookup> => {
+  const lookupUncovered = async (base: string, digest: string, needsForm: NeedsForm): Promise<Lookup> => {
     if (meaningOf(base, epochUrl).kind === 'immutable' && base.endsWith(`/blobs/${digest}`)) {
       const [, repository = ''] = /\/v2\/(.+)\/blobs\//.exec(base) ?? [];
-      const sizeBytes = await epoch.blobSize(repository, digest, signal);
-      if (sizeBytes !== null) return { state: 'there', reference: base, sizeBytes };
-      return { state: 'gone', why: 'epoch does not give it any more' };
+      const blob = await blobThere(repository, digest, base, needsForm);
+      return blob ?? { state: 'gone', why: 'epoch does not give it any more' };
     }
     if (parseImageName(base)?.registry != null) return { state: 'unasked', error: null };
     return { state: 'gone', why: 'nothing tells where it could be had' };
@@ -219,16 +246,13 @@ export function createResolver(options: ResolverOptions): Resolver {
     async withStoredForm(desired) {
       const [first] = desired.blobs;
       if (first === undefined || desired.kind !== 'cloud-image') return desired;
-      try {
-        return { ...desired, stored: storedAs(await epoch.blobHead(desired.image, first.digest, signal)) };
-      } catch {
-        return desired; // not known then: the verdict says so and stays `unknown`
-      }
+      return { ...desired, stored: await formOf(desired.image, first.digest) };
     },
-    async lookup({ base, digest }, current) {
+    async lookup({ base, digest }, current, needsForm) {
       try {
-        if (current === null) return await lookupUncovered(base, digest);
-        return current.kind === 'container-image' ? await oci.lookup(base, digest) : await lookupCloud(digest, current);
+        if (current === null) return await lookupUncovered(base, digest, needsForm);
+        if (current.kind === 'container-image') return await oci.lookup(base, digest);
+        return await lookupCloud(digest, current, needsForm);
       } catch (error) {
         return { state: 'unasked', error: whyOf(error, signal) };
       }

@@ -50,7 +50,13 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   const { tool, id, startedAt } = request;
   const parts: Parts = {
     tool,
-    run: { id, mode, startedAt: startedAt.toISOString(), finishedAt: request.now().toISOString() },
+    run: {
+      id,
+      mode,
+      startedAt: startedAt.toISOString(),
+      finishedAt: request.now().toISOString(),
+      blobDepth: served.depth,
+    },
     error,
     signal: request.interruptedBy(),
     desired: selected.desired,

@@ -2,7 +2,7 @@
 import { hashBlobs } from '../adapters/node-hash.ts';
 import { readNode } from '../adapters/node-read.ts';
 import type { Connection } from '../adapters/ssh.ts';
-import { blobState, ociState, type BlobState } from '../core/blobs.ts';
+import { blobState, ociState, type BlobState, type Form } from '../core/blobs.ts';
 import { errorInfo, fault, ReconcileError } from '../core/errors.ts';
 import { coverOf, type Served } from '../core/images.ts';
 import { judgeSnapshots, type ServedSnapshots } from '../core/snapshots.ts';
@@ -32,7 +32,7 @@ export interface VerifyContext extends JudgeRequest {
 export interface Verified {
   have: string | null;
   now: string | null;
-  /** What is served now; null for a restore, which brings back what no tag serves. */
+  /** What is served now; null for content that a snapshot pins and no tag serves any more. */
   desired: DesiredImage | null;
   observed: Observed;
   problem: ErrorInfo | null;
@@ -54,7 +54,8 @@ export async function verify(
   const observed = isDeep ? await withHashes(node, read, learnContext(context)) : read;
   const entry = observed.entries.find(({ reference }) => reference === action.reference) ?? null;
   const have = entry?.digest ?? null;
-  const served = action.kind === 'restore' ? null : await servedNow(action, node, observed, resolver, context);
+  const isPinned = action.kind === 'restore' || action.tag === '';
+  const served = isPinned ? null : await servedNow(action, node, observed, resolver, context);
   const desired = served === null ? null : await proven(served, have, node, observed, connection, context);
   const now = desired === null ? action.want : desired.contentDigest;
   const found = { have, now, desired, observed };
@@ -69,8 +70,10 @@ export async function verify(
   if (now === null)
     throw new ReconcileError(desired?.error ?? errorInfo('INTERNAL', { problem: 'neither digest nor error' }));
   if (entry === null || have !== now) return mismatch('the node recorded another digest than is served now');
-  const { state, known } = await filesOf(entry, now, desired, node, observed, resolver, context);
-  if (state.state !== 'sound') return { ...mismatch(state.why ?? 'its files are unsound'), desired: known };
+  // Only what cocoon stores as it comes is ever replaced.
+  const pinned = action.kind === 'replace' ? { sizeBytes: action.sizeBytes, stored: 'as-is' as const } : null;
+  const { state, known } = await filesOf(entry, now, desired, pinned, node, observed, resolver, context);
+  if (state.state !== 'sound') return { ...mismatch(state.why), desired: known };
   return { ...found, desired: known, problem: null };
 }
 
@@ -114,13 +117,14 @@ async function filesOf(
   entry: IndexEntry,
   digest: string,
   desired: DesiredImage | null,
+  pinned: Form | null,
   node: Node,
   observed: Observed,
   resolver: Resolver,
   { served: { depth } }: VerifyContext,
 ): Promise<{ state: BlobState; known: DesiredImage | null }> {
   if (entry.type === 'oci') return { state: ociState(node, observed, desired, entry), known: desired };
-  const atOnce = blobState(observed, digest, desired, depth);
+  const atOnce = blobState(observed, digest, desired ?? pinned, depth);
   if (atOnce.state !== 'unproven' || desired === null) return { state: atOnce, known: desired };
   const known = await resolver.withStoredForm(desired);
   return { state: blobState(observed, digest, known, depth), known };

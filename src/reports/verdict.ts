@@ -2,7 +2,7 @@
 import { fold } from '../core/nodeset.ts';
 import { isOpenDrift, weightOf } from '../core/report.ts';
 import { clip, count, plain } from '../core/text.ts';
-import type { ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/types.ts';
+import type { BlobDepth, ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/types.ts';
 
 export type Row = ImageRow | SnapshotRow;
 
@@ -22,7 +22,7 @@ export function verdictLine({ run, nodes, summary }: Report): string {
     said(observed, (row) => weightOf(row) === 'incomplete'),
     healed(observed),
     tidied(observed),
-    run.exitCode === 0 ? inSync(nodes) : null,
+    run.exitCode === 0 ? inSync(nodes, run.blobDepth) : null,
     run.mode === 'dry-run' ? dryRun(observed) : null,
   ].filter((part) => part !== null);
   const sentences = parts.length > 0 ? parts : [`${count(summary.nodes.observed, 'node')} read`];
@@ -119,14 +119,24 @@ function healed(nodes: NodeReport[]): string | null {
   return done === null ? null : `healed and verified ${done}`;
 }
 
-function inSync(nodes: NodeReport[]): string {
+const DEPTHS: Record<BlobDepth, string> = {
+  presence: ' (blobs checked for presence only)',
+  size: ' (blobs checked by size)',
+  sha256: ' (blobs checked by sha256)',
+};
+
+/** Where blobs of cloud images were looked at, how closely. */
+function inSync(nodes: NodeReport[], asked: BlobDepth | null): string {
   const rows = nodes.flatMap(rowsOf);
-  if (rows.some((row) => row.outcome !== null)) return `${count(nodes.length, 'node')} in sync`;
+  const isBlob = (row: Row): boolean =>
+    'type' in row && row.type === 'cloudimg' && (row.verdict === 'in-sync' || row.outcome !== null);
+  const depth = asked !== null && rows.some(isBlob) ? DEPTHS[asked] : '';
+  if (rows.some((row) => row.outcome !== null)) return `${count(nodes.length, 'node')} in sync${depth}`;
   const different = (verdict: string): number =>
     new Set(rows.filter((row) => row.verdict === verdict).map((row) => subjectOf(row))).size;
   const images = count(different('in-sync'), 'image');
   const snapshots = count(different('clonable'), 'snapshot');
-  return `${count(nodes.length, 'node')} in sync: ${images} current, ${snapshots} clonable`;
+  return `${count(nodes.length, 'node')} in sync: ${images} current, ${snapshots} clonable${depth}`;
 }
 
 /** What a run would do: an image and its snapshots share a pull. */

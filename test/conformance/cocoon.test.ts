@@ -4,7 +4,16 @@
 // are skipped where the program under test cannot run them.
 import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, readdirSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -702,6 +711,21 @@ describe('importing images', () => {
     const { log } = await node.cocoon(['image', 'import', 'win11', node.at('f.qcow2')]);
     expect(log.at(-1)).toBe(`INF import complete (cached): win11 -> ${digest}`);
   });
+
+  it.each(['a file', 'standard input'])(
+    'from %s keeps a blob of that digest that is there, however bad',
+    async (from) => {
+      const { bytes, digest } = sampleImage(1);
+      node.write('f.qcow2', bytes);
+      const [args, options] = from === 'a file' ? [[node.at('f.qcow2')], {}] : [[], { input: bytes }];
+      await node.cocoon(['image', 'import', 'win11', ...args], options);
+      truncateSync(node.at(`cloudimg/blobs/${digest.slice(7)}.qcow2`), 1000);
+      const { code } = await node.cocoon(['image', 'import', 'win11', ...args], options);
+      expect(code).toBe(0);
+      expect(statSync(node.at(`cloudimg/blobs/${digest.slice(7)}.qcow2`)).size).toBe(1000);
+      expect(index('cloudimg')).toMatchObject({ win11: { content_sum: digest, size: 1000 } });
+    },
+  );
 
   it('a file that is neither qcow2 nor tar is refused', async () => {
     node.write('f', 'nonsense');

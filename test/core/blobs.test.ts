@@ -1,7 +1,7 @@
 /** What a blob is worth at each depth, who uses it, and who keeps it alive. */
 import { describe, expect, test } from 'vitest';
-import { blobState, isInUse, keepersOf, ociState, type BlobDepth } from '../../src/core/blobs.ts';
-import type { BlobFact, DesiredImage, Observed } from '../../src/core/types.ts';
+import { blobState, isInUse, keepersOf, ociState } from '../../src/core/blobs.ts';
+import type { BlobDepth, BlobFact, DesiredImage, Observed } from '../../src/core/types.ts';
 import {
   blob,
   blobPath,
@@ -64,7 +64,19 @@ describe('a blob', () => {
     const on = observed({ blobs: fact === null ? {} : blobs({ e2: fact }) });
     const states = DEPTHS.map((depth) => blobState(on, E2, image, depth));
     expect(states.map(({ state }) => state).join(' ')).toBe(expected);
-    for (const { state, why } of states) if (state !== 'sound') expect(why).not.toBeNull();
+    for (const { state, why } of states) expect(/^checked: |converted/.test(why) || state !== 'sound', why).toBe(true);
+  });
+
+  test('that is sound says how closely it was looked at', () => {
+    const at = (depth: BlobDepth, fact: BlobFact, image = desired()): string =>
+      blobState(observed({ blobs: blobs({ e2: fact }) }), E2, image, depth).why;
+    expect(at('presence', blob())).toBe('checked: present, and no more than that');
+    expect(at('size', blob())).toBe('checked: present, size as the manifest says; --deep hashes the bytes');
+    expect(at('size', blob(), desired({ sizeBytes: null }))).toMatch(/its size at epoch is not known$/);
+    expect(at('sha256', blob({ sha256: E2 }))).toBe('checked: sha256 of every byte');
+    expect(at('sha256', blob({ sha256: sha('b7') }), desired({ stored: 'converted' }))).toMatch(
+      /only presence and header/,
+    );
   });
 });
 

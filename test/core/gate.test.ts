@@ -308,7 +308,7 @@ describe('how many nodes must be ready', () => {
       const result = gate(yes, no, unknown, value, percent);
       expect(result.questions[0]).toMatchObject({ outcome, ready: yes });
       expect(result.pass).toBe(outcome === 'pass');
-      const run = { id: 'x', mode: 'gate' as const, startedAt: 't', finishedAt: 't' };
+      const run = { id: 'x', mode: 'gate' as const, startedAt: 't', finishedAt: 't', blobDepth: null };
       const parts = {
         tool: { name: 'x', version: '0' },
         run,

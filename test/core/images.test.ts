@@ -16,6 +16,7 @@ import {
   ociFiles,
   QCOW2_V2,
   RAW,
+  ROOT,
   served,
   sha,
   SIZE,
@@ -61,6 +62,8 @@ const ociEntry = {
 };
 const without = (files: Observed['files'], name: string): Observed['files'] =>
   Object.fromEntries(Object.entries(files).filter(([path]) => !path.endsWith(name)));
+
+const COPY = `/var/tmp/${'e2'.repeat(32)}.qcow2`;
 
 const WORLDS: Record<string, World> = {
   // unmanaged
@@ -393,11 +396,24 @@ const WORLDS: Record<string, World> = {
     says: { verdict: 'blob-corrupt', plan: null },
     reason: /; this epoch serves only latest$/,
   },
-  'corrupt under a tied name: what is imported comes out the same': {
+  'corrupt under a tied name, where replacing is allowed': {
     on: { entries: [entry(sha('e2'), NAME)], blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
     at: served([desired({ stored: 'as-is' })], { ...REPLACE, covers: { [NAME]: [0] } }),
+    says: { verdict: 'blob-corrupt', plan: 'replace' },
+    reason: /^the blob has 5 bytes/,
+  },
+  'corrupt under a tied name, where it is not: each part by its digest, and the name in quotes': {
+    on: { entries: [entry(sha('e2'), "it's")], blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
+    at: served([split({ stored: 'as-is', contentDigest: sha('e2'), error: null })], { covers: { "it's": [0] } }),
     says: { verdict: 'blob-corrupt', plan: null },
-    reason: /a forced pull alone would keep it$/,
+    reason: /another import alone would keep it$/,
+    commands: [
+      `curl -fsS --fail-early ${['31', '32'].map((part) => `${EPOCH}/v2/simular/win11/blobs/${sha(part)}`).join(' ')} >${COPY}`,
+      `echo '${'e2'.repeat(32)}  ${COPY}' | sha256sum -c`,
+      ...replace('e2').slice(0, 1),
+      `cocoon --root-dir ${ROOT} image import 'it'\\''s' ${COPY}`,
+      `rm ${COPY}`,
+    ],
   },
   'the blob is short, and is stored as downloaded': {
     on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
@@ -442,7 +458,7 @@ const WORLDS: Record<string, World> = {
     on: { blobs: blobs({ e2: blob({ sha256: sha('e2'), header: RAW, sizeBytes: 5 }) }) },
     at: served(undefined, { depth: 'sha256' }),
     says: { verdict: 'in-sync' },
-    reason: null,
+    reason: 'checked: sha256 of every byte',
   },
   'a converted blob at depth sha256': {
     on: { blobs: blobs({ e2: blob({ sizeBytes: 5, sha256: sha('b7') }) }) },
@@ -461,7 +477,10 @@ const WORLDS: Record<string, World> = {
     at: served([container()], { tracked: [] }),
     says: { verdict: 'in-sync' },
   },
-  'all is well': { says: { verdict: 'in-sync', plan: null, have: sha('e2'), want: sha('e2') }, reason: null },
+  'all is well': {
+    says: { verdict: 'in-sync', plan: null, have: sha('e2'), want: sha('e2') },
+    reason: /^checked: present, size /,
+  },
   'cocoon converted the download: size proves nothing': {
     on: { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) },
     at: served([desired({ stored: 'converted' })]),
@@ -481,7 +500,7 @@ const WORLDS: Record<string, World> = {
   'what is to be said of the image is said in every row of it': {
     at: served([desired({ notes: ['its URL is ambiguous'] })]),
     says: { verdict: 'in-sync' },
-    reason: 'its URL is ambiguous',
+    reason: /^checked: .*; its URL is ambiguous$/,
   },
   'and beside the reason of the row': {
     on: { blobs: {} },

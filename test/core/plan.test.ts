@@ -120,6 +120,13 @@ describe('kinds of change', () => {
     ]);
   });
 
+  test('a bad blob under a name is replaced by an import, which needs room for two copies', () => {
+    const at = served([desired({ stored: 'as-is' })], { ...all, covers: { [NAME]: [0] } });
+    const on = { entries: [entry(sha('e2'), NAME)], blobs: short, freeBytes: 2 * SIZE + 5e9 };
+    expect(one(at, facts(on))).toMatchObject([{ kind: 'replace', reference: NAME, want: sha('e2'), blocked: null }]);
+    expect(one(at, facts({ ...on, freeBytes: on.freeBytes - 1 }))).toMatchObject([{ blocked: { code: 'NO_SPACE' } }]);
+  });
+
   test('a bad base that no index entry names is replaced by the reference of the tag that yields it', () => {
     const at = served([desired({ stored: 'as-is' })], all);
     expect(one(at, facts({ entries: [], blobs: short, snapshots: [snapshot('e2')] }))).toMatchObject([
@@ -129,7 +136,9 @@ describe('kinds of change', () => {
 
   test('a base is restored by the reference that names exactly it, once for all snapshots on it', () => {
     const URL = `${EPOCH}/v2/simular/win11/blobs/${sha('a1')}`;
-    const lookups = { [`${sha('a1')} ${WIN11}`]: { state: 'there', reference: URL, sizeBytes: 777 } as const };
+    const lookups = {
+      [`${sha('a1')} ${WIN11}`]: { state: 'there', reference: URL, sizeBytes: 777, stored: null } as const,
+    };
     const on = facts({ snapshots: [snapshot('a1'), snapshot('a1', { id: 'TWO', name: 'vk-1' })] });
     const actions = one(served(undefined, all), on, hot({ lookups }), { [URL]: 777 });
     expect(actions).toEqual([

@@ -61,7 +61,13 @@ const NODE_OF: NodeVerdicts = { node: 'node-1', images: [], snapshots: [] };
 function report(verdicts: Partial<NodeVerdicts>[], over: Partial<Parts> = {}): Report {
   return assemble({
     tool: { name: 'cocoon-reconcile', version: '0' },
-    run: { id: 'r', mode: 'run', startedAt: '2026-05-09T12:00:00.000Z', finishedAt: '2026-05-09T12:00:01.000Z' },
+    run: {
+      id: 'r',
+      mode: 'run',
+      startedAt: '2026-05-09T12:00:00.000Z',
+      finishedAt: '2026-05-09T12:00:01.000Z',
+      blobDepth: 'size',
+    },
     error: null,
     signal: null,
     desired: [],

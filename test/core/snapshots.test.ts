@@ -87,6 +87,12 @@ const broken = (
 const gone = { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) };
 const BLOB_URL = `${EPOCH}/v2/simular/win11/blobs/${sha('a1')}`;
 const lookups = (said: Lookup): Record<string, Lookup> => ({ [lookupKey({ base: WIN11, digest: sha('a1') })]: said });
+/** The blob of `a1` is there, while the tag serves `e2`; epoch still has it. */
+const oldBase = (over: Parameters<typeof blob>[0]): Partial<Observed> => ({
+  snapshots: [snapshot('a1')],
+  blobs: blobs({ a1: blob(over), e2: blob() }),
+});
+const OLD: Lookup = { state: 'there', reference: BLOB_URL, sizeBytes: 777, stored: 'as-is' };
 const OCI_PINNED = `ghcr.io/a/b@${sha('c3')}`;
 const onFirecracker = {
   ...onOci,
@@ -98,18 +104,21 @@ const onFirecracker = {
 const atRisk = { snapshots: [snapshot('b7', { backing: blobPath('a1') })], blobs: blobs({ a1: blob() }) };
 const REPLACE = { repair: { corruptBlobs: 'replace', restoreBases: 'report' } } as const;
 
+const SIZE_CHECKED = 'checked: present, size as the manifest says; --deep hashes the bytes';
+const HEADER_CHECKED = 'checked: present, with the header of a qcow2 base image; its size at epoch is not known';
+
 const WORLDS: Record<string, World> = {
   // clonable
   'the base is there': {
     on: { snapshots: [snapshot('e2')] },
     says: { verdict: 'clonable', id: 'MFRGGZDFMZTWQ2LKNNWG23TPOA', base: WIN11, baseDigest: sha('e2'), plan: null },
-    reason: null,
+    reason: SIZE_CHECKED,
   },
   'the base is there, though the index maps its name to other content (scenario 3)': {
     on: { snapshots: [snapshot('a1')], blobs: blobs({ a1: blob(), e2: blob() }) },
     says: { verdict: 'clonable', baseDigest: sha('a1'), plan: null },
     reason:
-      'its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1; no index entry names its base, and none needs to',
+      /^its tag has moved on to e2e2e2e2e2e2; clones keep using a1a1a1a1a1a1; no index entry names its base, and none needs to; checked: /,
   },
   'the base is there and in no index entry at all (scenario 4)': {
     on: { snapshots: [snapshot('a1')], entries: [], blobs: blobs({ a1: blob() }) },
@@ -118,12 +127,12 @@ const WORLDS: Record<string, World> = {
   'the base is there and nothing at epoch is known of it': {
     on: { snapshots: [snapshot('a1', { base: 'win11-25h2' })], blobs: blobs({ a1: blob() }) },
     says: { verdict: 'clonable' },
-    reason: 'no index entry names its base, and none needs to',
+    reason: `no index entry names its base, and none needs to; ${HEADER_CHECKED}`,
   },
   'the base lies outside the root directory': {
     on: broken({ backing: '/mnt/base.qcow2' }, { [FIRMWARE]: 'file', '/mnt/base.qcow2': 'file' }),
     says: { verdict: 'clonable' },
-    reason: "its base lies outside this node's root directory, at /mnt/base.qcow2",
+    reason: "its base lies outside this node's root directory, at /mnt/base.qcow2; checked: present",
   },
   'a short base at depth presence': {
     on: { snapshots: [snapshot('e2')], blobs: short },
@@ -225,7 +234,7 @@ const WORLDS: Record<string, World> = {
   // base-restorable, base-lost
   'the registry still gives exactly that content': {
     on: gone,
-    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }) }),
+    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5, stored: null }) }),
     says: { verdict: 'base-restorable', baseDigest: sha('a1'), plan: null, source: null },
     reason:
       /^its base a1a1a1a1a1a1: the blob is not there; its tag has moved on to e2e2.*, but the registry still gives/,
@@ -234,7 +243,7 @@ const WORLDS: Record<string, World> = {
   'the same, where restoring is allowed': {
     on: gone,
     at: served(undefined, { repair: { corruptBlobs: 'report', restoreBases: 'restore' } }),
-    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }) }),
+    hot: hot({ lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5, stored: null }) }),
     says: { verdict: 'base-restorable', plan: 'restore', source: BLOB_URL, commands: [] },
   },
   'the registry still has it, but nothing that cocoon can pull names it': {
@@ -272,7 +281,12 @@ const WORLDS: Record<string, World> = {
     at: served([container({ contentDigest: sha('f6') })]),
     hot: hot({
       lookups: {
-        [lookupKey({ base: OCI, digest: sha('c3') })]: { state: 'there', reference: OCI_PINNED, sizeBytes: 9 },
+        [lookupKey({ base: OCI, digest: sha('c3') })]: {
+          state: 'there',
+          reference: OCI_PINNED,
+          sizeBytes: 9,
+          stored: null,
+        },
       },
     }),
     says: { verdict: 'base-restorable', baseDigest: sha('c3') },
@@ -364,7 +378,57 @@ const WORLDS: Record<string, World> = {
       entries: [entry(sha('e2'), 'win11-25h2')],
     },
     at: served([desired({ stored: 'as-is', reference: 'win11-25h2' })], REPLACE),
-    says: { verdict: 'base-corrupt', plan: null },
+    says: { verdict: 'base-corrupt', plan: 'replace', source: 'win11-25h2' },
+  },
+  'an old base has the length that the registry tells': {
+    on: oldBase({ sizeBytes: 777 }),
+    hot: hot({ lookups: lookups({ ...OLD, stored: null }) }),
+    says: { verdict: 'clonable' },
+    reason: /checked: present, size as the manifest says/,
+  },
+  'an old base is short: the commands': {
+    on: oldBase({ sizeBytes: 5 }),
+    hot: hot({ lookups: lookups(OLD) }),
+    says: { verdict: 'base-corrupt', plan: null, source: null },
+    reason: 'its base: the blob has 5 bytes and not 777; a forced pull alone would keep it',
+    commands: [
+      `mv ${blobPath('a1')} ${blobPath('a1')}.bad`,
+      `cocoon --root-dir ${ROOT} image pull --force ${BLOB_URL}`,
+    ],
+  },
+  'an old base is short, where replacing is allowed: by its own digest': {
+    on: oldBase({ sizeBytes: 5 }),
+    at: served(undefined, REPLACE),
+    hot: hot({ lookups: lookups(OLD) }),
+    says: { verdict: 'base-corrupt', plan: 'replace', source: BLOB_URL, commands: [] },
+  },
+  'the same, and a VM runs on it': {
+    on: { ...oldBase({ sizeBytes: 5 }), vms: [vm('a1')] },
+    at: served(undefined, REPLACE),
+    hot: hot({ lookups: lookups(OLD) }),
+    says: { verdict: 'base-corrupt', plan: null, source: null },
+    reason: /a VM is running on it/,
+    commands: [
+      `mv ${blobPath('a1')} ${blobPath('a1')}.bad`,
+      `cocoon --root-dir ${ROOT} image pull --force ${BLOB_URL}`,
+    ],
+  },
+  'an old base has another length, because cocoon converted it': {
+    on: oldBase({ sizeBytes: 5 }),
+    hot: hot({ lookups: lookups({ ...OLD, stored: 'converted' }) }),
+    says: { verdict: 'clonable' },
+    reason: /only presence and header/,
+  },
+  'an old base has another length, and nothing tells whether cocoon converted it': {
+    on: oldBase({ sizeBytes: 5 }),
+    hot: hot({ lookups: lookups({ ...OLD, stored: null }) }),
+    says: { verdict: 'unknown', plan: null },
+  },
+  'an old base is short, and the registry has it no more: nothing tells': {
+    on: oldBase({ sizeBytes: 5 }),
+    hot: hot({ lookups: lookups({ state: 'gone', why: '' }) }),
+    says: { verdict: 'clonable' },
+    reason: /its size at epoch is not known$/,
   },
   'the bytes of the base have another digest, at depth sha256': {
     on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sha256: sha('b7') }) }) },
@@ -483,7 +547,7 @@ const WORLDS: Record<string, World> = {
     on: {},
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] }),
     says: { verdict: 'not-on-node', id: null, baseVerdict: 'clonable', base: WIN11, baseDigest: sha('e2'), plan: null },
-    reason: 'not fetched yet; its base is there',
+    reason: `not fetched yet; its base is there; ${SIZE_CHECKED}`,
   },
   'not fetched yet, and its base has drifted': {
     on: { entries: [entry(sha('a1'))], blobs: {} },
@@ -517,20 +581,20 @@ const WORLDS: Record<string, World> = {
     at: served([split({ disproved: [sha('a1')] })]),
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
     says: { verdict: 'not-on-node', baseVerdict: 'clonable' },
-    reason: 'not fetched yet; its base is there; once the tag is pulled again nothing keeps its base on this node',
+    reason: `not fetched yet; its base is there; ${HEADER_CHECKED}; once the tag is pulled again nothing keeps its base on this node`,
   },
   'the same, where another entry keeps it': {
     on: { entries: [entry(sha('a1')), entry(sha('a1'), 'other')], blobs: blobs({ a1: blob() }) },
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
     says: { verdict: 'not-on-node', baseVerdict: 'clonable' },
-    reason: /clones keep using a1a1a1a1a1a1$/,
+    reason: /clones keep using a1a1a1a1a1a1; checked: [^;]*; [^;]*$/,
   },
   'not fetched yet, and the registry still gives its base': {
     on: { entries: [entry(sha('e2'))], blobs: blobs({ e2: blob() }) },
     hot: hot({
       tracked: [{ snapshot: HOT, pools: null }],
       snapshots: [wantedSnapshot({ baseDigest: sha('a1') })],
-      lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5 }),
+      lookups: lookups({ state: 'there', reference: BLOB_URL, sizeBytes: 5, stored: null }),
     }),
     says: { verdict: 'not-on-node', baseVerdict: 'base-restorable', plan: null },
     commands: [`cocoon --root-dir ${ROOT} image pull --force ${BLOB_URL}`],
@@ -579,7 +643,7 @@ const OCI_BASES: Record<string, World> = {
   'its layers are there': {
     on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'file', [INITRD]: 'file' } }),
     says: { baseVerdict: 'clonable' },
-    reason: 'not fetched yet; its base is there',
+    reason: /^not fetched yet; its base is there; checked: each of its files is present; /,
   },
   'the initrd is not there': {
     on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'file' } }),
@@ -702,7 +766,7 @@ describe('a snapshot whose tag at epoch has another one by now stays as it is, a
   ])('%s', (_name, wanted, local, reason) => {
     const at = hot({ snapshots: [wantedSnapshot(wanted)] });
     expect(judgeSnapshots(served(), at, observation({ snapshots: [snapshot('e2', local)] }))).toMatchObject([
-      { verdict: 'clonable', reason },
+      { verdict: 'clonable', reason: reason === null ? SIZE_CHECKED : `${SIZE_CHECKED}; ${reason}` },
     ]);
   });
 
@@ -778,10 +842,25 @@ describe('what a registry is asked about pinned bases', () => {
       [`${sha('a1')} ${WIN11}`],
     ],
     ['the incident: nothing', [{ snapshots: [snapshot('e2')], blobs: {} }], served(), {}, []],
+    ['a base that is there, and that a tag yields: nothing', [{ snapshots: [snapshot('e2')] }], served(), {}, []],
     [
-      'a base that is there: nothing',
+      'one that no tag yields any more: what length it should have',
       [{ snapshots: [snapshot('a1')], blobs: blobs({ a1: blob() }) }],
       served(),
+      {},
+      [`${sha('a1')} ${WIN11}`],
+    ],
+    [
+      'the same, and its bytes prove it: nothing',
+      [{ snapshots: [snapshot('a1')], blobs: blobs({ a1: blob({ sha256: sha('a1') }) }) }],
+      served(),
+      {},
+      [],
+    ],
+    [
+      'the same, where only presence counts: nothing',
+      [{ snapshots: [snapshot('a1')], blobs: blobs({ a1: blob() }) }],
+      served(undefined, { depth: 'presence' }),
       {},
       [],
     ],

@@ -1,10 +1,23 @@
 // An image under a name has no URL to pull: its content is streamed to the node, compared there, and imported. By the
 // real command on real sshd, as root and as somebody who must go through sudo.
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, cp, mkdir, mkdtemp, readdir, readFile, realpath, rename, rm, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  cp,
+  mkdir,
+  mkdtemp,
+  readFile,
+  readdir,
+  realpath,
+  rename,
+  rm,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { ImageRow } from '../../src/core/types.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
@@ -129,6 +142,16 @@ async function streaming(): Promise<Started> {
     return inbox !== undefined && (await readdir(join(node.rootDir, 'cloudimg', 'temp', inbox))).includes('content');
   });
   return started;
+}
+
+/** What epoch serves is imported already, and half of its blob is gone. */
+async function spoiled(): Promise<string> {
+  await learned();
+  await node.cocoonWith(content, 'image', 'import', NAME);
+  const blob = node.blobFile(pushed.contentDigest ?? '');
+  await truncate(blob, SIZE / 2);
+  await node.clearLog();
+  return blob;
 }
 
 /** Puts a script before the node's cocoon. */
@@ -276,6 +299,34 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await isUntouched();
   });
 
+  it('a bad blob under the name is replaced; where cocoon refuses or a process has it open, it is there as before', async () => {
+    const blob = await spoiled();
+    const holder = spawn('sh', ['-c', 'exec 7<"$1"; echo open; exec sleep 600', 'sh', blob]);
+    cleanups.push(() => holder.kill('SIGKILL'));
+    await once(holder.stdout, 'data');
+    const replacing = async (): Promise<ImageRow> => imageOn(await report(fleet, '--repair', 'replace'), NODE);
+    expect(await replacing()).toMatchObject({ outcome: 'skipped', error: { code: 'BLOB_IN_USE' } });
+    expect(await imports()).toEqual([]);
+    const released = once(holder, 'close');
+    holder.kill('SIGKILL');
+    await released;
+
+    await intercept('case " $* " in *" image import "*) echo "Error: the store is on fire" >&2; exit 1 ;; esac');
+    expect(await replacing()).toMatchObject({ outcome: 'failed', error: { code: 'IMPORT_FAILED' } });
+    expect((await readFile(blob)).equals(content.subarray(0, SIZE / 2))).toBe(true);
+    await cleanups.pop()?.();
+
+    const row = await replacing();
+    expect(row).toMatchObject({ verdict: 'blob-corrupt', plan: 'replace', outcome: 'healed' });
+    expect(stepsOf(row)).toEqual([
+      ['replace', true],
+      ['verify', true],
+      ['clone', null],
+    ]);
+    expect((await readFile(blob)).equals(content)).toBe(true);
+    expect((await blobs()).filter((file) => !file.endsWith('.qcow2'))).toEqual([]);
+  });
+
   describe('the guard by itself', () => {
     const words = (): string[] => ['import', NAME, (pushed.contentDigest ?? '').slice(7), String(SIZE)];
 
@@ -333,6 +384,18 @@ describe('what is planned', () => {
     const healed = await report(fleet);
     expect(imageOn(healed, NODE)).toMatchObject({ verdict: 'missing', plan: 'import', outcome: 'healed' });
     expect(await keys()).toEqual({ [NAME]: before, 'other-name': pushed.contentDigest });
+  });
+
+  it('no replacement of a bad blob unasked: the commands are printed, and work as typed', async () => {
+    const blob = await spoiled();
+    const left = await report(fleet);
+    expect(left.run.exitCode).toBe(2);
+    const { plan, commands } = imageOn(left, NODE);
+    expect({ plan, commands: commands.length }).toEqual({ plan: null, commands: 5 });
+    cleanups.push(async () => await rm(`${blob}.bad`));
+    for (const command of commands) await promisify(execFile)('sh', ['-c', command]);
+    expect((await readFile(blob)).equals(content)).toBe(true);
+    expect((await report(fleet, '--dry-run', '--deep')).run.exitCode).toBe(0);
   });
 
   it('a name that nothing ties to an artifact is left alone', async () => {

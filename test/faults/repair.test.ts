@@ -2,7 +2,7 @@
 // restored from its blob. By the real command on real sshd, as root and as somebody who must go through sudo.
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, cp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, cp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -435,6 +435,43 @@ describe('a base that a snapshot pins', () => {
     expect(failed.run.exitCode).toBe(4);
     expect(snapshotOn(failed, NODE, HOT)).toMatchObject({ outcome: 'failed', error: { code: 'VERIFY_MISMATCH' } });
     expect(await cloneOld()).toBe(1);
+  });
+
+  it('is there and cut short: replaced by its blob URL where that is allowed; where other bytes come, put back', async () => {
+    const file = node.blobFile(old.contentDigest ?? '');
+    const good = makeQcow2({ seed: 'old', size: SIZE });
+    const bad = good.subarray(0, SIZE / 2);
+    await writeFile(file, bad, { mode: 0o444 });
+    const asked = await only('--dry-run');
+    expect(snapshotOn(asked, NODE, HOT)).toMatchObject({ verdict: 'base-corrupt', plan: null });
+    expect(snapshotOn(asked, NODE, HOT).commands).toHaveLength(2);
+
+    fleet.epoch.fail({ match: /^GET \/v2\/simular\/old\/blobs\//, how: 'flip', skip: 1, times: 100 });
+    const failed = await only('--repair', 'replace');
+    expect(snapshotOn(failed, NODE, HOT)).toMatchObject({ outcome: 'failed', error: { code: 'VERIFY_MISMATCH' } });
+    expect((await readFile(file)).equals(bad)).toBe(true);
+    fleet.epoch.heal();
+
+    const healed = await only('--repair', 'replace');
+    expect(healed.run).toMatchObject({ exitCode: 0, error: null });
+    const row = snapshotOn(healed, NODE, HOT);
+    expect(row).toMatchObject({ verdict: 'base-corrupt', plan: 'replace', outcome: 'healed', error: null });
+    expect(row.steps.map(({ step, ok }) => [step, ok])).toEqual([
+      ['replace', true],
+      ['verify', true],
+      ['clone', true],
+    ]);
+    expect((await keys())[`${fleet.epoch.url}/dl/${RESTORED}`]).toBe(fresh.contentDigest);
+    expect(await cloneOld()).toBe(0);
+    expect((await only('--dry-run', '--deep')).run.exitCode).toBe(0);
+
+    // the entry of its own URL is right by now, and says nothing of the file
+    await truncate(file, SIZE / 2);
+    expect(snapshotOn(await only('--repair', 'replace'), NODE, HOT)).toMatchObject({
+      plan: 'replace',
+      outcome: 'healed',
+    });
+    expect((await readFile(file)).equals(good)).toBe(true);
   });
 
   it('is lost where epoch does not have it any more: no pull, and the two ways out', async () => {

@@ -47,7 +47,13 @@ function report(questions: GateQuestion[] | null, over: Partial<Gate> = {}): Rep
   return assemble(
     {
       tool: { name: 'cocoon-reconcile', version: '0.1.0' },
-      run: { id: 'r-1', mode: 'gate', startedAt: '2026-05-09T12:00:00.250Z', finishedAt: '2026-05-09T12:00:02.500Z' },
+      run: {
+        id: 'r-1',
+        mode: 'gate',
+        startedAt: '2026-05-09T12:00:00.250Z',
+        finishedAt: '2026-05-09T12:00:02.500Z',
+        blobDepth: 'size',
+      },
       error:
         questions === null ? trouble('GATE_EMPTY', 'the gate has nothing to ask: x < y & "z"', 'name something') : null,
       signal: null,

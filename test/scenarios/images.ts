@@ -5,6 +5,8 @@ import type { Stage } from './stage.ts';
 
 const REPLACE = ['--repair', 'replace'];
 
+const TIED = { images: { track: [{ image: 'simular/win11', reference: 'golden' }] } };
+
 /** Somebody has tried to mend a bad blob already: the index has the size of the bad file now (contract A.5). */
 const shortAndPulledAgain = async (stage: Stage): Promise<void> => {
   await truncate(stage.node.blobFile(stage.digest('A')), 20_000);
@@ -199,14 +201,62 @@ export const ON_IMAGES: Scenario[] = [
     epoch: { serves: 'A' },
     node: { index: 'A', damage: { A: 'headless' } },
     config: { verify: { blob: 'presence' } },
-    expect: { image: 'in-sync', dry: 0, run: 0 },
+    expect: { image: 'in-sync', dry: 0, run: 0, said: ['(blobs checked for presence only)'] },
+  },
+  {
+    id: '9h',
+    state: 'the blob under an imported name was cut short, and the config ties the name to an artifact',
+    epoch: { serves: 'A' },
+    node: {
+      index: { golden: 'A' },
+      snapshots: { 'simular/win11-hot:v1': { pins: 'A', base: 'golden' } },
+      damage: { A: 'short' },
+    },
+    config: TIED,
+    expect: {
+      image: { golden: 'blob-corrupt' },
+      snapshot: 'base-corrupt',
+      dry: 2,
+      run: 2,
+      said: ['another import alone would keep it', 'curl -fsS --fail-early', 'image import golden'],
+    },
+  },
+  {
+    id: '9i',
+    state: 'the same, replacing allowed',
+    epoch: { serves: 'A' },
+    node: {
+      index: { golden: 'A' },
+      snapshots: { 'simular/win11-hot:v1': { pins: 'A', base: 'golden' } },
+      damage: { A: 'short' },
+    },
+    config: TIED,
+    args: REPLACE,
+    expect: { image: { golden: 'blob-corrupt' }, snapshot: 'base-corrupt', plan: 'replace', dry: 2, run: 0 },
+  },
+  {
+    id: '9j',
+    state:
+      'an imported name is old, and a short file of the wanted content, split at epoch, is there; replacing allowed',
+    contents: { B: { parts: 2 } },
+    epoch: { serves: 'B' },
+    node: { index: { golden: 'A' }, blobs: ['B'], damage: { B: 'short' } },
+    config: TIED,
+    args: REPLACE,
+    expect: { image: { golden: 'stale' }, plan: 'replace', dry: 2, run: 0, source: 'stream' },
   },
   {
     id: '10',
     state: 'a bit of the blob has changed, and only sizes are compared',
     epoch: { serves: 'A' },
     node: { index: 'A', snapshots: 'A', damage: { A: 'flipped' } },
-    expect: { image: 'in-sync', snapshot: 'clonable', dry: 0, run: 0 },
+    expect: {
+      image: 'in-sync',
+      snapshot: 'clonable',
+      dry: 0,
+      run: 0,
+      said: ['checked: present, size as the manifest says; --deep hashes the bytes', '(blobs checked by size)'],
+    },
   },
   {
     id: '10a',
@@ -236,7 +286,13 @@ export const ON_IMAGES: Scenario[] = [
     epoch: { serves: 'A' },
     node: { index: 'A', snapshots: 'A' },
     args: ['--deep'],
-    expect: { image: 'in-sync', snapshot: 'clonable', dry: 0, run: 0 },
+    expect: {
+      image: 'in-sync',
+      snapshot: 'clonable',
+      dry: 0,
+      run: 0,
+      said: ['checked: sha256 of every byte', '(blobs checked by sha256)'],
+    },
   },
   {
     id: '11',
@@ -362,7 +418,7 @@ export const ON_IMAGES: Scenario[] = [
     state: 'the config ties an imported name to an artifact, and epoch serves other content',
     epoch: { serves: 'B' },
     node: { index: { golden: 'A' } },
-    config: { images: { track: [{ image: 'simular/win11', reference: 'golden' }] } },
+    config: TIED,
     expect: { image: { golden: 'stale' }, plan: 'import', dry: 2, run: 0 },
   },
   {
@@ -381,7 +437,7 @@ export const ON_IMAGES: Scenario[] = [
     contents: { A: { parts: 2 }, B: { parts: 3 } },
     epoch: { serves: 'B' },
     node: { index: { golden: 'A' } },
-    config: { images: { track: [{ image: 'simular/win11', reference: 'golden' }] } },
+    config: TIED,
     expect: { image: { golden: 'stale' }, plan: 'import', dry: 2, run: 0, source: 'stream' },
   },
   {
@@ -389,7 +445,7 @@ export const ON_IMAGES: Scenario[] = [
     state: 'a tied name is what epoch serves',
     epoch: { serves: 'A' },
     node: { index: { golden: 'A' } },
-    config: { images: { track: [{ image: 'simular/win11', reference: 'golden' }] } },
+    config: TIED,
     expect: { image: { golden: 'in-sync' }, dry: 0, run: 0 },
   },
   {

@@ -7,6 +7,7 @@ import { SNAPSHOT, type Scenario } from './scenario.ts';
 import type { Stage } from './stage.ts';
 
 const RESTORE = ['--repair', 'restore'];
+const REPLACE = ['--repair', 'replace'];
 const TRACKED = { snapshots: { track: [{ snapshot: SNAPSHOT }] } };
 
 interface SnapshotRecord {
@@ -64,6 +65,35 @@ export const ON_SNAPSHOTS: Scenario[] = [
       run: 0,
       said: ['no index entry names its base, and none needs to'],
     },
+  },
+  {
+    id: '4a',
+    state: 'the same, and that blob was cut short: epoch still has it, and knows its length',
+    epoch: { serves: 'B', keeps: ['A'] },
+    node: { index: 'B', blobs: ['A'], snapshots: 'A', damage: { A: 'short' } },
+    expect: {
+      image: 'in-sync',
+      snapshot: 'base-corrupt',
+      dry: 2,
+      run: 2,
+      said: ['a forced pull alone would keep it', '/v2/simular/win11/blobs/sha256:'],
+    },
+  },
+  {
+    id: '4b',
+    state: 'the same, replacing allowed',
+    epoch: { serves: 'B', keeps: ['A'] },
+    node: { index: 'B', blobs: ['A'], snapshots: 'A', damage: { A: 'short' } },
+    args: REPLACE,
+    expect: { image: 'in-sync', snapshot: 'base-corrupt', plan: 'replace', dry: 2, run: 0 },
+  },
+  {
+    id: '4c',
+    state: 'the base of a snapshot is in no index entry any more, a bit of it has changed; --deep, replacing allowed',
+    epoch: { serves: 'B', keeps: ['A'] },
+    node: { index: 'B', blobs: ['A'], snapshots: 'A', damage: { A: 'flipped' } },
+    args: ['--deep', ...REPLACE],
+    expect: { image: 'in-sync', snapshot: 'base-corrupt', plan: 'replace', dry: 2, run: 0 },
   },
   {
     id: '5a',
