@@ -62,26 +62,28 @@ interface Progress {
   stopped: Map<string, string>;
   /** image:tag and wrong digest → the node that received it. */
   wrongDigests: Map<string, string>;
+  /** The actions that stand in for those of canaries. */
+  standIns: Set<Action>;
 }
 
 /**
  * Applies the actions of each wave before those of the next. An image goes past its canaries only when every one of
- * them is healed; past the failure budget nothing new starts; what was not started is `skipped` with the reason.
+ * them is healed; for one that another run or a VM holds, so that nothing was begun there, the next node stands in. Past
+ * the failure budget nothing new starts; what was not started is `skipped` with the reason.
  * @returns one result per action, in the order of the plan
  */
 export async function applyPlan(actions: Action[], context: ApplyContext): Promise<ActionResult[]> {
   const { policy, nodes, signal } = context;
   const budget = failureBudget(policy.maxFailures, actions.length);
-  const progress: Progress = { failures: 0, stopped: new Map(), wrongDigests: new Map() };
+  const progress: Progress = { failures: 0, stopped: new Map(), wrongDigests: new Map(), standIns: new Set() };
   const results = new Map<Action, ActionResult>();
   const byName = new Map(nodes.map((node) => [node.name, node]));
 
-  for (const wave of [...new Set(actions.map((action) => action.wave))].sort((a, b) => a - b)) {
+  const applyTogether = async (some: Action[]): Promise<void> => {
     const queue = new PQueue({ concurrency: policy.maxPulls });
     const perNode = new Map<string, Promise<void>>();
-    const mine = actions.filter((action) => action.wave === wave);
     await Promise.all(
-      mine.map(async (action) => {
+      some.map(async (action) => {
         // One at a time on a node: each action waits for the one before it there, outside the queue's slots.
         const before = perNode.get(action.node) ?? Promise.resolve();
         const run = before.then(async () => {
@@ -100,7 +102,16 @@ export async function applyPlan(actions: Action[], context: ApplyContext): Promi
         await run;
       }),
     );
-    stopUnhealed(mine, results, progress);
+    stopUnhealed(some, results, progress);
+  };
+
+  for (const wave of [...new Set(actions.map((action) => action.wave))].sort((a, b) => a - b)) {
+    let some = actions.filter((action) => action.wave === wave && !results.has(action));
+    while (some.length > 0) {
+      await applyTogether(some);
+      some = standInsFor(some, results, actions);
+      for (const action of some) progress.standIns.add(action);
+    }
   }
   return actions.map((action) => results.get(action) as ActionResult);
 }
@@ -116,7 +127,7 @@ function whyNotNow(action: Action, progress: Progress, budget: number, signal: A
   return null;
 }
 
-/** After a wave: an image with an action that is not healed goes no further. */
+/** After a wave: an image with an action that is not healed goes no further, unless nothing was begun there. */
 function stopUnhealed(wave: Action[], results: Map<Action, ActionResult>, progress: Progress): void {
   for (const action of wave) {
     const result = results.get(action);
@@ -124,6 +135,7 @@ function stopUnhealed(wave: Action[], results: Map<Action, ActionResult>, progre
       result === undefined ||
       result.outcome === 'healed' ||
       result.outcome === 'superseded' ||
+      isHeld(result) ||
       action.blocked !== null
     )
       continue;
@@ -131,6 +143,23 @@ function stopUnhealed(wave: Action[], results: Map<Action, ActionResult>, progre
     if (!progress.stopped.has(key))
       progress.stopped.set(key, `its canary ${action.node} was not healed: ${result.outcome}`);
   }
+}
+
+/** True where another run or a VM holds the node or the blob: that says nothing about the image. */
+function isHeld({ outcome, error }: ActionResult): boolean {
+  return outcome === 'skipped' && error !== null && UNTOUCHED.has(error.code);
+}
+
+/** Of each image as many of the next nodes as just turned out to be held, with all its actions there. */
+function standInsFor(done: Action[], results: Map<Action, ActionResult>, actions: Action[]): Action[] {
+  const held = done.filter((action) => isHeld(results.get(action) as ActionResult));
+  const waiting = actions.filter((action) => action.blocked === null && !results.has(action));
+  return [...new Set(held.map(imageKey))].flatMap((key) => {
+    const places = new Set(held.filter((action) => imageKey(action) === key).map(({ node }) => node));
+    const mine = waiting.filter((action) => imageKey(action) === key);
+    const next = [...new Set(mine.map(({ node }) => node))].slice(0, places.size);
+    return mine.filter(({ node }) => next.includes(node));
+  });
 }
 
 function imageKey(action: Action): string {
@@ -198,7 +227,8 @@ async function applyAction(
         'clone',
         async () => {
           const { problem, users } = verifyClones(action, node, context, healed);
-          if (problem === null) await startCanaries(action, users, node, opened, context);
+          const isCanary = action.wave === 0 || progress.standIns.has(action);
+          if (problem === null) await startCanaries(isCanary, users, node, opened, context);
           return problem;
         },
         (problem) => problem,
@@ -326,14 +356,14 @@ const CONNECT_MS = 60_000;
  * @throws ReconcileError CLONE_FAILED, CANARY_LEFT
  */
 async function startCanaries(
-  { wave }: Action,
+  isCanary: boolean,
   users: SnapshotRow[],
   node: Node,
   connection: Connection,
   context: ApplyContext,
 ): Promise<void> {
   const { vm } = context.settings.verify;
-  if (context.policy.clone !== 'vm' || (vm.nodes === 'canary' && wave !== 0)) return;
+  if (context.policy.clone !== 'vm' || (vm.nodes === 'canary' && !isCanary)) return;
   for (const { snapshot } of chosen(users, context)) await startCanary(node, snapshot, connection, context);
 }
 

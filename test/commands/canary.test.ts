@@ -95,6 +95,17 @@ async function plant(...names: string[]): Promise<void> {
   }
 }
 
+/** Holds our lock there, as another run would; the lock file must be there already. What it returns frees it. */
+async function holdLock(of: FleetNode): Promise<() => Promise<void>> {
+  const holder = spawn('sh', ['-c', 'exec 9<"$1"; flock 9; echo held; exec sleep 600', 'sh', lockFile(of)]);
+  const freed = once(holder, 'close');
+  await once(holder.stdout, 'data');
+  return async () => {
+    holder.kill('SIGKILL');
+    await freed;
+  };
+}
+
 /** Puts a script before the node's cocoon: `before` sees the arguments, "$real" is the real one. */
 async function intercept(before: string, { binary } = node): Promise<void> {
   const real = `${binary}.real`;
@@ -231,14 +242,11 @@ describe('what a dead run left where nothing else is to do', () => {
     const seen = { kind: 'canary-vm', name: DEAD, outcome: null, error: null };
     expect(await left('--dry-run')).toEqual([0, [seen]]);
 
-    const holder = spawn('sh', ['-c', 'exec 9<"$1"; flock 9; echo held; exec sleep 600', 'sh', lockFile(there)]);
-    const freed = once(holder, 'close');
-    cleanups.push(() => holder.kill('SIGKILL'));
-    await once(holder.stdout, 'data');
+    const free = await holdLock(there);
+    cleanups.push(free);
     expect(await left()).toEqual([0, [{ ...seen, outcome: 'skipped' }]]);
     expect(await vmsOn(there)).toEqual([DEAD]);
-    holder.kill('SIGKILL');
-    await freed;
+    await free();
 
     await intercept('case " $* " in *" vm rm "*) echo "Error: rm: the disk is on fire" >&2; exit 1 ;; esac', there);
     const both = await report(fleet, '-w', NODE, '-w', IN_SYNC, '--clone', 'files');
@@ -262,6 +270,16 @@ describe('verify.vm.nodes', () => {
     await configure({ nodes: 'canary' });
     expect((await report(fleet)).summary.actions.healed).toBe(2);
     expect(await clones()).toEqual([1, 0]);
+  });
+
+  it('canary: where another run holds that node, on the one that stands in for it', async () => {
+    await configure({ nodes: 'canary' });
+    await guard(fleet, node, ['pull', `${fleet.epoch.url}/dl/no/such`]); // the lock file is there now
+    const free = await holdLock(node);
+    cleanups.push(free);
+    expect((await report(fleet)).summary.actions).toMatchObject({ healed: 1, skipped: 1 });
+    expect(await clones()).toEqual([0, 1]);
+    await free();
   });
 
   it('healed: wherever something was healed', async () => {

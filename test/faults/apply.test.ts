@@ -1,7 +1,9 @@
 // What goes wrong while nodes are changed, and what is left alone because of it: by the real command on real nodes.
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcessByStdio } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir, readdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { ErrorInfo, ImageRow, Report, Step } from '../../src/core/types.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
@@ -306,6 +308,15 @@ describe('a world that moves during the run', () => {
   });
 });
 
+/** Holds our lock there, as another run would, until its standard input ends. */
+async function lock(one: FleetNode): Promise<ChildProcessByStdio<Writable, Readable, null>> {
+  const file = lockFile(one);
+  await mkdir(dirname(file), { recursive: true });
+  const holder = spawn('flock', [file, 'sh', '-c', 'echo held; read _'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  await once(holder.stdout, 'data');
+  return holder;
+}
+
 describe('what is not begun', () => {
   const isSkipped = (row: ImageRow, code: string): void => {
     expect(row).toMatchObject({ outcome: 'skipped', after: null, error: { code } });
@@ -326,11 +337,8 @@ describe('what is not begun', () => {
 
   it('a pull on a node that another reconcile is changing: LOCKED, and 2', async () => {
     await drift();
-    const file = lockFile(fleet.node(node(1)));
-    await mkdir(dirname(file), { recursive: true });
-    const holder = spawn('flock', [file, 'sh', '-c', 'echo held; read _'], { stdio: ['pipe', 'pipe', 'inherit'] });
+    const holder = await lock(fleet.node(node(1)));
     try {
-      await new Promise((resolve) => holder.stdout.once('data', resolve));
       const ran = await run('-w', node(1));
       expect(ran.run.exitCode).toBe(2);
       isSkipped(imageOn(ran, node(1)), 'LOCKED');
@@ -340,6 +348,27 @@ describe('what is not begun', () => {
       holder.stdin.end('\n');
     }
     expect((await run('-w', node(1))).run.exitCode).toBe(0);
+  });
+
+  it('of the canary that is LOCKED keeps the image from nobody: the next node is the canary then', async () => {
+    await drift();
+    const holder = await lock(fleet.node(node(1)));
+    try {
+      const ran = await run();
+      expect(ran.run.exitCode).toBe(2);
+      isSkipped(imageOn(ran, node(1)), 'LOCKED');
+      expect(outcomes(ran)).toEqual(['skipped', 'healed', 'healed']);
+      expect(ran.nodes.map(({ name }) => imageOn(ran, name).wave)).toEqual([0, 1, 1]);
+
+      await drift();
+      fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
+      const failed = await run();
+      expect(outcomes(failed)).toEqual(['skipped', 'failed', 'skipped']);
+      expect(imageOn(failed, node(3)).reason).toContain(`its canary ${node(2)} was not healed`);
+      expect(await pullCounts()).toEqual([0, 2, 0]);
+    } finally {
+      holder.stdin.end('\n');
+    }
   });
 
   it('a pull that somebody types by hand at the same time: LOCKED, with its process, and 2', async () => {
