@@ -213,6 +213,7 @@ function follow(
     feeding?.abort();
     clearTimeout(orphan);
     clearInterval(heartbeat);
+    if (open === 0) return;
     channel.removeAllListeners('data').removeAllListeners('exit');
     channel.stderr.removeAllListeners('data');
     ignore(channel);

@@ -52,6 +52,8 @@ export interface Http {
   send(method: 'GET' | 'HEAD', repository: string, path: string, take: Take, signal: AbortSignal): Promise<Answer>;
   /** The body of a 200 as it comes, unbounded in length and not tried again. Throws as `send` does. */
   stream(repository: string, path: string, signal: AbortSignal): AsyncGenerator<Buffer>;
+  /** Loads what the first request needs. */
+  warmUp(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -174,6 +176,7 @@ export function createHttp(options: HttpOptions): Http {
         throw explained(error, 'GET', url, signal);
       }
     },
+    warmUp: async () => void (await agent()),
     close: async () => await (await pool)?.close(),
   };
 }

@@ -67,6 +67,18 @@ const ADDRESS_MS = 1_000;
 /** How long a goodbye may take before the socket is destroyed. */
 const GOODBYE_MS = 1_000;
 
+/** Hands the system at once what is written at once: ssh2 writes each packet in three pieces, a segment and a wake-up each. */
+function packWrites(socket: Socket): void {
+  const write = socket.write.bind(socket) as (...args: unknown[]) => boolean;
+  socket.write = (...args: unknown[]) => {
+    if (socket.writableCorked === 0) {
+      socket.cork();
+      queueMicrotask(() => socket.uncork());
+    }
+    return write(...args);
+  };
+}
+
 /** @throws SSH_UNREACHABLE, a Dropped around it, or the signal's reason */
 export function openTcp(target: SshTarget, stop: AbortSignal): Promise<Socket> {
   return new Promise((resolve, reject) => {
@@ -95,6 +107,7 @@ export function openTcp(target: SshTarget, stop: AbortSignal): Promise<Socket> {
     });
     socket.setNoDelay(true); // else Nagle's algorithm waits for delayed ACKs: 130 ms per node at 50 ms round trip
     socket.connect({ host: target.host, port: target.port, autoSelectFamilyAttemptTimeout: ADDRESS_MS });
+    packWrites(socket); // not before: `connect` puts the original back
   });
 }
 

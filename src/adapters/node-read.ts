@@ -27,9 +27,9 @@ const ARCHITECTURES = new Map([
 
 let script: string | null = null;
 
-/** The text of the probe, read once per run. */
+/** The text of the probe without its comments, read once per run. */
 function probeScript(): string {
-  script ??= readFileSync(new URL('./probe.sh', import.meta.url), 'utf8');
+  script ??= readFileSync(new URL('./probe.sh', import.meta.url), 'utf8').replaceAll(/^ *#.*\n/gm, '');
   return script;
 }
 

@@ -95,31 +95,38 @@ list() {
     -o -path 'oci/boot/*/*' -type f -size +0 -printf 'path file %p\n' \
     -o -path 'cloudimg/temp/reconcile-import.*' -prune -type d -printf 'ours %p\n' \
     -o -path '*/temp/*' -type f ! -name '*.lock' -mmin +60 -printf 'left %s\n' 2>/dev/null
-  printf '\n'
 }
 
-# state PATH: said at the end, all at once: each write is a packet to decrypt.
+# state PATH
 state() {
   if [ ! -f "$1" ]; then
-    states="${states}path absent $1$newline"
+    said="${said}path absent $1$newline"
   elif [ -s "$1" ]; then
-    states="${states}path file $1$newline"
+    said="${said}path file $1$newline"
   else
-    states="${states}path empty $1$newline"
+    said="${said}path empty $1$newline"
   fi
 }
 
-# needs DIR...: the files elsewhere that the configuration of these snapshots names.
+# needs DIR...: the files elsewhere that the configuration of these snapshots names. A record may also name a directory
+# elsewhere: those are left in `elsewhere`, a line for each.
 needs() {
   for dir; do
     shift
     set -- "$@" "$dir/cocoon.json" "$dir/config.json"
   done
   while IFS= read -r path; do
-    path=${path#\"}
-    if [ -n "$path" ]; then state "${path%\"}"; fi
+    key=${path%%'"/'*}
+    path=/${path#*'"/'}
+    path=${path%'"'}
+    case $key$path in
+      '"data_dir"'*"$root"/snapshot/localfile/*/*) elsewhere=$elsewhere$path$newline ;;
+      / | '"data_dir"'*"$root"/snapshot/localfile/*) ;;
+      '"data_dir"'*) elsewhere=$elsewhere$path$newline ;;
+      *) state "$path" ;;
+    esac
   done <<EOT
-$(grep -oh '"/[^"\\]*"' -- "$@" 2>/dev/null | sort -u)
+$(grep -oh '\("data_dir": *\)\{0,1\}"/[^"\\]*"' -- snapshot/db/snapshots.json "$@" 2>/dev/null)
 EOT
 }
 
@@ -138,7 +145,7 @@ backing() {
     $unclean) path=$(printf %s "$path" | tr '[:cntrl:]' '?') ;; # none of cocoon's
     /*) state "$path" ;;
   esac
-  states="${states}backing ${#overlay} $overlay $path$newline"
+  said="${said}backing ${#overlay} $overlay $path$newline"
 }
 
 # headers DIR...: the first twenty bytes of every blob, and what the overlays of snapshots open. One dump holds all, a line
@@ -152,7 +159,7 @@ headers() {
     # shellcheck disable=SC2254 # a pattern
     case $blob in $unclean) continue ;; esac
     if [ ! -f "$blob" ] || [ ! -s "$blob" ]; then continue; fi
-    if [ -r "$blob" ]; then set -- "$@" "$blob"; else printf 'denied %s\n' "$blob"; fi
+    if [ -r "$blob" ]; then set -- "$@" "$blob"; else said="${said}denied $blob$newline"; fi
   done
   [ "$#" -gt 0 ] || return 0
   dump=$(head -q -c 20 -- "$@" | od -An -v -tx1 -w20)
@@ -163,39 +170,33 @@ headers() {
     # shellcheck disable=SC2086 # twenty words
     case $file in
       */overlay.qcow2) backing "$file" $bytes ;;
-      *) states="${states}head ${file##*/} $bytes$newline" ;;
+      *) said="${said}head ${file##*/} $bytes$newline" ;;
     esac
   done
 }
 
 # The store, but for meta.db. The directory of a snapshot has `/.` at its end: what lies in one is then told from all else
-# by its path. A record may name one elsewhere.
+# by its path.
 store() {
   cd -- "$root" || return
+  elsewhere=''
   set --
   for dir in snapshot/localfile/*/; do
     # shellcheck disable=SC2254 # a pattern
     case $dir in $unclean) continue ;; esac
     if open_dir "${dir%/}"; then set -- "$@" "$dir."; fi
   done
-  if [ -r snapshot/db/snapshots.json ]; then
+  needs "$@"
+  if [ -n "$elsewhere" ]; then
     while IFS= read -r dir; do
-      dir=${dir#*'"/'}
-      dir=/${dir%'"'}
-      case $dir in
-        "$root"/snapshot/localfile/*/*) ;;
-        / | "$root"/snapshot/localfile/*) continue ;;
-      esac
       if open_dir "$dir"; then set -- "$@" "$dir/."; fi
     done <<EOT
-$(grep -o '"data_dir": *"/[^"\\]*"' snapshot/db/snapshots.json)
+$elsewhere
 EOT
+    needs "$@"
   fi
   list "$@"
-  states=
-  [ "$#" -eq 0 ] || needs "$@"
   headers "$@"
-  printf '%s' "$states"
 }
 
 # Free bytes where a pull would write, or where it would create its directories.
@@ -203,13 +204,13 @@ free() {
   dir=$root/cloudimg/temp
   while [ ! -d "$dir/" ]; do dir=${dir%/*}; done
   bytes=$(df --output=avail -B1 -- "$dir/")
-  printf 'free %s\n' "${bytes##*[!0-9]}"
+  said="${said}free ${bytes##*[!0-9]}$newline"
 }
 
 version() {
   while read -r key value; do
     [ "$key" = Version: ] || continue
-    printf 'version %s\n' "$value"
+    said="version $value$newline"
     return
   done <<EOT
 $(timeout 10 "$bin" version </dev/null 2>/dev/null)
@@ -218,7 +219,9 @@ EOT
 
 probe() {
   nonce=$1 bin=$2 root=$3
-  printf 'cocoon-probe 1 %s\nmachine %s\n' "$nonce" "$(uname -m)"
+  said='' # most of it at the end, all at once: each write is a packet to decrypt
+  read -r machine 2>/dev/null </proc/sys/kernel/arch || machine=$(uname -m)
+  printf 'cocoon-probe 1 %s\nmachine %s\n' "$nonce" "$machine"
   if ! command -v "$bin" >/dev/null; then
     printf 'missing cocoon\n'
   else
@@ -239,12 +242,12 @@ probe() {
           printf 'store sqlite\n'
           sqlite_store
         fi
-        (store)
+        store
       fi
     fi
     free
   fi
-  printf 'cocoon-probe end %s\n' "$nonce"
+  printf '\n%scocoon-probe end %s\n' "$said" "$nonce"
 }
 
 probe "$@"

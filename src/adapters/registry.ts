@@ -34,6 +34,8 @@ export interface Registry {
   servesTagPath(repository: string, tag: string, signal: AbortSignal): Promise<boolean>;
   /** Asks for nothing but a sign of life; throws where there is none. */
   ping(signal: AbortSignal): Promise<void>;
+  /** Loads what the first question needs, and asks nothing. */
+  warmUp(): Promise<void>;
   /** Whether any valid answer has come from the registry yet. */
   hasAnswered(): boolean;
   close(): Promise<void>;
@@ -142,6 +144,7 @@ export function createRegistry(options: HttpOptions): Registry {
       else throw refused('GET', '/v2/', answer) ?? new Error('unreachable');
     },
     hasAnswered: () => answered,
+    warmUp: async () => await http.warmUp(),
     close: async () => await http.close(),
   };
 }

@@ -5,6 +5,9 @@ import { expand } from '../core/nodeset.ts';
 import { isUrl, parseImageName, parseSnapshotName } from '../core/reference.ts';
 import { parseDuration, parseSize } from '../core/text.ts';
 
+/** A config is read once: to compile a parser for it takes longer than it saves. */
+z.config({ jitless: true });
+
 /** A timer of Node.js that is set further ahead than this fires at once. */
 const MAX_DURATION_MS = 24 * 86_400_000;
 

@@ -49,6 +49,9 @@ export interface Judged {
   error: ErrorInfo | null;
 }
 
+/** Loading the HTTP library takes longer than this; by then the first nodes were spoken to, and are awaited. */
+const WARM_UP_AFTER_MS = 20;
+
 /**
  * Observes, resolves, learns and judges. Trouble is in the verdicts.
  * @param heldOf which references found on nodes registries are asked about, beside what the settings track
@@ -60,6 +63,7 @@ export async function judgeFleet(
   const { settings, clients, signal, events } = request;
   const resolver = newResolver(request);
   const { images, snapshots } = settings;
+  setTimeout(() => void clients.epoch.warmUp().catch(() => undefined), WARM_UP_AFTER_MS).unref(); // a request will tell
   const [read] = await Promise.all([
     observeAll(clients.ssh, request.nodes, settings.ssh.concurrency, signal, events.onNode),
     // What can be asked without knowing the nodes is asked early; the answers are remembered.

@@ -575,7 +575,7 @@ chmodSync(base, 0o755);
 afterAll(() => rmSync(base, { recursive: true, force: true }));
 
 /** All that a minimal Debian has and the script may use. */
-const TOOLS = 'cp dd df find grep head ls mkdir mktemp od rm sed sort stat timeout tr uname'.split(' ');
+const TOOLS = 'cp dd df find grep head ls mkdir mktemp od rm sed stat timeout tr uname'.split(' ');
 const bin = join(base, 'bin');
 mkdirSync(bin);
 for (const tool of TOOLS) symlinkSync(`/usr/bin/${tool}`, join(bin, tool));

@@ -54,6 +54,7 @@ export function fakeRegistry(asked: Partial<Registry>): Registry {
     servesTagPath: refuse,
     ping: refuse,
     hasAnswered: () => true,
+    warmUp: async () => await Promise.resolve(),
     close: async () => await Promise.resolve(),
     ...asked,
   };
