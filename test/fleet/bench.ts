@@ -114,7 +114,7 @@ async function loopbackTable(world: BenchNodes): Promise<void> {
   const server = await startRealSshd(world, 'sshd-near');
   try {
     const place = await placeOf(world, server, 'near', '127.18', args.nodes);
-    say(`\n${args.nodes} nodes on this machine, no round trip; medians of ${args.rounds} rounds\n`);
+    say(`\n${args.nodes} nodes on this machine, no round trip; medians of rounds: ${args.rounds}\n`);
     const [own, stock, curve] = await compareAll(place, world.dir);
     say(targetLine('CPU, of that of clush curve25519', own.cost.cpuMs / curve.cost.cpuMs, 0.33, factor));
     say(targetLine('CPU, of that of clush stock', own.cost.cpuMs / stock.cost.cpuMs, 0.07, factor));
@@ -136,7 +136,7 @@ async function roundTripTable(world: BenchNodes): Promise<void> {
     const server = await startRealSshd(world, 'sshd-far', link.enter);
     try {
       const place = await placeOf(world, server, 'far', FAR_NETWORK, args.rttNodes);
-      say(`\n${args.rttNodes} nodes behind a round trip of ${ROUND_TRIP_MS} ms; medians of ${args.rounds} rounds\n`);
+      say(`\n${args.rttNodes} nodes behind a round trip of ${ROUND_TRIP_MS} ms; medians of rounds: ${args.rounds}\n`);
       await compareAll(place, world.dir);
       await oneNode(world, server);
     } finally {
@@ -167,9 +167,10 @@ async function quickNodes(world: BenchNodes, link: Link): Promise<void> {
     const place = await placeOf(world, server, 'quick', FAR_NETWORK, args.rttNodes);
     const programs = [clients.reconcileClient(place.site), clients.clush(place.site, world.dir, 'curve25519')];
     for (const client of programs) await runOnce(client, place); // the server learns its answers
-    const rows = await compare(programs, place, Math.max(args.rounds, SHORT_ROUNDS));
+    const rounds = Math.max(args.rounds, SHORT_ROUNDS);
+    const rows = await compare(programs, place, rounds);
     const [own, curve] = rows as [Row, Row];
-    say('\nThe same behind a server that answers from memory\n');
+    say(`\nThe same behind a server that answers from memory; medians of rounds: ${rounds}\n`);
     say(`${costTable(rows, [curve])}\n`);
     say(targetLine('wall, of that of clush curve25519', own.cost.wallMs / curve.cost.wallMs, 0.5, factor));
   } finally {
