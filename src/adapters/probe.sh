@@ -220,8 +220,7 @@ EOT
 probe() {
   nonce=$1 bin=$2 root=$3
   said='' # most of it at the end, all at once: each write is a packet to decrypt
-  read -r machine 2>/dev/null </proc/sys/kernel/arch || machine=$(uname -m)
-  printf 'cocoon-probe 1 %s\nmachine %s\n' "$nonce" "$machine"
+  printf 'cocoon-probe 1 %s\nmachine %s\n' "$nonce" "$(uname -m)"
   if ! command -v "$bin" >/dev/null; then
     printf 'missing cocoon\n'
   else
