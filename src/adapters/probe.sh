@@ -119,12 +119,12 @@ needs() {
     key=${path%%'"/'*}
     path=/${path#*'"/'}
     path=${path%'"'}
-    case $key$path in
-      '"data_dir"'*"$root"/snapshot/localfile/*/*) elsewhere=$elsewhere$path$newline ;;
-      / | '"data_dir"'*"$root"/snapshot/localfile/*) ;;
-      '"data_dir"'*) elsewhere=$elsewhere$path$newline ;;
-      *) state "$path" ;;
+    case $path in
+      "$root"/snapshot/localfile/*/*) ;;
+      "$root"/snapshot/localfile/*) [ -z "$key" ] || continue ;;
+      /) continue ;;
     esac
+    if [ -n "$key" ]; then elsewhere=$elsewhere$path$newline; else state "$path"; fi
   done <<EOT
 $(grep -oh '\("data_dir": *\)\{0,1\}"/[^"\\]*"' -- snapshot/db/snapshots.json "$@" 2>/dev/null)
 EOT

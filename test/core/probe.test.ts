@@ -756,7 +756,7 @@ describe.each(shells)('the script in %s', (_name, shell) => {
   });
 
   test('a snapshot kept elsewhere', () => {
-    const dir = join(base, `elsewhere of ${root.length} ${shell.length}`);
+    const dir = join(base, `elsewhere of ${shell.length}`, root, 'snapshot/localfile', ID); // a copy, say
     mkdirSync(dir, { recursive: true });
     writeFileSync(join(dir, 'state.json'), '{}');
     hot({ data_dir: dir });
