@@ -1,7 +1,6 @@
 /** Config, environment and flags → settings, nodes and clients. Heavy libraries are loaded here, not at start-up. */
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
-import { setFlagsFromString } from 'node:v8';
 import { select } from '../core/nodeset.ts';
 import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/settings.ts';
@@ -106,8 +105,6 @@ export async function openClients(
   io: Io,
   log: Log,
 ): Promise<{ clients: Clients; close: () => Promise<void> }> {
-  // Each connection leaves garbage behind: a young generation that grows no further keeps a large fleet within bounds.
-  setFlagsFromString('--semi-space-growth-factor=1');
   const registries = await openRegistries(settings, io, log);
   const ssh = await openSsh(settings, io, log);
   const close = async (): Promise<void> => {
