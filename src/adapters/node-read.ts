@@ -83,6 +83,9 @@ export function parseProbe(answer: string, nonce: string, node: Node, stderr = '
   if (denied !== undefined) throw fault('NODE_PERMISSION_DENIED', { host, user: node.user, what: denied });
   if (raw.converting) throw fault('NODE_BUSY', { host });
   if (raw.failed !== null) throw fault('NODE_INDEX_CORRUPT', { host, what: raw.failed });
+  if (raw.walk === 'begun') {
+    throw fault('NODE_ANSWER_INVALID', { host, what: 'its `find` lists nothing: GNU findutils are needed there' });
+  }
   try {
     return observedFrom(raw, node);
   } catch (error) {
@@ -339,7 +342,8 @@ function needsOf(
   }
 }
 
+/** @throws ShapeError also for a file that is there and whose text did not come: it is too large, or could not be read */
 function member(directory: DirectoryFact | undefined, name: string): JsonObject {
-  const content = directory?.texts[name];
-  return content === undefined ? {} : object(parseJson(content, name), name);
+  if (directory?.files[name] === undefined && directory?.texts[name] === undefined) return {};
+  return object(parseJson(directory.texts[name] ?? '', name), name);
 }

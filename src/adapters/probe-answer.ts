@@ -29,6 +29,8 @@ export interface RawAnswer {
   converting: boolean;
   sqlite: boolean;
   failed: string | null;
+  /** Whether the directories were to be listed, and were. */
+  walk: 'begun' | 'done' | null;
   denied: string[];
   freeBytes: number | null;
   /** By the name of the file: an index by its path below the root directory, an answer of cocoon by its kind. */
@@ -55,6 +57,7 @@ export function tokenise(lines: string[], { name: host, cocoon: { rootDir } }: N
     converting: false,
     sqlite: false,
     failed: null,
+    walk: null,
     denied: [],
     freeBytes: null,
     texts: {},
@@ -85,6 +88,12 @@ export function tokenise(lines: string[], { name: host, cocoon: { rootDir } }: N
         break;
       case 'denied':
         raw.denied.push(absolute(rest, rootDir));
+        break;
+      case 'walk':
+        raw.walk = 'begun';
+        break;
+      case 'walked':
+        raw.walk = 'done';
         break;
       case 'failed':
         raw.failed = rest;
@@ -172,9 +181,9 @@ export function tokenise(lines: string[], { name: host, cocoon: { rootDir } }: N
       }
       case 'backing': {
         // the length says where the overlay's path ends and that of its backing file begins
-        const [said, length] = /^(\d+) /.exec(rest) ?? [''];
-        const end = said.length + Number(length);
-        const directory = raw.directories[placeOf(rest.slice(said.length, end), rootDir)[0]];
+        const [prefix, length] = /^(\d+) /.exec(rest) ?? [''];
+        const end = prefix.length + Number(length);
+        const directory = raw.directories[placeOf(rest.slice(prefix.length, end), rootDir)[0]];
         if (directory === undefined || rest[end] !== ' ') throw invalid();
         directory.backing = rest.slice(end + 1);
         break;

@@ -76,12 +76,15 @@ sqlite_store() {
 }
 
 # list DIR...: indexes, blobs, what snapshots consist of, and what was left behind: by interrupted pulls and imports more
-# than an hour ago (garbage collection takes it some day), and by a change of ours (it is in progress, or its run died).
+# than an hour ago (garbage collection takes it some day), and by a change of ours (it is in progress, or its run died). An
+# answer that says `walk` and not `walked` comes from a find that cannot do this: nothing that it lacks is known to lack.
 list() {
-  find -L cloudimg/db/images.json oci/db/images.json snapshot/db/snapshots.json \
+  printf 'walk\n'
+  find -L . cloudimg/db/images.json oci/db/images.json snapshot/db/snapshots.json \
     cloudhypervisor/db/vms.json firecracker/db/vms.json \
     cloudimg/blobs oci/blobs oci/boot cloudimg/temp oci/temp "$@" -maxdepth 2 \
-    -name "$unclean" -prune \
+    -path . -prune -printf 'walked\n' \
+    -o -name "$unclean" -prune \
     -o \( -path '*/./*' -prune -type f -printf 'has %s %p\n' \
     \( -name cocoon.json -o -name config.json \) -size "-$((MEMBERS + 1))c" \
     -o -path '*/db/*.json' -prune -readable -printf 'index %s %p\n' -type f -size "-$((LIMIT + 1))c" \
@@ -210,7 +213,7 @@ free() {
 version() {
   while read -r key value; do
     [ "$key" = Version: ] || continue
-    said="version $value$newline"
+    said="${said}version $value$newline"
     return
   done <<EOT
 $(timeout 10 "$bin" version </dev/null 2>/dev/null)

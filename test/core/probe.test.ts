@@ -682,6 +682,16 @@ describe.each(shells)('the script in %s', (_name, shell) => {
     expect(existsSync(root)).toBe(false);
   });
 
+  test('a find that knows no -printf: an error, and never an empty store', () => {
+    const odd = mkdtempSync(join(base, 'odd-'));
+    writeFileSync(join(odd, 'find'), '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+    const { info } = errorOf(run([`PATH=${odd}:${bin}`]).stdout, '', here());
+    expect(info).toMatchObject({
+      code: 'NODE_ANSWER_INVALID',
+      message: expect.stringContaining('findutils') as string,
+    });
+  });
+
   test('no cocoon', () => {
     expect(errorOf(run([], '/no/such/cocoon').stdout).info.code).toBe('NODE_COCOON_MISSING');
   });
@@ -753,6 +763,12 @@ describe.each(shells)('the script in %s', (_name, shell) => {
     expect(more).toEqual([]);
     expect(Object.keys(first?.files ?? {})).toEqual(expect.arrayContaining(['a b', '-rf', '*', "it's", '$(reboot)']));
     expect(Object.keys(first?.files ?? {}).some((name) => name.startsWith('x'))).toBe(false);
+  });
+
+  test('a snapshot whose configuration is too large to be read is unusable, and never one that needs nothing', () => {
+    hot();
+    put(`snapshot/localfile/${ID}/config.json`, JSON.stringify({ filler: 'x'.repeat(300_000) }));
+    expect(observe().snapshots[0]?.unusable).toMatch(/^its configuration cannot be used: config.json is no JSON/);
   });
 
   test('a snapshot kept elsewhere', () => {
