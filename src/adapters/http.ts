@@ -75,14 +75,9 @@ export function createHttp(options: HttpOptions): Http {
     if (challenge.scheme === 'basic') return credentials === null ? null : basic(credentials);
     const who = credentials === null ? undefined : basic(credentials);
     const url = tokenUrl(challenge, repository);
-    const { status, body } = await whole(
-      await open(await agent(), 'GET', url, who, options.timeoutMs, signal),
-      'GET',
-      url,
-      {
-        atMost: MAX_ERROR_BYTES,
-      },
-    );
+    const { status, body } = await whole(await open(agent(), 'GET', url, who, options.timeoutMs, signal), 'GET', url, {
+      atMost: MAX_ERROR_BYTES,
+    });
     const token = status === 200 ? parseToken(body.toString('utf8')) : null;
     return token === null ? null : `Bearer ${token}`;
   };
@@ -99,7 +94,7 @@ export function createHttp(options: HttpOptions): Http {
     for (let hops = 0; ; hops += 1) {
       const isHome = new URL(target).origin === origin;
       const opened = await open(
-        await agent(),
+        agent(),
         method,
         target,
         isHome ? authorization(repository) : undefined,
@@ -196,7 +191,7 @@ type Opened = Dispatcher.ResponseData;
 
 /** @param timeoutMs deadline of headers and body together; 0 leaves it to the deadlines of silence */
 async function open(
-  agent: Dispatcher,
+  agent: Promise<Dispatcher>,
   method: 'GET' | 'HEAD',
   url: string,
   authorization: string | undefined,
@@ -204,7 +199,9 @@ async function open(
   signal: AbortSignal,
 ): Promise<Opened> {
   const { origin, pathname, search } = new URL(url);
-  return await agent.request({
+  return await (
+    await agent
+  ).request({
     origin,
     path: `${pathname}${search}`,
     method,

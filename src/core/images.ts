@@ -194,11 +194,11 @@ export function byReplacing(
     return { plan: null, reason: `${why}; ${desired.unpullable}`, error: null, commands: [] };
   const { served, node } = world;
   const digest = desired.contentDigest as string;
-  const commands = isUrl(reference)
-    ? replaceCommands(node.cocoon, reference, digest)
-    : reimportCommands(node.cocoon, served.epochUrl, desired, reference, digest);
-  const cure = isUrl(reference) ? 'a forced pull' : 'another import';
-  return replaced(world, digest, why, cure, commands);
+  if (isUrl(reference)) {
+    return replaced(world, digest, why, 'a forced pull', replaceCommands(node.cocoon, reference, digest));
+  }
+  const commands = reimportCommands(node.cocoon, served.epochUrl, desired, reference, digest);
+  return replaced(world, digest, why, 'another import', commands);
 }
 
 /**

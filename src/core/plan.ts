@@ -24,13 +24,13 @@ interface Wish {
 /**
  * One action per node and reference, in the order of the nodes. An image and a snapshot that ask for the same change
  * share it. The first `canary` nodes of each image that have room form wave 0, all others wave 1.
- * @param restoreSizes what is downloaded of content that no tag serves, by its reference, in bytes
+ * @param pinnedSizes what is downloaded of content that no tag serves, by its reference, in bytes
  */
 export function planActions(
   verdicts: NodeVerdicts[],
   observations: Observation[],
   served: Served,
-  restoreSizes: Record<string, number>,
+  pinnedSizes: Record<string, number>,
   policy: Policy,
 ): Action[] {
   const byNode = new Map(observations.map((observation) => [observation.node.name, observation]));
@@ -41,9 +41,9 @@ export function planActions(
     let free = observed?.freeBytes ?? 0;
     return wishesOf(verdict).map((wish): Action => {
       const image = observed === null ? null : coverOf({ served, node, observed }, wish.reference);
-      const sizeBytes = image?.sizeBytes ?? restoreSizes[wish.reference] ?? 0;
+      const sizeBytes = image?.sizeBytes ?? pinnedSizes[wish.reference] ?? 0;
       const kind = kindOf(wish, image);
-      const needBytes = room(kind, wish.reference, image, sizeBytes);
+      const needBytes = room(isSent({ ...wish, kind }), image, sizeBytes);
       const hasRoom = free - needBytes >= minFreeBytes;
       const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
       if (hasRoom) free -= sizeBytes;
@@ -86,10 +86,14 @@ function kindOf({ kind, reference }: Wish, image: DesiredImage | null): ActionKi
   return kind === 'pull' && image?.kind === 'cloud-image' && !isUrl(reference) ? 'import' : kind;
 }
 
+/** True for what the bastion sends to the node: an imported name has no URL to pull, neither anew nor for a bad file. */
+export function isSent({ kind, reference }: Pick<Action, 'kind' | 'reference'>): boolean {
+  return kind === 'import' || (kind === 'replace' && !isUrl(reference));
+}
+
 /** A conversion and an import have two copies of the content on the disk at once (contract C.1). */
-function room(kind: ActionKind, reference: string, image: DesiredImage | null, sizeBytes: number): number {
-  const isImported = kind === 'import' || (kind === 'replace' && !isUrl(reference));
-  return isImported || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
+function room(isTwice: boolean, image: DesiredImage | null, sizeBytes: number): number {
+  return isTwice || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes;
 }
 
 /** Wave 0 for the first `canary` nodes of an image that can begin. Without canaries everything is one wave. */

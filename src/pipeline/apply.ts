@@ -8,8 +8,8 @@ import type { Connection } from '../adapters/ssh.ts';
 import { isQcow2 } from '../core/desired.ts';
 import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
 import { canaryName, type Tidying } from '../core/leftovers.ts';
-import { failureBudget } from '../core/plan.ts';
-import { isUrl, localSnapshotName } from '../core/reference.ts';
+import { failureBudget, isSent } from '../core/plan.ts';
+import { localSnapshotName } from '../core/reference.ts';
 import { shortDigest } from '../core/text.ts';
 import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step, TidyResult } from '../core/types.ts';
 import { verify, verifyClones, type Verified, type VerifyContext } from './verify.ts';
@@ -298,8 +298,7 @@ async function change(action: Action, node: Node, connection: Connection, contex
   const { reference, want, sizeBytes } = action;
   const { policy, signal, clients, served } = context;
   const timeoutMs = policy.pullTimeoutMs;
-  if (action.kind === 'import' || (action.kind === 'replace' && !isUrl(reference))) {
-    // A name has no URL to pull: the content goes through here.
+  if (isSent(action)) {
     const image = served.desired.find((d) => d.image === action.image && d.tag === action.tag);
     const content = joined(clients.epoch, action, image?.blobs ?? [], signal);
     const sent = { content, digest: want as string, sizeBytes, replaces: action.kind === 'replace' };

@@ -39,7 +39,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
     { verdicts: judged.verdicts, desired: served.desired, snapshots: hot.snapshots },
     request.filters,
   );
-  const actions = error === null ? planActions(selected.verdicts, observations, served, restoreSizes(hot), policy) : [];
+  const actions = error === null ? planActions(selected.verdicts, observations, served, pinnedSizes(hot), policy) : [];
   const planned = withPlan(selected.verdicts, actions);
   events.onPlan(actions);
 
@@ -69,7 +69,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   return assemble(parts);
 }
 
-function restoreSizes({ lookups }: ServedSnapshots): Record<string, number> {
+function pinnedSizes({ lookups }: ServedSnapshots): Record<string, number> {
   return Object.fromEntries(
     Object.values(lookups).flatMap((lookup) =>
       lookup.state === 'there' ? [[lookup.reference, lookup.sizeBytes]] : [],

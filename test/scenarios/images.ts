@@ -7,6 +7,12 @@ const REPLACE = ['--repair', 'replace'];
 
 const TIED = { images: { track: [{ image: 'simular/win11', reference: 'golden' }] } };
 
+const SHORT_AND_TIED: Scenario['node'] = {
+  index: { golden: 'A' },
+  snapshots: { 'simular/win11-hot:v1': { pins: 'A', base: 'golden' } },
+  damage: { A: 'short' },
+};
+
 /** Somebody has tried to mend a bad blob already: the index has the size of the bad file now (contract A.5). */
 const shortAndPulledAgain = async (stage: Stage): Promise<void> => {
   await truncate(stage.node.blobFile(stage.digest('A')), 20_000);
@@ -207,11 +213,7 @@ export const ON_IMAGES: Scenario[] = [
     id: '9h',
     state: 'the blob under an imported name was cut short, and the config ties the name to an artifact',
     epoch: { serves: 'A' },
-    node: {
-      index: { golden: 'A' },
-      snapshots: { 'simular/win11-hot:v1': { pins: 'A', base: 'golden' } },
-      damage: { A: 'short' },
-    },
+    node: SHORT_AND_TIED,
     config: TIED,
     expect: {
       image: { golden: 'blob-corrupt' },
@@ -225,11 +227,7 @@ export const ON_IMAGES: Scenario[] = [
     id: '9i',
     state: 'the same, replacing allowed',
     epoch: { serves: 'A' },
-    node: {
-      index: { golden: 'A' },
-      snapshots: { 'simular/win11-hot:v1': { pins: 'A', base: 'golden' } },
-      damage: { A: 'short' },
-    },
+    node: SHORT_AND_TIED,
     config: TIED,
     args: REPLACE,
     expect: { image: { golden: 'blob-corrupt' }, snapshot: 'base-corrupt', plan: 'replace', dry: 2, run: 0 },

@@ -36,13 +36,17 @@ export async function measure(argv: string[], { env, dir, signal }: Surroundings
   const shell = spawn('bash', ['-c', TIMED, 'bash', out, err, ...argv], { env, stdio: ['ignore', 'ignore', 'pipe'] });
   const ended = once(shell, 'close') as Promise<[number | null]>;
   const pid = shell.pid ?? 0;
-  const onAbort = () => void endAll([pid]);
+  let ending: Promise<void> | undefined;
+  const onAbort = () => {
+    ending = endAll([pid]);
+  };
   signal.addEventListener('abort', onAbort, { once: true });
   let said = '';
   shell.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
   const peak = watchMemory(pid, ended);
   const [code] = await ended;
   signal.removeEventListener('abort', onAbort);
+  await ending;
   signal.throwIfAborted();
   const [wall, user, system] = (said.trim().split('\n').at(-1) ?? '').split(' ').map(Number);
   if (wall === undefined || user === undefined || system === undefined)
