@@ -188,7 +188,7 @@ function follow(
   let heartbeat: NodeJS.Timeout | undefined;
   const feeding = options.content === undefined ? null : new AbortController();
   const feed = async (): Promise<void> => {
-    if (options.stdin !== undefined) channel.write(options.stdin);
+    if (options.stdin) channel.write(options.stdin);
     for await (const chunk of options.content ?? []) {
       if (stopped) return;
       if (!channel.write(chunk)) await once(channel, 'drain', { signal: feeding?.signal });

@@ -16,6 +16,8 @@ const MAX_OFFERS = 5;
 /** One key to offer. `label` is for people: a file, or a fingerprint; nothing secret. */
 export interface Offer {
   label: string;
+  /** It needs to know nothing of the server: we hold the key, and it signs in one way only, as RSA does not. */
+  isImmediate: boolean;
   auth(username: string): AnyAuthMethod;
 }
 
@@ -101,7 +103,9 @@ export function createIdentities(
         continue;
       }
       blobs.add(blob);
-      fromFiles.push({ label: file, auth: (username) => ({ type: 'publickey', username, key: read.key }) });
+      const { key } = read;
+      const isImmediate = key.type !== 'ssh-rsa';
+      fromFiles.push({ label: file, isImmediate, auth: (username) => ({ type: 'publickey', username, key }) });
     }
     const others = inAgent
       .filter((key) => identitiesOnly !== true && !blobs.has(key.getPublicSSH().toString('base64')))
@@ -146,7 +150,7 @@ async function readPassphrase({ text, file }: Passphrase): Promise<string | { pr
 
 function agentOffer(agent: ssh2.BaseAgent, key: ParsedKey, label: string): Offer {
   const one = new OneKeyAgent(agent, key);
-  return { label, auth: (username) => ({ type: 'agent', username, agent: one }) };
+  return { label, isImmediate: false, auth: (username) => ({ type: 'agent', username, agent: one }) };
 }
 
 function once<T>(cache: Map<string, Promise<T>>, key: string, make: () => Promise<T>): Promise<T> {

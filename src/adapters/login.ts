@@ -196,6 +196,7 @@ export function logIn(stream: Duplex, target: SshTarget, context: LoginContext):
         },
       });
       signAtOnce(client);
+      if (identity.offers[0]?.isImmediate === true) offerAtOnce(client);
     } catch (error) {
       fail(unreachable(target, String(error), error));
     }
@@ -205,6 +206,8 @@ export function logIn(stream: Duplex, target: SshTarget, context: LoginContext):
 /** What of ssh2's protocol is private, and the same in all releases of the one that is pinned. */
 interface AuthProtocol {
   authPK?: (user: string, key: ParsedKey, algorithm: string | undefined, sign?: SignRequest) => void;
+  service?: (name: string) => void;
+  _handlers?: { SERVICE_ACCEPT?: (protocol: AuthProtocol, name: string) => void };
 }
 type SignRequest = (data: Buffer, done: (signature: Buffer) => void) => void;
 
@@ -213,7 +216,7 @@ type SignRequest = (data: Buffer, done: (signature: Buffer) => void) => void;
  * takes microseconds. A key that we hold, and not the agent, signs at once. Where ssh2 is not as it was, it asks.
  */
 function signAtOnce(client: ssh2.Client): void {
-  const protocol = (client as unknown as { _protocol?: AuthProtocol })._protocol;
+  const protocol = protocolOf(client);
   const ask = protocol?.authPK;
   if (protocol === undefined || ask?.length !== 4) return;
   protocol.authPK = (user, key, algorithm, asked) => {
@@ -225,6 +228,27 @@ function signAtOnce(client: ssh2.Client): void {
     };
     ask.call(protocol, user, key, algorithm, asked ?? (key.isPrivateKey() ? sign : undefined));
   };
+}
+
+/**
+ * ssh2 asks whether it may log in, and does so when it may: another round trip, because the answer is always yes (RFC 4253,
+ * 10: a server that refuses the service disconnects). This goes on as if the answer were there, once the host key was
+ * verified. Where ssh2 is not as it was, it waits.
+ */
+function offerAtOnce(client: ssh2.Client): void {
+  const protocol = protocolOf(client);
+  const handlers = protocol?._handlers;
+  const [ask, accepted] = [protocol?.service, handlers?.SERVICE_ACCEPT];
+  if (protocol === undefined || ask?.length !== 1 || handlers === undefined || accepted?.length !== 2) return;
+  protocol.service = (name) => {
+    ask.call(protocol, name);
+    handlers.SERVICE_ACCEPT = () => undefined;
+    accepted(protocol, name);
+  };
+}
+
+function protocolOf(client: ssh2.Client): AuthProtocol | undefined {
+  return (client as unknown as { _protocol?: AuthProtocol })._protocol;
 }
 
 /** The name and port under which known_hosts knows the machine. */

@@ -6,7 +6,7 @@ import { array, digest, object, optionalText, parseJson, ShapeError, text, type 
 import { isCanaryName } from '../core/leftovers.ts';
 import { count, formatBytes, shellQuote } from '../core/text.ts';
 import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
-import { linesBetween, tokenise, type DirectoryFact, type RawAnswer } from './probe-answer.ts';
+import { between, tokenise, UNREADABLE, type DirectoryFact, type RawAnswer } from './probe-answer.ts';
 import type { Connection } from './ssh.ts';
 
 const MAX_ANSWER_BYTES = 64 * 2 ** 20;
@@ -25,6 +25,12 @@ const ARCHITECTURES = new Map([
   ['aarch64', 'arm64'],
 ]);
 
+/** So much of each overlay is read at first: qemu-img puts the path of the base within the first 600 bytes, and its end within these. */
+const HEAD_BYTES = 1024;
+/** Each answer may name files elsewhere which name others; a node that then still does changes while it is read. */
+const MAX_ANSWERS = 4;
+const MAX_ELSEWHERE = 1000;
+
 let script: string | null = null;
 
 /** The text of the probe without its comments, read once per run. */
@@ -33,9 +39,19 @@ function probeScript(): string {
   return script;
 }
 
+/** What the probe is to look at beside the root directory. */
+export interface Scope {
+  headBytes: number;
+  /** As words of the script: files, and directories of snapshots with `/.` at their end. */
+  elsewhere: string[];
+}
+
+export const FIRST_SCOPE: Scope = { headBytes: HEAD_BYTES, elsewhere: [] };
+
 /**
- * Reads a node in one round trip: one command, the script on its standard input, the parameters as its words.
- * @param timeoutMs deadline of the command
+ * Reads a node by one command. Where a snapshot needs something outside the root directory, which its files alone tell,
+ * everything is read once more together with that.
+ * @param timeoutMs deadline of each command
  * @throws ReconcileError NODE_* where the node cannot be read, SSH_* where the connection fails
  */
 export async function readNode(
@@ -44,40 +60,69 @@ export async function readNode(
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<Observed> {
-  const nonce = randomBytes(8).toString('hex');
-  const { binary, rootDir, sudo } = node.cocoon;
-  const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, binary, rootDir];
-  const result = await connection.exec(words.map(shellQuote).join(' '), {
-    stdin: probeScript(),
-    maxStdoutBytes: MAX_ANSWER_BYTES,
-    maxStderrBytes: 4096,
-    timeoutMs,
-    signal,
-  });
-  const answer = result.stdout.toString('utf8');
-  if (sudo && result.code !== 0 && !answer.includes(nonce)) {
-    throw fault('NODE_PERMISSION_DENIED', {
-      host: node.name,
-      user: node.user,
-      what: result.stderr.trim() || 'sudo refused',
+  const { sudo } = node.cocoon;
+  let scope = FIRST_SCOPE;
+  let isInline = !sudo;
+  for (let answers = 0; answers < MAX_ANSWERS; answers += 1) {
+    const nonce = randomBytes(8).toString('hex');
+    const { command, stdin } = probeCommand(node, scope, nonce, isInline);
+    const result = await connection.exec(command, {
+      stdin,
+      maxStdoutBytes: MAX_ANSWER_BYTES,
+      maxStderrBytes: 4096,
+      timeoutMs,
+      signal,
     });
+    const hasRun = result.stdout.includes(nonce);
+    if (sudo && result.code !== 0 && !hasRun) {
+      throw fault('NODE_PERMISSION_DENIED', {
+        host: node.name,
+        user: node.user,
+        what: result.stderr.trim() || 'sudo refused',
+      });
+    }
+    if (isInline && !hasRun) {
+      isInline = false; // a login shell that knows no words of several lines, as csh
+      continue;
+    }
+    const { observed, wider } = parseProbe(result.stdout, nonce, node, scope, result.stderr);
+    if (wider === null) return observed;
+    scope = wider;
+    isInline = false; // these words may be more than one command can hold
   }
-  return parseProbe(answer, nonce, node, result.stderr);
+  throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'its snapshots change while they are read' });
 }
 
 /**
- * Text → facts.
+ * Inline the script is a word of the command: a server takes nothing on standard input before the command runs, so all
+ * else costs a round trip. Never with sudo, which logs every word.
+ */
+function probeCommand(node: Node, scope: Scope, nonce: string, isInline: boolean): { command: string; stdin: string } {
+  const { binary, rootDir, sudo } = node.cocoon;
+  const words = [nonce, binary, rootDir, `${scope.headBytes}`, ...scope.elsewhere].map(shellQuote).join(' ');
+  if (isInline) return { command: `sh -c ${shellQuote(probeScript())} sh ${words}`, stdin: '' };
+  return { command: `${sudo ? 'sudo -n ' : ''}sh -s`, stdin: `set -- ${words}\n${probeScript()}` };
+}
+
+/**
+ * Text → facts, and what to ask for once more where they are not all.
  * @param stderr what the command said beside its answer, to explain a torn one
  * @throws ReconcileError NODE_ANSWER_INVALID, NODE_INDEX_CORRUPT, NODE_BUSY, NODE_PERMISSION_DENIED, NODE_COCOON_MISSING
  */
-export function parseProbe(answer: string, nonce: string, node: Node, stderr = ''): Observed {
+export function parseProbe(
+  answer: Buffer,
+  nonce: string,
+  node: Node,
+  scope: Scope = FIRST_SCOPE,
+  stderr = '',
+): { observed: Observed; wider: Scope | null } {
   const host = node.name;
-  const lines = linesBetween(answer, nonce);
-  if (lines === null) {
+  const found = between(answer, nonce);
+  if (found === null) {
     const said = stderr.trim() === '' ? '' : `; it said: ${stderr.trim()}`;
     throw fault('NODE_ANSWER_INVALID', { host, what: `the answer is torn: its end mark is missing${said}` });
   }
-  const raw = tokenise(lines, node);
+  const raw = tokenise(found, node);
   const [denied] = raw.denied;
   if (raw.cocoonMissing) throw fault('NODE_COCOON_MISSING', { host, binary: node.cocoon.binary });
   if (denied !== undefined) throw fault('NODE_PERMISSION_DENIED', { host, user: node.user, what: denied });
@@ -87,11 +132,41 @@ export function parseProbe(answer: string, nonce: string, node: Node, stderr = '
     throw fault('NODE_ANSWER_INVALID', { host, what: 'its `find` lists nothing: GNU findutils are needed there' });
   }
   try {
-    return observedFrom(raw, node);
+    const observed = observedFrom(raw, node);
+    return { observed, wider: widerScope(scope, raw, observed, node) };
   } catch (error) {
     if (error instanceof ReconcileError || !(error instanceof ShapeError)) throw error;
     throw fault('NODE_INDEX_CORRUPT', { host, what: error.message }, error);
   }
+}
+
+/** What is listed without being asked for, below the root directory. */
+const LISTED =
+  /^\/(?:cloudimg\/blobs\/[0-9a-f]{64}\.qcow2|oci\/blobs\/[^/]+|oci\/boot\/[^/]+\/[^/]+|firmware\/[^/]+|snapshot\/localfile\/[^/]+\/\.)$/;
+
+/** The scope that holds all that these snapshots need; null where this one does. */
+function widerScope(scope: Scope, raw: RawAnswer, { snapshots }: Observed, { name: host, cocoon }: Node): Scope | null {
+  const { rootDir } = cocoon;
+  const elsewhere = new Set(scope.elsewhere);
+  const need = (path: string): void => {
+    const isBelow = path.startsWith(`${rootDir}/`);
+    if (!path.startsWith('/') || path.includes(UNREADABLE) || (isBelow && LISTED.test(path.slice(rootDir.length))))
+      return;
+    elsewhere.add(path);
+  };
+  for (const { dataDir, backing, bootFiles, layerFiles } of snapshots) {
+    if (dataDir !== null) need(`${dataDir}/.`);
+    if (backing !== null) need(backing);
+    bootFiles.forEach(need);
+    layerFiles.forEach(need);
+  }
+  const headBytes = Math.max(scope.headBytes, ...Object.values(raw.directories).map(({ headNeeds }) => headNeeds));
+  if (elsewhere.size === scope.elsewhere.length && headBytes === scope.headBytes) return null;
+  if (elsewhere.size > MAX_ELSEWHERE) {
+    const what = `its snapshots need more than ${MAX_ELSEWHERE} files outside ${rootDir}`;
+    throw fault('NODE_ANSWER_INVALID', { host, what });
+  }
+  return { headBytes, elsewhere: [...elsewhere] };
 }
 
 function observedFrom(raw: RawAnswer, node: Node): Observed {

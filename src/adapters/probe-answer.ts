@@ -1,24 +1,40 @@
 /** The probe's answer, line by line: sorted by kind and bounded, but not yet understood (`node-read.ts` does that). */
 import { type ReconcileError, fault } from '../core/errors.ts';
 import { leftoverAt } from '../core/leftovers.ts';
+import { backingPlace, HEADER_BYTES } from '../core/qcow2.ts';
 import type { BlobFact, FileState, Leftover, Node } from '../core/types.ts';
 
 const MAX_FILE_BYTES = 8 * 2 ** 20;
 
-/** The lines between the two marks. What shell start-up files print before the first mark is not part of the answer. */
-export function linesBetween(answer: string, nonce: string): string[] | null {
-  const begin = `cocoon-probe 1 ${nonce}\n`;
-  const end = `\ncocoon-probe end ${nonce}\n`;
-  const from = answer.indexOf(begin);
-  if (from === -1 || !answer.endsWith(end)) return null;
-  return answer.slice(from + begin.length, -end.length).split('\n');
+/** What lies between the two marks. */
+export interface Answer {
+  lines: string[];
+  /** The beginnings of files, one after the other as `head -v` writes them. */
+  heads: Buffer;
 }
+
+/** Null where a mark is missing. What shell start-up files print before the first one is not part of the answer. */
+export function between(answer: Buffer, nonce: string): Answer | null {
+  const begin = `cocoon-probe 1 ${nonce}\n`;
+  const end = Buffer.from(`\ncocoon-probe end ${nonce}\n`);
+  const from = answer.indexOf(begin) + begin.length;
+  const to = answer.length - end.length;
+  if (from < begin.length || to < from - 1 || !answer.subarray(to).equals(end)) return null;
+  const heads = answer.indexOf(HEADS, from - 1); // no other line of the answer is like it
+  const lines = answer.toString('utf8', from, heads === -1 ? Math.max(from, to) : heads).split('\n');
+  return { lines, heads: answer.subarray(heads === -1 ? to : heads + HEADS.length, to) };
+}
+
+const HEADS = '\nheads\n';
 
 /** A snapshot's directory as the probe saw it. */
 export interface DirectoryFact {
   files: Record<string, number>;
   texts: Record<string, string>;
+  /** What its overlay opens. */
   backing: string | null;
+  /** So much of the overlay would tell that, in bytes, where too little of it was read. */
+  headNeeds: number;
 }
 
 /** The answer, sorted by kind of line but not yet understood. */
@@ -46,10 +62,16 @@ export interface RawAnswer {
 }
 
 /**
- * The lines of the answer, each sorted by its first word.
+ * The lines of the answer, each sorted by its first word, and what the beginnings of files tell.
  * @throws ReconcileError NODE_ANSWER_INVALID
  */
-export function tokenise(lines: string[], { name: host, cocoon: { rootDir } }: Node): RawAnswer {
+export function tokenise({ lines, heads }: Answer, node: Node): RawAnswer {
+  const raw = sorted(lines, node);
+  readHeads(heads, raw, node);
+  return raw;
+}
+
+function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): RawAnswer {
   const raw: RawAnswer = {
     machine: '',
     version: '',
@@ -87,7 +109,7 @@ export function tokenise(lines: string[], { name: host, cocoon: { rootDir } }: N
         raw.cocoonMissing = true;
         break;
       case 'denied':
-        raw.denied.push(absolute(rest, rootDir));
+        raw.denied.push(absolute(rest, rootDir).replace('/./', '/'));
         break;
       case 'walk':
         raw.walk = 'begun';
@@ -155,21 +177,15 @@ export function tokenise(lines: string[], { name: host, cocoon: { rootDir } }: N
         if (left !== null) raw.leftovers.push(left);
         break;
       }
-      case 'head': {
-        const [, name, bytes] = /^([0-9a-f]{64})\.qcow2 ((?: [0-9a-f]{2}){1,20})$/.exec(rest) ?? [];
-        const blob = name === undefined ? undefined : raw.blobs[name];
-        if (blob !== undefined) blob.header = (bytes as string).replaceAll(' ', '');
-        break;
-      }
       case 'path': {
-        const [, state, path] = /^(file|empty|absent) (.+)$/.exec(rest) ?? [];
+        const [, state, path] = /^(file|none) (.+)$/.exec(rest) ?? [];
         if (path === undefined) throw invalid();
         raw.files[absolute(path, rootDir)] = state as FileState;
         break;
       }
       case 'snapshot':
         if (!rest.endsWith('/.')) throw invalid();
-        raw.directories[absolute(rest.slice(0, -2), rootDir)] = { files: {}, texts: {}, backing: null };
+        raw.directories[absolute(rest.slice(0, -2), rootDir)] = { files: {}, texts: {}, backing: null, headNeeds: 0 };
         break;
       case 'has': {
         const [, bytes, path] = /^(\d+) (.+)$/.exec(rest) ?? [];
@@ -179,21 +195,58 @@ export function tokenise(lines: string[], { name: host, cocoon: { rootDir } }: N
         directory.files[member] = number(bytes as string, invalid);
         break;
       }
-      case 'backing': {
-        // the length says where the overlay's path ends and that of its backing file begins
-        const [prefix, length] = /^(\d+) /.exec(rest) ?? [''];
-        const end = prefix.length + Number(length);
-        const directory = raw.directories[placeOf(rest.slice(prefix.length, end), rootDir)[0]];
-        if (directory === undefined || rest[end] !== ' ') throw invalid();
-        directory.backing = rest.slice(end + 1);
-        break;
-      }
       default:
         throw invalid();
     }
   }
   return raw;
 }
+
+/**
+ * The first bytes of blobs and overlays. What one file holds cannot pass for another one: each must be named once.
+ * @throws ReconcileError NODE_ANSWER_INVALID
+ */
+function readHeads(heads: Buffer, raw: RawAnswer, { name: host, cocoon: { rootDir } }: Node): void {
+  const text = heads.toString('latin1');
+  const seen = new Set<string>();
+  let take: ((head: Buffer) => void) | null = null;
+  let from = 0;
+  for (const match of text.matchAll(HEAD)) {
+    const name = Buffer.from(match[1] as string, 'latin1').toString();
+    const taker = takerOf(name, raw, rootDir);
+    if (taker === null) continue;
+    if (seen.has(name)) throw fault('NODE_ANSWER_INVALID', { host, what: `${name} seems to begin twice` });
+    seen.add(name);
+    take?.(heads.subarray(from, match.index));
+    take = taker;
+    from = match.index + match[0].length;
+  }
+  take?.(heads.subarray(from));
+}
+
+const HEAD = /(?:^|\n)==> ([^\n]+) <==\n/g;
+
+/** What the beginning of this file is good for; null for one that was not asked for. */
+function takerOf(name: string, raw: RawAnswer, rootDir: string): ((head: Buffer) => void) | null {
+  const blob = /^cloudimg\/blobs\/([0-9a-f]{64})\.qcow2$/.exec(name)?.[1];
+  const fact = blob === undefined ? undefined : raw.blobs[blob];
+  if (fact !== undefined) return (head) => (fact.header = head.toString('hex', 0, HEADER_BYTES));
+  const [dir, member] = placeOf(name, rootDir);
+  const directory = member === OVERLAY ? raw.directories[dir] : undefined;
+  if (directory === undefined) return null;
+  return (head) => {
+    const place = backingPlace(head);
+    if (place === null) return;
+    const path = head.toString('utf8', place.from, place.to).replaceAll(/\p{Cc}/gu, UNREADABLE);
+    if (place.to <= head.length) directory.backing = path;
+    else if (place.to <= (directory.files[OVERLAY] ?? 0)) directory.headNeeds = place.to;
+  };
+}
+
+const OVERLAY = 'overlay.qcow2';
+
+/** In the place of bytes that are no text, or no text for people: a path with one is none of cocoon's. */
+export const UNREADABLE = '\ufffd';
 
 function tooLarge(name: string, host: string): ReconcileError {
   return fault('NODE_ANSWER_INVALID', { host, what: `${name} is larger than 8 MiB` });

@@ -1,5 +1,6 @@
 /** Manifests → what a node records after a pull: the content digest, and only where it is certain (contract §E). */
 import { errorInfo } from './errors.ts';
+import { isPlainQcow2 } from './qcow2.ts';
 import type { ContentDigestSource, DesiredImage, DesiredKind, ErrorInfo } from './types.ts';
 
 /** A manifest as validated by the registry adapter; unknown fields are dropped there. */
@@ -108,18 +109,6 @@ export function hasUnpaddedTitles({ layers }: Manifest): boolean {
  */
 export function storedAs(head: Uint8Array): 'as-is' | 'converted' {
   return isPlainQcow2(head) ? 'as-is' : 'converted';
-}
-
-/** True for the header of a qcow2 file of version 3 without a backing file: the only form of a base blob. */
-export function isPlainQcow2(head: Uint8Array): boolean {
-  if (!isQcow2(head) || head.length < 20) return false;
-  const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
-  return view.getUint32(4) === 3 && view.getBigUint64(8) === 0n;
-}
-
-/** True for the first bytes of any qcow2 file. */
-export function isQcow2(head: Uint8Array): boolean {
-  return [0x51, 0x46, 0x49, 0xfb].every((byte, i) => head[i] === byte);
 }
 
 /** What was learned about one manifest beyond what it says: true for ever, because a digest names its bytes. */

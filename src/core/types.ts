@@ -183,7 +183,8 @@ export interface SnapshotFact {
   layerFiles: string[];
 }
 
-export type FileState = 'file' | 'empty' | 'absent';
+/** `none` is also an empty file, or none at all. */
+export type FileState = 'file' | 'none';
 
 /** What a run of ours that died left: a canary VM, a bad blob that it had set aside, the content of an import. */
 export interface Leftover {

@@ -5,10 +5,10 @@
 import PQueue from 'p-queue';
 import { cloneCanary, importImage, pullImage, replaceBlob, tidyNode } from '../adapters/node-change.ts';
 import type { Connection } from '../adapters/ssh.ts';
-import { isQcow2 } from '../core/desired.ts';
 import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
 import { canaryName, type Tidying } from '../core/leftovers.ts';
 import { failureBudget, isSent } from '../core/plan.ts';
+import { isQcow2 } from '../core/qcow2.ts';
 import { localSnapshotName } from '../core/reference.ts';
 import { shortDigest } from '../core/text.ts';
 import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step, TidyResult } from '../core/types.ts';

@@ -3,13 +3,13 @@ import { describe, expect, test } from 'vitest';
 import {
   contentOf,
   hasUnpaddedTitles,
-  isPlainQcow2,
   kindOf,
   storedAs,
   withLearned,
   type Learned,
   type Manifest,
 } from '../../src/core/desired.ts';
+import { isPlainQcow2 } from '../../src/core/qcow2.ts';
 import { desired, QCOW2, QCOW2_V2, RAW, sha, split } from '../helpers/facts.ts';
 
 const OS_IMAGE = 'application/vnd.cocoonstack.os-image.v1+json';

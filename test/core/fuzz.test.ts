@@ -7,7 +7,6 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hashBlobs } from '../../src/adapters/node-hash.ts';
-import { parseProbe } from '../../src/adapters/node-read.ts';
 import { createRegistry, type Registry } from '../../src/adapters/registry.ts';
 import type { State } from '../../src/adapters/state.ts';
 import { needsStoredForm } from '../../src/core/blobs.ts';
@@ -37,6 +36,7 @@ import {
   WIN11,
 } from '../helpers/facts.ts';
 import { answering } from '../helpers/fakes.ts';
+import { head, NONCE, parse, qcow2 } from '../helpers/probe.ts';
 import { mutate, pick, random } from '../helpers/random.ts';
 import { memoryState } from '../helpers/state.ts';
 
@@ -94,12 +94,10 @@ function flipped(text: string, at: number, next: Next): string {
   return `${text.slice(0, at)}${text.slice(at, at + 1).replace(/[0-9a-f]/, () => pick('0123456789abcdef'.split(''), next))}${text.slice(at + 1)}`;
 }
 
-const hexed = (hex: string): string => hex.replace(/../g, ' $&');
 const E2 = 'e2'.repeat(32);
 
 // ------------------------------------------------------------------------------------------------------ nodes
 
-const NONCE = 'c0ffee00c0ffee00';
 const CONTAINER = 'ghcr.io/a/b:1';
 const inFile = (name: string, text: string): string[] => ['file', name, ...text.split('\n').map((line) => `|${line}`)];
 const answer = (...lines: string[]): string =>
@@ -136,7 +134,6 @@ const SNAPSHOTS = JSON.stringify({
 const VMS = JSON.stringify({ vms: { X: { state: 'running', config: { name: 'demo', image_digest: sha('a1') } } } });
 const rest = [
   `blob f ${SIZE} 77 1.5 ${E2}.qcow2`,
-  `head ${E2}.qcow2 ${hexed(QCOW2)}`,
   ...Object.keys(ociFiles(['d4', 'e5'])).map((path) => `path file ${path}`),
   `snapshot ${DATA}/.`,
   ...['900 config.json', '9 state.json', '8 memory-ranges', '7 overlay.qcow2', '6 cocoon.json'].map(
@@ -145,10 +142,11 @@ const rest = [
   ...inFile(`${DATA}/./cocoon.json`, '{"storage_configs": []}'),
   ...inFile(`${DATA}/./config.json`, JSON.stringify({ payload: { firmware: FIRMWARE } })),
   `path file ${FIRMWARE}`,
-  `backing ${OVERLAY.length} ${OVERLAY} ${blobPath('e2')}`,
-  `path file ${blobPath('e2')}`,
   'left 7000',
   'free 500000000000',
+  'heads',
+  head(OVERLAY, qcow2(blobPath('e2'))),
+  head(`cloudimg/blobs/${E2}.qcow2`, QCOW2),
 ];
 const store = [
   ...inFile(CLOUD, INDEX),
@@ -198,9 +196,7 @@ function judged(seen: Observation): { inSync: string[]; clonable: (string | null
 describe('a node', () => {
   test('unchanged is in sync', () => {
     for (const whole of [store, sqlite]) {
-      const seen = observation(
-        parseProbe(answer('machine x86_64', 'version v0.3.8', ...whole, ...rest), NONCE, node()),
-      );
+      const seen = observation(parse(answer('machine x86_64', 'version v0.3.8', ...whole, ...rest), node()));
       expect(judged(seen)).toEqual({ inSync: [WIN11], clonable: [sha('e2')] });
     }
   });
@@ -212,7 +208,7 @@ describe('a node', () => {
         const index = mutate(INDEX, next);
         const oci = next() < 0.3 ? mutate(OCI_INDEX, next) : OCI_INDEX;
         const text = answer('version v0.3.8', ...inFile(CLOUD, index), ...inFile('oci/db/images.json', oci), ...rest);
-        const read = await trouble(() => parseProbe(text, NONCE, node()));
+        const read = await trouble(() => parse(text, node()));
         if ('code' in read) {
           expect(['NODE_INDEX_CORRUPT', 'NODE_ANSWER_INVALID']).toContain(read.code);
           return false;
@@ -235,7 +231,7 @@ describe('a node', () => {
         const whole = ['machine x86_64', 'version v0.3.8', ...pick([store, store, sqlite], next), ...rest].join('\n');
         const isMarked = next() < 0.9;
         const text = isMarked ? answer(mutate(whole, next, LINES)) : mutate(answer(whole), next, LINES);
-        const read = await trouble(() => parseProbe(text, NONCE, node()));
+        const read = await trouble(() => parse(text, node()));
         if ('code' in read) {
           expect(read.code).toMatch(/^NODE_/);
           return false;
@@ -245,13 +241,13 @@ describe('a node', () => {
         if (inSync.length > 0) {
           expect(inSync).toEqual([WIN11]);
           has(new RegExp(`^blob f ${SIZE} \\d+ [\\d.]+ ${E2}\\.qcow2$`, 'm'));
-          has(new RegExp(`^head ${E2}\\.qcow2  51 46 49 fb 00 00 00 03( 00){8}`, 'm'));
+          has(new RegExp(`^==> cloudimg/blobs/${E2}\\.qcow2 <==\nQFI\xfb\0\0\0\x03\0{8}`, 'm'));
           has(new RegExp(`^\\|.*"${WIN11.replaceAll('.', '\\.')}".*${sha('e2')}|^\\|.*${sha('e2')}.*"${WIN11}"`, 'm'));
         }
         for (const digest of clonable) {
           if (digest === null || digest === sha('c3')) continue;
           has(new RegExp(`^blob f [1-9]\\d* \\d+ [\\d.]+ ${digest.slice(7)}\\.qcow2$`, 'm'));
-          has(/^backing \d+ .+ .+$/m);
+          has(/^==> .+\/overlay\.qcow2 <==\nQFI\xfb/m);
           for (const name of ['config.json', 'state.json', 'memory-range\\S*', 'overlay.qcow2']) {
             has(new RegExp(`^has [1-9]\\d* .*/\\./${name}`, 'm'));
           }

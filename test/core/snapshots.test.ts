@@ -226,7 +226,7 @@ const WORLDS: Record<string, World> = {
     says: { verdict: 'base-missing', plan: null },
   },
   'OCI: a layer is not there': {
-    on: { snapshots: [onOci], files: { [LAYER]: 'empty', [KERNEL]: 'file' } },
+    on: { snapshots: [onOci], files: { [LAYER]: 'none', [KERNEL]: 'file' } },
     says: { verdict: 'base-missing', plan: null },
     reason: `1 of the 2 files of its base are not there, as ${LAYER}; what its tag serves now is not known, and no registry could be asked for it`,
   },
@@ -512,7 +512,7 @@ const WORLDS: Record<string, World> = {
     says: { verdict: 'broken' },
     reason: `${FIRMWARE} is missing: pulling images does not help`,
   },
-  'empty firmware': { on: broken({}, { [FIRMWARE]: 'empty' }), says: { verdict: 'broken' } },
+  'empty firmware': { on: broken({}, { [FIRMWARE]: 'none' }), says: { verdict: 'broken' } },
   'the overlay names another root, though the blob is here (scenario 34)': {
     on: broken({ backing: blobPath('e2', '/data/cocoon') }),
     says: { verdict: 'broken' },
@@ -651,7 +651,7 @@ const OCI_BASES: Record<string, World> = {
     reason: /initrd\.img is not there/,
   },
   'the kernel is empty': {
-    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'empty', [INITRD]: 'file' } }),
+    on: onNode({ entries: [ociEntry], files: { [LAYER]: 'file', [KERNEL]: 'none', [INITRD]: 'file' } }),
     says: { baseVerdict: 'base-missing', plan: null },
     reason: /vmlinuz is not there/,
   },

@@ -1,6 +1,7 @@
 // An SSH server that is no limit: it runs a command the first time that it is asked, and answers from memory from then on.
 // It takes its keys as JSON on standard input, prints its port, and ends with its standard input.
 import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { once } from 'node:events';
 import type { ServerChannel } from 'ssh2';
@@ -8,6 +9,7 @@ import type { QuickServerKeys } from './bench/servers.ts';
 import { answer, startSshServer } from './ssh-server.ts';
 
 interface Answer {
+  /** Each character is a byte. */
   stdout: string;
   code: number;
 }
@@ -16,7 +18,7 @@ interface Answer {
 const NONCE = /\b[0-9a-f]{16}\b/;
 
 /** Stands for it in what is remembered. */
-const BLANK = '\0';
+const BLANK = randomUUID();
 
 const remembered = new Map<string, Promise<Answer>>();
 
@@ -30,7 +32,7 @@ async function replay(channel: ServerChannel, command: string): Promise<void> {
   let told = remembered.get(asked);
   if (!told) remembered.set(asked, (told = run(command, localAddress, Buffer.concat(stdin), nonce)));
   const { stdout, code } = await told;
-  answer(stdout.replaceAll(BLANK, nonce), code)(channel, command);
+  answer(Buffer.from(stdout.replaceAll(BLANK, nonce), 'latin1'), code)(channel, command);
 }
 
 async function run(command: string, address: string, stdin: Buffer, nonce: string): Promise<Answer> {
@@ -40,7 +42,7 @@ async function run(command: string, address: string, stdin: Buffer, nonce: strin
   child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk));
   child.stdin.on('error', () => undefined).end(stdin);
   const [code] = (await once(child, 'close')) as [number | null];
-  return { stdout: Buffer.concat(stdout).toString().replaceAll(nonce, BLANK), code: code ?? 255 };
+  return { stdout: Buffer.concat(stdout).toString('latin1').replaceAll(nonce, BLANK), code: code ?? 255 };
 }
 
 process.stdin.setEncoding('utf8');
