@@ -17,12 +17,22 @@ function plainWidth({ onResolve, onLoad }) {
   onLoad({ filter: /./, namespace: 'plain-width' }, () => ({ contents: 'export default (text) => text.length;' }));
 }
 
+/** Gives ssh2 the quicker ways of `src/adapters/ssh2-crypto.ts`. */
+function quickCrypto({ onResolve }) {
+  onResolve({ filter: /^crypto$/ }, ({ importer }) =>
+    /node_modules\/ssh2\//.test(importer) ? { path: `${root}src/adapters/ssh2-crypto.ts` } : undefined,
+  );
+}
+
 /** What packages written for CommonJS expect to find. ssh2's optional native parts are not among it. */
 const COMMONJS = {
   banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url);" },
   define: { __dirname: 'import.meta.dirname' },
   external: ['cpu-features', '*.node'],
-  plugins: [{ name: 'plain-width', setup: plainWidth }],
+  plugins: [
+    { name: 'plain-width', setup: plainWidth },
+    { name: 'quick-crypto', setup: quickCrypto },
+  ],
 };
 
 async function bundle(folder, entryPoints, options, finish) {
