@@ -2,7 +2,8 @@
 // a third of its start-up, and the test fleet into test/fleet/dist/ without. Each folder is built beside the old one and
 // then takes its place, so that what runs meanwhile finds it whole.
 import { build } from 'esbuild';
-import { chmod, copyFile, readdir, rename, rm } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { chmod, copyFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
 
 const root = new URL('..', import.meta.url).pathname;
 
@@ -24,48 +25,72 @@ function quickCrypto({ onResolve }) {
   );
 }
 
-/** What packages written for CommonJS expect to find. ssh2's optional native parts are not among it. */
+/** Of these packages the program uses a part, and all of each takes long to be read. */
+const PARTS = {
+  ssh2: `module.exports = {
+    Client: require('ssh2/lib/client.js'),
+    ...require('ssh2/lib/agent.js'),
+    utils: { parseKey: require('ssh2/lib/protocol/keyParser.js').parseKey },
+  };`,
+  undici: `Object.assign(require('undici/lib/dispatcher/dispatcher.js').prototype, require('undici/lib/api/index.js'));
+    module.exports = { Agent: require('undici/lib/dispatcher/agent.js') };`,
+};
+
+function parts({ onResolve, onLoad }) {
+  onResolve({ filter: /^(ssh2|undici)$/ }, ({ path }) => ({ path, namespace: 'part' }));
+  onLoad({ filter: /./, namespace: 'part' }, ({ path }) => ({ contents: PARTS[path], resolveDir: root }));
+}
+
+/** CommonJS, because that is what V8 can be handed compiled. ssh2's optional native parts are not among it. */
 const COMMONJS = {
-  banner: { js: "const require = process.getBuiltinModule('node:module').createRequire(import.meta.url);" },
-  define: { __dirname: 'import.meta.dirname' },
+  format: 'cjs',
+  define: { 'import.meta.url': 'IMPORT_META_URL' },
+  banner: { js: "const IMPORT_META_URL = require('node:url').pathToFileURL(__filename).href;" },
   external: ['cpu-features', '*.node'],
   plugins: [
     { name: 'plain-width', setup: plainWidth },
     { name: 'quick-crypto', setup: quickCrypto },
+    { name: 'parts', setup: parts },
   ],
 };
+/** A function, for `src/cli/main.ts` to call. */
+const PROGRAM = {
+  ...COMMONJS,
+  banner: { js: `(function (require, __filename, __dirname) { ${COMMONJS.banner.js}` },
+  footer: { js: '})' },
+};
 
-async function bundle(folder, entryPoints, options, finish) {
+/** @param bundles what each is made of, and how */
+async function replace(folder, bundles, finish) {
   const fresh = `${root}${folder}.new`;
   const old = `${root}${folder}.old`;
   await Promise.all([fresh, old].map((dir) => rm(dir, { recursive: true, force: true })));
-  await build({
-    absWorkingDir: root,
-    entryPoints,
-    outdir: fresh,
-    bundle: true,
-    splitting: true,
-    format: 'esm',
-    platform: 'node',
-    target: 'node20.19',
-    sourcemap: true,
-    logLevel: 'warning',
-    ...options,
-  });
+  const common = { absWorkingDir: root, outdir: fresh, bundle: true, platform: 'node', target: 'node20.19' };
+  await Promise.all(bundles.map((options) => build({ ...common, sourcemap: true, logLevel: 'warning', ...options })));
   await finish(fresh);
   await rename(`${root}${folder}`, old).catch(() => undefined); // there is none the first time
   await rename(fresh, `${root}${folder}`);
   await rm(old, { recursive: true, force: true });
 }
 
-await bundle('dist', ['src/cli/main.ts'], COMMONJS, async (dir) => {
-  const scripts = (await readdir(`${root}src/adapters`)).filter((name) => name.endsWith('.sh'));
-  await Promise.all(scripts.map((name) => copyFile(`${root}src/adapters/${name}`, `${dir}/${name}`)));
-  await chmod(`${dir}/main.js`, 0o755);
-});
-await bundle(
+await replace(
+  'dist',
+  [
+    { ...PROGRAM, entryPoints: ['src/cli/program.ts'] },
+    { ...COMMONJS, entryPoints: ['src/cli/main.ts', 'src/cli/compile.ts'] },
+  ],
+  async (dir) => {
+    const scripts = (await readdir(`${root}src/adapters`)).filter((name) => name.endsWith('.sh'));
+    await Promise.all(scripts.map((name) => copyFile(`${root}src/adapters/${name}`, `${dir}/${name}`)));
+    await writeFile(`${dir}/package.json`, '{"type":"commonjs"}\n');
+    await chmod(`${dir}/main.js`, 0o755);
+    execFileSync(process.execPath, [`${dir}/compile.js`], { stdio: 'inherit' });
+    await Promise.all(['compile.js', 'compile.js.map'].map((name) => rm(`${dir}/${name}`)));
+  },
+);
+const fleet = ['cocoon', 'fleet', 'demo', 'bench', 'quick-server'].map((name) => `test/fleet/${name}.ts`);
+await replace(
   'test/fleet/dist',
-  ['cocoon', 'fleet', 'demo', 'bench', 'quick-server'].map((name) => `test/fleet/${name}.ts`),
-  { packages: 'external' },
+  [{ entryPoints: fleet, format: 'esm', splitting: true, packages: 'external' }],
   async (dir) => await chmod(`${dir}/cocoon.js`, 0o755),
 );

@@ -207,7 +207,12 @@ export function logIn(stream: Duplex, target: SshTarget, context: LoginContext):
 interface AuthProtocol {
   authPK?: (user: string, key: ParsedKey, algorithm: string | undefined, sign?: SignRequest) => void;
   service?: (name: string) => void;
-  _handlers?: { SERVICE_ACCEPT?: (protocol: AuthProtocol, name: string) => void };
+  _handlers?: {
+    SERVICE_ACCEPT?: (protocol: AuthProtocol, name: string) => void;
+    GLOBAL_REQUEST?: (protocol: AuthProtocol, name: string, wantsReply: boolean, data: Buffer) => void;
+  };
+  _packetRW?: { write: { allocStart: number; alloc: (bytes: number) => Buffer; finalize: (packet: Buffer) => Buffer } };
+  _cipher?: { encrypt: (packet: Buffer) => void };
 }
 type SignRequest = (data: Buffer, done: (signature: Buffer) => void) => void;
 
@@ -231,21 +236,34 @@ function signAtOnce(client: ssh2.Client): void {
 }
 
 /**
- * ssh2 asks whether it may log in, and does so when it may: another round trip, because the answer is always yes (RFC 4253,
- * 10: a server that refuses the service disconnects). This goes on as if the answer were there, once the host key was
+ * ssh2 asks whether it may log in, and does so when it may: a round trip for nothing, because the answer is always yes (RFC
+ * 4253, 10: a server that refuses the service disconnects). This goes on as if the answer were there, once the host key was
  * verified. Where ssh2 is not as it was, it waits.
+ *
+ * What sshd then says it says in small pieces, and TCP there keeps each until we acknowledge the one before, which TCP here
+ * leaves for 40 ms to a packet of ours (Nagle's algorithm, delayed acknowledgements). So one is sent that means nothing, and
+ * what sshd offers to prove is asked for after the command that is about to be sent.
  */
 function offerAtOnce(client: ssh2.Client): void {
   const protocol = protocolOf(client);
-  const handlers = protocol?._handlers;
-  const [ask, accepted] = [protocol?.service, handlers?.SERVICE_ACCEPT];
-  if (protocol === undefined || ask?.length !== 1 || handlers === undefined || accepted?.length !== 2) return;
+  const { service: ask, _handlers: handlers, _packetRW: packets, _cipher: cipher } = protocol ?? {};
+  const { SERVICE_ACCEPT: accepted, GLOBAL_REQUEST: asked } = handlers ?? {};
+  const isKnown = ask?.length === 1 && accepted?.length === 2 && asked?.length === 4 && packets !== undefined;
+  if (!isKnown || protocol === undefined || handlers === undefined || cipher === undefined) return;
   protocol.service = (name) => {
     ask.call(protocol, name);
-    handlers.SERVICE_ACCEPT = () => undefined;
+    handlers.SERVICE_ACCEPT = () => {
+      const packet = packets.write.alloc(IGNORE.length);
+      packet.set(IGNORE, packets.write.allocStart);
+      protocol._cipher?.encrypt(packets.write.finalize(packet));
+    };
     accepted(protocol, name);
   };
+  handlers.GLOBAL_REQUEST = (...request) => void setImmediate(() => quietly(() => asked(...request)));
 }
+
+/** SSH_MSG_IGNORE with no data (RFC 4253, 11.2). */
+const IGNORE = [2, 0, 0, 0, 0];
 
 function protocolOf(client: ssh2.Client): AuthProtocol | undefined {
   return (client as unknown as { _protocol?: AuthProtocol })._protocol;

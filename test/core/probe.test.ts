@@ -804,6 +804,17 @@ describe.each(shells)('the script in %s', (name, shell) => {
     expect(commands - before).toBe(3);
   });
 
+  test('a login shell that takes no words of several lines gets the script on standard input', async () => {
+    const asCsh: Connection = {
+      ...connection,
+      exec: async (command, options) => {
+        const unmatched = { stdout: Buffer.alloc(0), stderr: "Unmatched '.", code: 1, signal: null };
+        return command.includes('\n') ? unmatched : await connection.exec(command, options);
+      },
+    };
+    expect((await readNode(asCsh, here(), 0, new AbortController().signal)).entries).toEqual([entry(sha('a1'))]);
+  });
+
   test('the path of a base far behind the beginning of its overlay', async () => {
     const overlay = Buffer.alloc(70_000);
     overlay.set(qcow2(blobPath('e2', root)).subarray(0, 20));

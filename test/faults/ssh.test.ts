@@ -341,6 +341,31 @@ describe('the identity', () => {
     }
   });
 
+  it('is offered before the server says that it may be, where it signs in one way only', async () => {
+    const NEWKEYS = Buffer.from('0000000c0a15', 'hex');
+    const SERVICE_REQUEST_BYTES = 100; // more than it takes, and less than with an offer
+    const relay = await startOther((near) => {
+      const far = connect(server.port, '127.0.0.1');
+      cleanups.push(() => far.destroy());
+      let after: number | null = null; // bytes of the client since its keys are new
+      far.on('error', () => near.destroy()).on('data', (data) => near.write(data));
+      near
+        .on('close', () => far.destroy())
+        .on('data', (data) => {
+          const begin = data.indexOf(NEWKEYS);
+          if (begin !== -1) {
+            after = -begin;
+            far.pause();
+          }
+          if (after !== null && (after += data.length) > SERVICE_REQUEST_BYTES) far.resume();
+          far.write(data);
+        });
+    });
+    await trust('relay', { ...server, port: relay.port });
+    const way = { connectTimeoutMs: 10_000, knownHostsFiles: [at('known-relay')] };
+    await works(client().connect(node(relay.port, way), never));
+  });
+
   it('comes from the agent, where its file is encrypted too', async () => {
     const agentSocket = await startAgent(at('key'));
     await works(connectWith([at('encrypted')], { agentSocket }));

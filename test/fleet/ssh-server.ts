@@ -40,7 +40,7 @@ export async function startSshServer(options: SshServerOptions): Promise<NodeSer
     else speakSsh(socket, hostKey, options);
   };
   const start = async () => {
-    tcp = createServer({ noDelay: true }, accept); // as sshd
+    tcp = createServer({ noDelay: true }, accept);
     port = await listen(tcp, port, host);
   };
   const stop = async () => {

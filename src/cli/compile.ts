@@ -1,0 +1,3 @@
+import { keep } from './bytecode.ts';
+
+keep();

@@ -1,0 +1,70 @@
+/** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`. */
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { fault, infoOf, ReconcileError } from '../core/errors.ts';
+import type { Signal } from '../core/report.ts';
+import { parseArgs, type Command } from './args.ts';
+import { complain, type Io, type Tool } from './io.ts';
+
+const FATAL: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
+
+/** Signals end the run in order; a second one ends the program at once. */
+function watchSignals(): Pick<Io, 'interrupted' | 'interruptedBy'> {
+  const controller = new AbortController();
+  let first: Signal | null = null;
+  for (const signal of Object.keys(FATAL) as Signal[]) {
+    process.on(signal, () => {
+      if (first !== null) process.exit(FATAL[first]);
+      first = signal;
+      controller.abort(fault('INTERRUPTED', { signal }));
+    });
+  }
+  return { interrupted: controller.signal, interruptedBy: () => first };
+}
+
+/** A reader that went away (`| head`) ends the output and not the run. */
+function write(stream: NodeJS.WriteStream): (text: string) => void {
+  stream.on('error', () => undefined);
+  return (text) => stream.write(text);
+}
+
+async function dispatch(command: Command, io: Io, tool: Tool): Promise<number> {
+  switch (command.name) {
+    case 'text':
+      io.out(command.text);
+      return 0;
+    case 'run':
+      return await (await import('./run.ts')).runCommand(command, io, tool);
+    case 'gate':
+      return await (await import('./gate.ts')).gateCommand(command, io, tool);
+    case 'digest':
+      return await (await import('./inspect.ts')).digestCommand(command, io, tool);
+    case 'nodes':
+      return await (await import('./inspect.ts')).nodesCommand(command, io, tool);
+  }
+}
+
+async function main(): Promise<number> {
+  const io: Io = {
+    env: process.env,
+    home: homedir(),
+    stdoutIsTerminal: process.stdout.isTTY,
+    stderrIsTerminal: process.stderr.isTTY,
+    out: write(process.stdout),
+    err: write(process.stderr),
+    stdin: () => process.stdin,
+    ...watchSignals(),
+  };
+  const { name, version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Tool;
+  try {
+    return await dispatch(await parseArgs(process.argv.slice(2), version), io, { name, version });
+  } catch (error) {
+    complain(io, error instanceof ReconcileError ? error : new ReconcileError(infoOf(error)));
+    return 1;
+  }
+}
+
+void main().then((code) => {
+  // Whatever a library still holds open must not keep a finished run alive.
+  process.stdout.write('', () => process.stderr.write('', () => process.exit(code)));
+});
