@@ -6,7 +6,7 @@ import { array, digest, object, optionalText, parseJson, ShapeError, text, type 
 import { isCanaryName } from '../core/leftovers.ts';
 import { count, formatBytes, shellQuote } from '../core/text.ts';
 import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
-import { between, tokenise, UNREADABLE, type DirectoryFact, type RawAnswer } from './probe-answer.ts';
+import { between, isUnread, tokenise, UNREADABLE, type DirectoryFact, type RawAnswer } from './probe-answer.ts';
 import type { Connection } from './ssh.ts';
 
 const MAX_ANSWER_BYTES = 64 * 2 ** 20;
@@ -25,9 +25,9 @@ const ARCHITECTURES = new Map([
   ['aarch64', 'arm64'],
 ]);
 
-/** So much of each overlay is read at first: qemu-img puts the path of the base within the first 600 bytes, and its end within these. */
+/** So much of each overlay is read at first: qemu-img puts the path of the base within the first 600 bytes. */
 const HEAD_BYTES = 1024;
-/** Each answer may name files elsewhere which name others; a node that then still does changes while it is read. */
+/** Each answer may name files elsewhere which name others, and a file may go away while it is read. */
 const MAX_ANSWERS = 4;
 const MAX_ELSEWHERE = 1000;
 
@@ -90,7 +90,10 @@ export async function readNode(
     scope = wider;
     isInline = false; // these words may be more than one command can hold
   }
-  throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'its snapshots change while they are read' });
+  throw fault('NODE_ANSWER_INVALID', {
+    host: node.name,
+    what: 'its files change while they are read, or its `head` shows nothing of them',
+  });
 }
 
 /**
@@ -142,9 +145,9 @@ export function parseProbe(
 
 /** What is listed without being asked for, below the root directory. */
 const LISTED =
-  /^\/(?:cloudimg\/blobs\/[0-9a-f]{64}\.qcow2|oci\/blobs\/[^/]+|oci\/boot\/[^/]+\/[^/]+|firmware\/[^/]+|snapshot\/localfile\/[^/]+\/\.)$/;
+  /^\/(?:cloudimg\/blobs\/[0-9a-f]{64}\.qcow2|oci\/blobs\/[^/]+\.erofs|oci\/boot\/[^/]+\/[^/]+|firmware\/[^/]+|snapshot\/localfile\/[^/]+\/\.)$/;
 
-/** The scope that holds all that these snapshots need; null where this one does. */
+/** The scope that holds all that these snapshots need; null where this one does, and all of it was read. */
 function widerScope(scope: Scope, raw: RawAnswer, { snapshots }: Observed, { name: host, cocoon }: Node): Scope | null {
   const { rootDir } = cocoon;
   const elsewhere = new Set(scope.elsewhere);
@@ -161,7 +164,8 @@ function widerScope(scope: Scope, raw: RawAnswer, { snapshots }: Observed, { nam
     layerFiles.forEach(need);
   }
   const headBytes = Math.max(scope.headBytes, ...Object.values(raw.directories).map(({ headNeeds }) => headNeeds));
-  if (elsewhere.size === scope.elsewhere.length && headBytes === scope.headBytes) return null;
+  const isSame = elsewhere.size === scope.elsewhere.length && headBytes === scope.headBytes;
+  if (isSame && !isUnread(raw)) return null;
   if (elsewhere.size > MAX_ELSEWHERE) {
     const what = `its snapshots need more than ${MAX_ELSEWHERE} files outside ${rootDir}`;
     throw fault('NODE_ANSWER_INVALID', { host, what });

@@ -33,6 +33,8 @@ export interface DirectoryFact {
   texts: Record<string, string>;
   /** What its overlay opens. */
   backing: string | null;
+  /** Whether the beginning of its overlay was read. */
+  hasHead: boolean;
   /** So much of the overlay would tell that, in bytes, where too little of it was read. */
   headNeeds: number;
 }
@@ -185,7 +187,13 @@ function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): Raw
       }
       case 'snapshot':
         if (!rest.endsWith('/.')) throw invalid();
-        raw.directories[absolute(rest.slice(0, -2), rootDir)] = { files: {}, texts: {}, backing: null, headNeeds: 0 };
+        raw.directories[absolute(rest.slice(0, -2), rootDir)] = {
+          files: {},
+          texts: {},
+          backing: null,
+          hasHead: false,
+          headNeeds: 0,
+        };
         break;
       case 'has': {
         const [, bytes, path] = /^(\d+) (.+)$/.exec(rest) ?? [];
@@ -226,6 +234,17 @@ function readHeads(heads: Buffer, raw: RawAnswer, { name: host, cocoon: { rootDi
 
 const HEAD = /(?:^|\n)==> ([^\n]+) <==\n/g;
 
+/**
+ * True where a file is there whose beginning was not read: it went away meanwhile, or `head` did not work. Nothing is known
+ * of it then, least of all that it is bad.
+ */
+export function isUnread({ blobs, directories }: RawAnswer): boolean {
+  return (
+    Object.values(blobs).some(({ regular, sizeBytes, header }) => regular && sizeBytes > 0 && header === null) ||
+    Object.values(directories).some(({ files, hasHead }) => (files[OVERLAY] ?? 0) > 0 && !hasHead)
+  );
+}
+
 /** What the beginning of this file is good for; null for one that was not asked for. */
 function takerOf(name: string, raw: RawAnswer, rootDir: string): ((head: Buffer) => void) | null {
   const blob = /^cloudimg\/blobs\/([0-9a-f]{64})\.qcow2$/.exec(name)?.[1];
@@ -235,6 +254,7 @@ function takerOf(name: string, raw: RawAnswer, rootDir: string): ((head: Buffer)
   const directory = member === OVERLAY ? raw.directories[dir] : undefined;
   if (directory === undefined) return null;
   return (head) => {
+    directory.hasHead = true;
     const place = backingPlace(head);
     if (place === null) return;
     const path = head.toString('utf8', place.from, place.to).replaceAll(/\p{Cc}/gu, UNREADABLE);

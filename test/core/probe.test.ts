@@ -701,6 +701,25 @@ describe.each(shells)('the script in %s', (name, shell) => {
     });
   });
 
+  test('a head that shows nothing: an error, and never a blob that is corrupt', async () => {
+    put(`cloudimg/blobs/${HEX.a1}.qcow2`, qcow2());
+    const odd = join(base, 'as', name, 'head');
+    writeFileSync(odd, '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+    const error = await observe().catch((reason: unknown) => reason);
+    rmSync(odd);
+    expect(error).toMatchObject({ info: { code: 'NODE_ANSWER_INVALID', message: expect.stringContaining('`head`') } });
+  });
+
+  test('a blob that goes away while it is read: all is read once more', async () => {
+    put(`cloudimg/blobs/${HEX.a1}.qcow2`, qcow2());
+    const path = put(`cloudimg/blobs/${HEX.e2}.qcow2`, qcow2());
+    const odd = join(base, 'as', name, 'head');
+    writeFileSync(odd, `#!/bin/sh\nrm -f '${path}'\nexec /usr/bin/head "$@"\n`, { mode: 0o755 });
+    const observed = await observe();
+    rmSync(odd);
+    expect(Object.keys(observed.blobs)).toEqual([HEX.a1]);
+  });
+
   test('no cocoon', () => {
     expect(errorOf(run([], '/no/such/cocoon').stdout).info.code).toBe('NODE_COCOON_MISSING');
   });
