@@ -322,7 +322,7 @@ describe('nodes whose answers are not what the probe says', () => {
   const forged =
     (lines: (nonce: string) => string): ((command: string) => ExecHook) =>
     (command) =>
-      answer(lines(/ -- ([0-9a-f]{16}) /.exec(command)?.[1] ?? ''));
+      answer(lines(/ ([0-9a-f]{16}) \S+ \S+ \d+$/.exec(command)?.[1] ?? ''));
   const framed = (body: string): ((command: string) => ExecHook) =>
     forged((nonce) => `cocoon-probe 1 ${nonce}\n${body}\ncocoon-probe end ${nonce}\n`);
   const index = JSON.stringify({ images: { x: { content_sum: `sha256:${'a'.repeat(64)}` } } });
