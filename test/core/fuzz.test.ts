@@ -36,7 +36,7 @@ import {
   WIN11,
 } from '../helpers/facts.ts';
 import { answering } from '../helpers/fakes.ts';
-import { head, NONCE, parse, qcow2 } from '../helpers/probe.ts';
+import { bytesOf, head, NONCE, parse, qcow2 } from '../helpers/probe.ts';
 import { mutate, pick, random } from '../helpers/random.ts';
 import { memoryState } from '../helpers/state.ts';
 
@@ -99,7 +99,13 @@ const E2 = 'e2'.repeat(32);
 // ------------------------------------------------------------------------------------------------------ nodes
 
 const CONTAINER = 'ghcr.io/a/b:1';
-const inFile = (name: string, text: string): string[] => ['file', name, ...text.split('\n').map((line) => `|${line}`)];
+const inFile = (name: string, text: string): string[] => [
+  'file',
+  name,
+  ...bytesOf(text)
+    .split('\n')
+    .map((line) => `|${line}`),
+];
 const answer = (...lines: string[]): string =>
   [`cocoon-probe 1 ${NONCE}`, ...lines, `cocoon-probe end ${NONCE}`, ''].join('\n');
 const ID = 'MFRGGZDFMZTWQ2LKNNWG23TPOA';
