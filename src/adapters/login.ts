@@ -212,6 +212,7 @@ interface AuthProtocol {
     GLOBAL_REQUEST?: (protocol: AuthProtocol, name: string, wantsReply: boolean, data: Buffer) => void;
   };
   _packetRW?: { write: { allocStart: number; alloc: (bytes: number) => Buffer; finalize: (packet: Buffer) => Buffer } };
+  _kexinit?: unknown;
   _cipher?: { encrypt: (packet: Buffer) => void };
 }
 type SignRequest = (data: Buffer, done: (signature: Buffer) => void) => void;
@@ -253,6 +254,7 @@ function offerAtOnce(client: ssh2.Client): void {
   protocol.service = (name) => {
     ask.call(protocol, name);
     handlers.SERVICE_ACCEPT = () => {
+      if (protocol._kexinit !== undefined) return; // keys are being exchanged: what is sent now has to wait
       const packet = packets.write.alloc(IGNORE.length);
       packet.set(IGNORE, packets.write.allocStart);
       protocol._cipher?.encrypt(packets.write.finalize(packet));

@@ -4,9 +4,10 @@ import { readFileSync } from 'node:fs';
 import { ReconcileError, fault } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
 import { isCanaryName } from '../core/leftovers.ts';
+import { UNREADABLE } from '../core/qcow2.ts';
 import { count, formatBytes, shellQuote } from '../core/text.ts';
 import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
-import { between, isUnread, tokenise, UNREADABLE, type DirectoryFact, type RawAnswer } from './probe-answer.ts';
+import { between, isUnread, tokenise, type DirectoryFact, type RawAnswer } from './probe-answer.ts';
 import type { Connection } from './ssh.ts';
 
 const MAX_ANSWER_BYTES = 64 * 2 ** 20;
@@ -28,7 +29,7 @@ const ARCHITECTURES = new Map([
 /** So much of each overlay is read at first: qemu-img puts the path of the base within the first 600 bytes. */
 const HEAD_BYTES = 1024;
 /** Each answer may name files elsewhere which name others, and a file may go away while it is read. */
-const MAX_ANSWERS = 4;
+const MAX_ANSWERS = 5;
 const MAX_ELSEWHERE = 1000;
 
 let script: string | null = null;
@@ -38,6 +39,8 @@ function probeScript(): string {
   script ??= readFileSync(new URL('./probe.sh', import.meta.url), 'utf8').replaceAll(/^ *#.*\n/gm, '');
   return script;
 }
+
+const NOT_CSH = 'test -n "$shell" && exec false';
 
 /** What the probe is to look at beside the root directory. */
 export interface Scope {
@@ -82,7 +85,7 @@ export async function readNode(
       });
     }
     if (isInline && !hasRun) {
-      isInline = false; // a login shell that knows no words of several lines, as csh
+      isInline = false; // a login shell that has no words of several lines
       continue;
     }
     const { observed, wider } = parseProbe(result.stdout, nonce, node, scope, result.stderr);
@@ -98,13 +101,15 @@ export async function readNode(
 
 /**
  * Inline the script is a word of the command: a server takes nothing on standard input before the command runs, so all
- * else costs a round trip. Never with sudo, which logs every word.
+ * else costs a round trip. Never with sudo, which logs every word. csh would take each line of it for a command of its own,
+ * so the first one ends csh, which alone has a variable of this name.
  */
 function probeCommand(node: Node, scope: Scope, nonce: string, isInline: boolean): { command: string; stdin: string } {
   const { binary, rootDir, sudo } = node.cocoon;
   const words = [nonce, binary, rootDir, `${scope.headBytes}`, ...scope.elsewhere].map(shellQuote).join(' ');
-  if (isInline) return { command: `sh -c ${shellQuote(probeScript())} sh ${words}`, stdin: '' };
-  return { command: `${sudo ? 'sudo -n ' : ''}sh -s`, stdin: `set -- ${words}\n${probeScript()}` };
+  const script = probeScript();
+  if (isInline) return { command: `sh -c ${shellQuote(`\n${NOT_CSH}\n${script}`)} sh ${words}`, stdin: '' };
+  return { command: `${sudo ? 'sudo -n ' : ''}sh -s`, stdin: `set -- ${words}\n${script}` };
 }
 
 /**
@@ -125,7 +130,7 @@ export function parseProbe(
     const said = stderr.trim() === '' ? '' : `; it said: ${stderr.trim()}`;
     throw fault('NODE_ANSWER_INVALID', { host, what: `the answer is torn: its end mark is missing${said}` });
   }
-  const raw = tokenise(found, node);
+  const raw = tokenise(found, node, scope.headBytes);
   const [denied] = raw.denied;
   if (raw.cocoonMissing) throw fault('NODE_COCOON_MISSING', { host, binary: node.cocoon.binary });
   if (denied !== undefined) throw fault('NODE_PERMISSION_DENIED', { host, user: node.user, what: denied });
@@ -145,7 +150,7 @@ export function parseProbe(
 
 /** What is listed without being asked for, below the root directory. */
 const LISTED =
-  /^\/(?:cloudimg\/blobs\/[0-9a-f]{64}\.qcow2|oci\/blobs\/[^/]+\.erofs|oci\/boot\/[^/]+\/[^/]+|firmware\/[^/]+|snapshot\/localfile\/[^/]+\/\.)$/;
+  /^\/(?:cloudimg\/blobs\/[0-9a-f]{64}\.qcow2|oci\/blobs\/[^/]+\.erofs|oci\/boot\/[^/.][^/]*\/[^/]+|firmware\/[^/]+|snapshot\/localfile\/[^/.][^/]*\/\.)$/;
 
 /** The scope that holds all that these snapshots need; null where this one does, and all of it was read. */
 function widerScope(scope: Scope, raw: RawAnswer, { snapshots }: Observed, { name: host, cocoon }: Node): Scope | null {

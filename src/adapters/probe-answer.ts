@@ -1,7 +1,7 @@
 /** The probe's answer, line by line: sorted by kind and bounded, but not yet understood (`node-read.ts` does that). */
 import { type ReconcileError, fault } from '../core/errors.ts';
 import { leftoverAt } from '../core/leftovers.ts';
-import { backingPlace, HEADER_BYTES } from '../core/qcow2.ts';
+import { backingPlace, HEADER_BYTES, UNREADABLE } from '../core/qcow2.ts';
 import type { BlobFact, FileState, Leftover, Node } from '../core/types.ts';
 
 const MAX_FILE_BYTES = 8 * 2 ** 20;
@@ -65,11 +65,12 @@ export interface RawAnswer {
 
 /**
  * The lines of the answer, each sorted by its first word, and what the beginnings of files tell.
+ * @param headBytes how much of each beginning was asked for
  * @throws ReconcileError NODE_ANSWER_INVALID
  */
-export function tokenise({ lines, heads }: Answer, node: Node): RawAnswer {
+export function tokenise({ lines, heads }: Answer, node: Node, headBytes: number): RawAnswer {
   const raw = sorted(lines, node);
-  readHeads(heads, raw, node);
+  readHeads(heads, raw, node, headBytes);
   return raw;
 }
 
@@ -214,14 +215,14 @@ function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): Raw
  * The first bytes of blobs and overlays. What one file holds cannot pass for another one: each must be named once.
  * @throws ReconcileError NODE_ANSWER_INVALID
  */
-function readHeads(heads: Buffer, raw: RawAnswer, { name: host, cocoon: { rootDir } }: Node): void {
+function readHeads(heads: Buffer, raw: RawAnswer, { name: host, cocoon: { rootDir } }: Node, headBytes: number): void {
   const text = heads.toString('latin1');
   const seen = new Set<string>();
   let take: ((head: Buffer) => void) | null = null;
   let from = 0;
   for (const match of text.matchAll(HEAD)) {
     const name = Buffer.from(match[1] as string, 'latin1').toString();
-    const taker = takerOf(name, raw, rootDir);
+    const taker = takerOf(name, raw, rootDir, headBytes);
     if (taker === null) continue;
     if (seen.has(name)) throw fault('NODE_ANSWER_INVALID', { host, what: `${name} seems to begin twice` });
     seen.add(name);
@@ -246,27 +247,34 @@ export function isUnread({ blobs, directories }: RawAnswer): boolean {
 }
 
 /** What the beginning of this file is good for; null for one that was not asked for. */
-function takerOf(name: string, raw: RawAnswer, rootDir: string): ((head: Buffer) => void) | null {
+function takerOf(name: string, raw: RawAnswer, rootDir: string, headBytes: number): ((head: Buffer) => void) | null {
   const blob = /^cloudimg\/blobs\/([0-9a-f]{64})\.qcow2$/.exec(name)?.[1];
   const fact = blob === undefined ? undefined : raw.blobs[blob];
-  if (fact !== undefined) return (head) => (fact.header = head.toString('hex', 0, HEADER_BYTES));
+  // a file that cannot be read begins too, with nothing
+  const isWhole = (head: Buffer, bytes: number, wanted: number): boolean => head.length >= Math.min(bytes, wanted);
+  if (fact !== undefined) {
+    return (head) => {
+      if (isWhole(head, fact.sizeBytes, HEADER_BYTES)) fact.header = head.toString('hex', 0, HEADER_BYTES);
+    };
+  }
   const [dir, member] = placeOf(name, rootDir);
   const directory = member === OVERLAY ? raw.directories[dir] : undefined;
   if (directory === undefined) return null;
+  const bytes = directory.files[OVERLAY] ?? 0;
   return (head) => {
-    directory.hasHead = true;
+    directory.hasHead = isWhole(head, bytes, headBytes);
     const place = backingPlace(head);
-    if (place === null) return;
-    const path = head.toString('utf8', place.from, place.to).replaceAll(/\p{Cc}/gu, UNREADABLE);
-    if (place.to <= head.length) directory.backing = path;
-    else if (place.to <= (directory.files[OVERLAY] ?? 0)) directory.headNeeds = place.to;
+    if (place === null || (place.to > head.length && place.to > bytes)) return;
+    if (place.to > head.length && place.to <= MAX_HEAD_BYTES) directory.headNeeds = place.to;
+    const path = place.to > head.length ? UNREADABLE : head.toString('utf8', place.from, place.to);
+    directory.backing = path.replaceAll(/\p{Cc}/gu, UNREADABLE);
   };
 }
 
 const OVERLAY = 'overlay.qcow2';
 
-/** In the place of bytes that are no text, or no text for people: a path with one is none of cocoon's. */
-export const UNREADABLE = '\ufffd';
+/** An overlay that names its base further behind is none of qemu's, which does so within the first kilobytes. */
+const MAX_HEAD_BYTES = 65_536;
 
 function tooLarge(name: string, host: string): ReconcileError {
   return fault('NODE_ANSWER_INVALID', { host, what: `${name} is larger than 8 MiB` });

@@ -87,12 +87,14 @@ sqlite_store() {
   done
 }
 
-# list DIR...: indexes, blobs, boot files, what snapshots consist of, and what was left behind: by interrupted pulls and imports more
-# than an hour ago (garbage collection takes it some day), and by a change of ours (it is in progress, or its run died). An
-# answer that says `walk` and not `walked` comes from a find that cannot do this: nothing that it lacks is known to lack.
+# list DIR...: indexes, blobs, boot files, what snapshots consist of, and what was left behind: by interrupted pulls and
+# imports more than an hour ago (garbage collection takes it some day), and by a change of ours (it is in progress, or its
+# run died). An answer that says `walk` and not `walked` comes from a find that cannot do this: nothing that it lacks is
+# known to lack. `$G` ends the last line of a file that does not.
 list() {
   say walk
   tell
+  # shellcheck disable=SC2016 # sed's own
   find -L . cloudimg/db/images.json oci/db/images.json snapshot/db/snapshots.json \
     cloudhypervisor/db/vms.json firecracker/db/vms.json \
     cloudimg/blobs oci/blobs oci/boot firmware cloudimg/temp oci/temp "$@" -maxdepth 2 \
@@ -101,8 +103,8 @@ list() {
     -o \( -path '*/./*' -prune -type f -printf 'has %s %p\n' \
     \( -name cocoon.json -o -name config.json \) -size "-$((MEMBERS + 1))c" \
     -o -path '*/db/*.json' -prune -readable -printf 'index %s %p\n' -type f -size "-$((LIMIT + 1))c" \
-    \) -exec sed -s -e '1i file' -e 1F -e 's/^/|/' -- {} + \
-    -o \( -type d -o -path '*/db/*.json' \) ! \( -readable -a \( ! -type d -o -executable \) \) -prune -printf 'denied %p\n' \
+    \) -exec sed -s -e '1i file' -e 1F -e 's/^/|/' -e '$G' -- {} + \
+    -o \( -type d ! -path 'firmware/*' -o -path '*/db/*.json' \) ! \( -readable -a \( ! -type d -o -executable \) \) -prune -printf 'denied %p\n' \
     -o -name . -printf 'snapshot %p\n' \
     -o -path 'cloudimg/blobs/*' -prune \( \
     -name '*.qcow2' -printf 'blob %y %s %i %T@ %f\n' \
@@ -135,7 +137,6 @@ store() {
 
 # heads DIR...
 heads() {
-  say '' # the last file may have ended without a line end
   for dir; do
     shift
     begins "$dir/overlay.qcow2" && set -- "$@" "$dir/overlay.qcow2"
@@ -175,22 +176,12 @@ $(timeout 10 "$bin" version </dev/null 2>/dev/null)
 EOT
 }
 
-# The kernel's name for the machine: newer ones tell it themselves, which spares a process. Where somebody put another
-# `uname` before that of the system, it is for a reason.
-machine() {
-  case $(command -v uname) in
-    /bin/uname | /usr/bin/uname) read -r name 2>/dev/null </proc/sys/kernel/arch || name=$(uname -m) ;;
-    *) name=$(uname -m) ;;
-  esac
-  say "machine $name"
-}
-
 probe() {
   nonce=$1 bin=$2 root=$3 bytes=$4
   shift 4
   said=''
   say "cocoon-probe 1 $nonce"
-  machine
+  say "machine $(uname -m)"
   if ! command -v "$bin" >/dev/null; then
     say 'missing cocoon'
   else

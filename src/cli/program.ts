@@ -64,6 +64,7 @@ async function main(): Promise<number> {
   }
 }
 
+process.exitCode = 1; // of a program that ends before it is done
 void main().then((code) => {
   // Whatever a library still holds open must not keep a finished run alive.
   process.stdout.write('', () => process.stderr.write('', () => process.exit(code)));

@@ -2,9 +2,11 @@
 
 /** Of the header, what tells a base image from another file. */
 export const HEADER_BYTES = 20;
-/** Longer names than qemu itself allows (1023 bytes), and places beyond the largest first cluster, are no base of a VM. */
+/** qemu itself allows 1023. */
 const MAX_NAME_BYTES = 4096;
-const MAX_OFFSET = 2 * 2 ** 20;
+
+/** In the path of a backing file: what is no text, or was not read. Such a path cannot be looked for. */
+export const UNREADABLE = '\ufffd';
 
 /** True for the first bytes of any qcow2 file. */
 export function isQcow2(head: Uint8Array): boolean {
@@ -24,7 +26,7 @@ export function backingPlace(head: Uint8Array): { from: number; to: number } | n
   const view = viewOf(head);
   const from = view.getBigUint64(8);
   const length = view.getUint32(16);
-  if (from === 0n || from > MAX_OFFSET || length === 0 || length > MAX_NAME_BYTES) return null;
+  if (from === 0n || from > Number.MAX_SAFE_INTEGER || length === 0 || length > MAX_NAME_BYTES) return null;
   return { from: Number(from), to: Number(from) + length };
 }
 

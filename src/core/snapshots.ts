@@ -5,6 +5,7 @@
 import { blobState, keepersOf, OCI_CHECKED, ociState } from './blobs.ts';
 import { replaceCommands, restoreCommands } from './commands.ts';
 import { byReplacing, coverOf, doubtAbout, replaced, type Served, type World } from './images.ts';
+import { UNREADABLE } from './qcow2.ts';
 import { hexOf, isDigest, isUrl, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
 import type {
@@ -125,6 +126,7 @@ function judgeLocal(world: World, hot: ServedSnapshots, fact: SnapshotFact): Sna
 
   const backing = fact.backing as string;
   const hex = blobHex(node, backing);
+  if (backing.includes(UNREADABLE)) return say('unknown', `its overlay opens ${backing}, which cannot be looked for`);
   if (hex === null) {
     return observed.files[backing] === 'file'
       ? say('clonable', `its base lies outside this node's root directory, at ${backing}; checked: present`)

@@ -183,7 +183,7 @@ export interface SnapshotFact {
   layerFiles: string[];
 }
 
-/** `none` is also an empty file, or none at all. */
+/** `none`: nothing is there, or an empty file, or something that is no file. */
 export type FileState = 'file' | 'none';
 
 /** What a run of ours that died left: a canary VM, a bad blob that it had set aside, the content of an import. */

@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -599,6 +600,10 @@ for (const [name, shell] of shells) {
   symlinkSync(shell, join(base, 'as', name, 'sh'));
 }
 
+test('the script means the same between the single quotes of fish, which knows two escapes there', () => {
+  expect(script).not.toMatch(/\\[\\']/);
+});
+
 describe.each(shells)('the script in %s', (name, shell) => {
   let root: string;
   beforeEach(() => {
@@ -631,7 +636,12 @@ describe.each(shells)('the script in %s', (name, shell) => {
     exec(command, { stdin = '' }) {
       commands += 1;
       const env = { PATH: `${join(base, 'as', name)}:${bin}`, TMPDIR: base };
-      const { stdout, stderr, status } = spawnSync('/bin/sh', ['-c', command], { input: stdin, env, timeout: 20_000 });
+      const { stdout, stderr, status } = spawnSync('/bin/sh', ['-c', command], {
+        input: stdin,
+        env,
+        timeout: 20_000,
+        maxBuffer: 2 ** 26,
+      });
       expect(stderr.toString()).toBe('');
       return Promise.resolve({ stdout, stderr: '', code: status, signal: null });
     },
@@ -708,6 +718,15 @@ describe.each(shells)('the script in %s', (name, shell) => {
     const error = await observe().catch((reason: unknown) => reason);
     rmSync(odd);
     expect(error).toMatchObject({ info: { code: 'NODE_ANSWER_INVALID', message: expect.stringContaining('`head`') } });
+  });
+
+  test('a blob that cannot be read, though it is open: an error, and never one that is corrupt', async () => {
+    symlinkSync('/proc/self/mem', join(root, `cloudimg/blobs/${HEX.a1}.qcow2`)); // its first bytes cannot be
+    const odd = join(base, 'as', name, 'find');
+    writeFileSync(odd, '#!/bin/sh\n/usr/bin/find "$@" | /usr/bin/sed "s/^blob f 0 /blob f 9 /"\n', { mode: 0o755 });
+    const seen = await observe().catch((reason: unknown) => reason);
+    rmSync(odd);
+    expect(seen).toBeInstanceOf(ReconcileError);
   });
 
   test('a blob that goes away while it is read: all is read once more', async () => {
@@ -828,17 +847,56 @@ describe.each(shells)('the script in %s', (name, shell) => {
       ...connection,
       exec: async (command, options) => {
         const unmatched = { stdout: Buffer.alloc(0), stderr: "Unmatched '.", code: 1, signal: null };
-        return command.includes('\n') ? unmatched : await connection.exec(command, options);
+        if (!command.includes('\n')) return await connection.exec(command, options);
+        expect(command.split('\n')[1]).toContain('$shell'); // csh goes on with the second line, and that ends it
+        return unmatched;
       },
     };
     expect((await readNode(asCsh, here(), 0, new AbortController().signal)).entries).toEqual([entry(sha('a1'))]);
   });
 
+  test('a path of a base that is no text, or lies where qemu never writes it, is not known', async () => {
+    const odd = qcow2('/data/bxse.qcow2');
+    odd.writeUInt8(0xe9, odd.indexOf('xse'));
+    hot({}, odd);
+    expect((await observe()).snapshots[0]?.backing).toBe('/data/b\ufffdse.qcow2');
+    const far = Buffer.alloc(2 ** 21 + 20);
+    far.set(qcow2('/x').subarray(0, 20));
+    far.writeBigUInt64BE(2n ** 21n, 8);
+    hot({}, far);
+    const before = commands;
+    expect((await observe()).snapshots[0]?.backing).toBe('\ufffd');
+    expect(commands - before).toBe(1);
+  });
+
+  test('so many snapshots that their files are read in batches', async () => {
+    for (let n = 0; n < 400; n += 1) {
+      const id = `S${'x'.repeat(200)}${n}`;
+      for (const file of ['cocoon.json', 'config.json', 'state.json']) put(`snapshot/localfile/${id}/${file}`, '{}');
+      put(`snapshot/localfile/${id}/overlay.qcow2`, qcow2('/x'));
+    }
+    const records = readdirSync(join(root, 'snapshot/localfile')).map((id) => [
+      id,
+      { ...record, id, name: '', data_dir: join(root, 'snapshot/localfile', id) },
+    ]);
+    put('snapshot/db/snapshots.json', JSON.stringify({ snapshots: Object.fromEntries(records) as object }));
+    const { snapshots } = await observe();
+    expect(snapshots.length).toBe(400);
+    const damaged = snapshots.filter(({ unusable, files }) => unusable !== null || files?.['state.json'] !== 2);
+    expect(damaged).toEqual([]);
+  });
+
+  test('a root that snapshots share with no reader: what is closed below the firmware is none of theirs', async () => {
+    hot();
+    mkdirSync(join(root, 'firmware/private'), { mode: 0 });
+    expect((await observe()).files[join(root, 'firmware/CLOUDHV.fd')]).toBe('file');
+  });
+
   test('the path of a base far behind the beginning of its overlay', async () => {
     const overlay = Buffer.alloc(70_000);
     overlay.set(qcow2(blobPath('e2', root)).subarray(0, 20));
-    overlay.writeBigUInt64BE(65_536n, 8);
-    overlay.write(blobPath('e2', root), 65_536);
+    overlay.writeBigUInt64BE(32_768n, 8);
+    overlay.write(blobPath('e2', root), 32_768);
     hot({}, overlay);
     const before = commands;
     expect((await observe()).snapshots[0]?.backing).toBe(blobPath('e2', root));

@@ -518,6 +518,11 @@ const WORLDS: Record<string, World> = {
     says: { verdict: 'broken' },
     reason: /which is not there and under another root directory: pulling images does not help$/,
   },
+  'the overlay names a path that is no text': {
+    on: broken({ backing: '/data/b\ufffdse.qcow2' }),
+    says: { verdict: 'unknown' },
+    reason: 'its overlay opens /data/b\ufffdse.qcow2, which cannot be looked for',
+  },
   'the overlay names a relative path': {
     on: broken({ backing: 'base.qcow2' }),
     says: { verdict: 'broken' },
