@@ -1,4 +1,4 @@
-/** The probe's answer, line by line: sorted by kind and bounded, but not yet understood (`node-read.ts` does that). */
+/** The probe's answer, line by line: sorted by kind and bounded, but not yet understood (`node-facts.ts` does that). */
 import { type ReconcileError, fault } from '../core/errors.ts';
 import { leftoverAt } from '../core/leftovers.ts';
 import { backingPlace, HEADER_BYTES, UNREADABLE } from '../core/qcow2.ts';
@@ -7,14 +7,14 @@ import type { BlobFact, FileState, Leftover, Node } from '../core/types.ts';
 const MAX_FILE_BYTES = 8 * 2 ** 20;
 
 /** What lies between the two marks. */
-export interface Answer {
+export interface ProbeAnswer {
   lines: string[];
   /** The beginnings of files, one after the other as `head -v` writes them. */
   heads: Buffer;
 }
 
 /** Null where a mark is missing. What shell start-up files print before the first one is not part of the answer. */
-export function between(answer: Buffer, nonce: string): Answer | null {
+export function between(answer: Buffer, nonce: string): ProbeAnswer | null {
   const begin = `cocoon-probe 1 ${nonce}\n`;
   const end = Buffer.from(`\ncocoon-probe end ${nonce}\n`);
   const from = answer.indexOf(begin) + begin.length;
@@ -68,7 +68,7 @@ export interface RawAnswer {
  * @param headBytes how much of each beginning was asked for
  * @throws ReconcileError NODE_ANSWER_INVALID
  */
-export function tokenise({ lines, heads }: Answer, node: Node, headBytes: number): RawAnswer {
+export function tokenise({ lines, heads }: ProbeAnswer, node: Node, headBytes: number): RawAnswer {
   const raw = sorted(lines, node);
   readHeads(heads, raw, node, headBytes);
   return raw;
@@ -264,10 +264,13 @@ function takerOf(name: string, raw: RawAnswer, rootDir: string, headBytes: numbe
   return (head) => {
     directory.hasHead = isWhole(head, bytes, headBytes);
     const place = backingPlace(head);
-    if (place === null || (place.to > head.length && place.to > bytes)) return;
-    if (place.to > head.length && place.to <= MAX_HEAD_BYTES) directory.headNeeds = place.to;
-    const path = place.to > head.length ? UNREADABLE : head.toString('utf8', place.from, place.to);
-    directory.backing = path.replaceAll(/\p{Cc}/gu, UNREADABLE);
+    if (place === null) return;
+    if (place.to <= head.length) {
+      directory.backing = head.toString('utf8', place.from, place.to).replaceAll(/\p{Cc}/gu, UNREADABLE);
+    } else if (place.to <= bytes) {
+      directory.backing = UNREADABLE;
+      if (place.to <= MAX_HEAD_BYTES) directory.headNeeds = place.to;
+    }
   };
 }
 

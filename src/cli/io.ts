@@ -1,4 +1,4 @@
-/** What a command may touch of the outside: handed in by `program.ts`, the only command that knows `process`. */
+/** What a command may touch of the outside: handed in by `program.ts`, the only one behind it that knows `process`. */
 import type { ReconcileError } from '../core/errors.ts';
 import type { Signal } from '../core/report.ts';
 import type { LogLevel } from './args.ts';

@@ -1,4 +1,4 @@
-/** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`. */
+/** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version (`bytecode.ts`). */
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { fault, infoOf, ReconcileError } from '../core/errors.ts';

@@ -41,6 +41,19 @@ it.each<[string, () => Promise<void>]>([
   expect(await help()).toMatch(/^Usage: reconcile /);
 });
 
+it('the bytecode is what runs', async () => {
+  const hook = join(dir, 'hook.cjs');
+  const spy = `const vm = require('node:vm');
+    vm.Script = class extends vm.Script {
+      constructor(...given) {
+        super(...given);
+        process.stdout.write('rejected: ' + this.cachedDataRejected + '\\n');
+      }
+    };`;
+  await writeFile(hook, spy);
+  expect(await help('--require', hook)).toMatch(/^rejected: false\nUsage: /);
+});
+
 it('flags of V8 are others', async () => {
   expect(await help('--stack-size=1900')).toMatch(/^Usage: reconcile /);
 });

@@ -1,0 +1,277 @@
+/** What the probe said → `Observed`: every index, record and list validated, so that a hostile one is an error of its node alone. */
+import { fault } from '../core/errors.ts';
+import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
+import { isCanaryName } from '../core/leftovers.ts';
+import { count, formatBytes } from '../core/text.ts';
+import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
+import type { DirectoryFact, RawAnswer } from './probe-answer.ts';
+
+const MAX_ENTRIES = 10_000;
+
+/** Below the root directory (contract B.1). */
+const CLOUD_INDEX = 'cloudimg/db/images.json';
+const OCI_INDEX = 'oci/db/images.json';
+const SNAPSHOT_INDEX = 'snapshot/db/snapshots.json';
+/** Leftovers of one node that a run takes up; the next one finds the rest. */
+const MAX_LEFTOVERS = 100;
+
+/** The names of `uname -m` in Go's words, which are those of registries. */
+const ARCHITECTURES = new Map([
+  ['x86_64', 'amd64'],
+  ['aarch64', 'arm64'],
+]);
+
+/** @throws ShapeError naming the place; ReconcileError NODE_ANSWER_INVALID where the free space is not told */
+export function observedFrom(raw: RawAnswer, node: Node): Observed {
+  if (raw.freeBytes === null)
+    throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
+  const stored = raw.sqlite ? listedEntries(raw) : null;
+  const stray = stored === null ? [] : strayEntries(raw);
+  const entries = stored ?? jsonEntries(raw);
+  const indexSource = raw.sqlite
+    ? 'sqlite'
+    : CLOUD_INDEX in raw.texts || OCI_INDEX in raw.texts || SNAPSHOT_INDEX in raw.texts
+      ? 'json'
+      : 'none';
+  const notes: string[] = [];
+  if (stray === null) notes.push('a damaged JSON index lies beside meta.db, which is the one that counts');
+  else if (stray.length > 0) notes.push('a JSON index lies beside meta.db, which is the one that counts');
+  if (indexSource === 'none') notes.push('cocoon has no store there yet');
+  if (raw.leftBytes.length > 0) {
+    const bytes = raw.leftBytes.reduce((sum, left) => sum + left, 0);
+    notes.push(
+      `interrupted pulls left ${formatBytes(bytes)} in ${count(raw.leftBytes.length, 'file')}: garbage collection takes it some day`,
+    );
+  }
+  const snapshots = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
+  const vms = raw.sqlite ? listedVms(raw) : jsonVms(raw);
+  return {
+    cocoonVersion: raw.version,
+    architecture: ARCHITECTURES.get(raw.machine) ?? raw.machine,
+    indexSource,
+    freeBytes: raw.freeBytes,
+    entries,
+    conflicts: conflictsOf(entries, stray ?? []),
+    blobs: raw.blobs,
+    files: raw.files,
+    snapshots: snapshots.map((record) => snapshotFact(record, raw, node)),
+    vms: vms.filter(({ name }) => !isCanaryName(name)),
+    leftovers: leftoversOf(vms, raw),
+    unlistedBackings: raw.sqlite ? unlistedBackings(raw, snapshots) : [],
+    notes,
+  };
+}
+
+/** What a JSON index beside meta.db says; null where it cannot be read, which takes nothing from meta.db. */
+function strayEntries(raw: RawAnswer): IndexEntry[] | null {
+  try {
+    return jsonEntries(raw);
+  } catch (error) {
+    if (!(error instanceof ShapeError)) throw error;
+    return null;
+  }
+}
+
+/** References that both live stores know, with different digests (contract B.7). */
+function conflictsOf(stored: IndexEntry[], json: IndexEntry[]): string[] {
+  return stored
+    .filter((entry) =>
+      json.some((o) => o.reference === entry.reference && o.type === entry.type && o.digest !== entry.digest),
+    )
+    .map((entry) => entry.reference);
+}
+
+/** Contract B.2 and B.3: a missing index is an empty one, null entries are skipped, the key is the reference. */
+function jsonEntries(raw: RawAnswer): IndexEntry[] {
+  const cloud = records(raw.texts, CLOUD_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
+    reference,
+    type: 'cloudimg',
+    digest: digest(record['content_sum'], `${where}.content_sum`),
+    layers: [],
+    kernelLayer: null,
+    initrdLayer: null,
+  }));
+  const oci = records(raw.texts, OCI_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
+    reference,
+    type: 'oci',
+    digest: digest(record['manifest_digest'], `${where}.manifest_digest`),
+    layers: array(record['layers'] ?? [], `${where}.layers`, 1000).map((layer, i) =>
+      digest(object(layer, `${where}.layers[${i}]`)['digest'], `${where}.layers[${i}].digest`),
+    ),
+    kernelLayer: optionalText(record['kernel_layer'], `${where}.kernel_layer`),
+    initrdLayer: optionalText(record['initrd_layer'], `${where}.initrd_layer`),
+  }));
+  return [...cloud, ...oci];
+}
+
+function records(texts: RawAnswer['texts'], file: string, table: string): [string, JsonObject, string][] {
+  const content = texts[file];
+  if (content === undefined) return [];
+  const rows = object(object(parseJson(content, file), file)[table] ?? {}, `${file}: ${table}`);
+  const keys = Object.keys(rows).filter((key) => rows[key] !== null);
+  if (keys.length > MAX_ENTRIES) throw new ShapeError(`${file} has more than ${MAX_ENTRIES} entries`);
+  return keys.map((key) => {
+    const where = `${file}: ${JSON.stringify(text(key, `a key of ${file}`))}`;
+    return [key, object(rows[key], where), where];
+  });
+}
+
+/** `cocoon … list -o json` of a SQLite store; an empty store says so in words (contract A.5). */
+function listed(raw: RawAnswer, kind: 'image' | 'snapshot' | 'vm'): JsonObject[] {
+  const where = `cocoon ${kind} list`;
+  const output = (raw.texts[`${kind}-list`] ?? '').trim();
+  if (raw.listed[kind] !== 0) throw new ShapeError(`${where} failed: ${(raw.texts[`${kind}-errors`] ?? '').trim()}`);
+  if (/^No (images|snapshots|VMs) found\.$/.test(output)) return [];
+  return array(parseJson(output, where), where, MAX_ENTRIES).map((item, i) => object(item, `${where}[${i}]`));
+}
+
+function listedEntries(raw: RawAnswer): IndexEntry[] {
+  return listed(raw, 'image').map((item, i) => {
+    const where = `cocoon image list[${i}]`;
+    const type = item['type'];
+    if (type !== 'cloudimg' && type !== 'oci') throw new ShapeError(`${where}.type is unknown`);
+    return {
+      reference: text(item['name'], `${where}.name`),
+      type,
+      digest: digest(item['id'], `${where}.id`),
+      layers: [],
+      kernelLayer: null,
+      initrdLayer: null,
+    };
+  });
+}
+
+/** A snapshot's record and where its data is; `record` is null for a name that points nowhere. */
+interface SnapshotRecord {
+  id: string;
+  name: string;
+  record: JsonObject | null;
+  dataDir: string | null;
+}
+
+function jsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
+  const file = SNAPSHOT_INDEX;
+  const rows = records(raw.texts, file, 'snapshots').map(([id, record, where]): SnapshotRecord => ({
+    id,
+    name: optionalText(record['name'], `${where}.name`) ?? '',
+    record,
+    dataDir: optionalText(record['data_dir'], `${where}.data_dir`),
+  }));
+  const content = raw.texts[file];
+  const names =
+    content === undefined ? {} : object(object(parseJson(content, file), file)['names'] ?? {}, `${file}: names`);
+  const known = new Set(rows.map((row) => row.id));
+  const dangling = Object.entries(names)
+    .map(([name, id]) => ({
+      name: text(name, `a name of ${file}`),
+      id: text(id, `${file}: names`),
+      record: null,
+      dataDir: null,
+    }))
+    .filter(({ id }) => !known.has(id));
+  return [...rows, ...dangling];
+}
+
+/** On a SQLite root the CLI does not tell `data_dir`: it is `snapshot/localfile/<ID>`. */
+function listedSnapshots(raw: RawAnswer): SnapshotRecord[] {
+  return listed(raw, 'snapshot').map((record, i) => {
+    const id = text(record['id'], `cocoon snapshot list[${i}].id`);
+    const name = optionalText(record['name'], `cocoon snapshot list[${i}].name`) ?? '';
+    const dataDir = Object.keys(raw.directories).find((dir) => dir.endsWith(`/snapshot/localfile/${id}`)) ?? null;
+    return { id, name, record, dataDir };
+  });
+}
+
+/** Contract B.6: pending VMs are records too, and every record keeps its base. */
+function jsonVms(raw: RawAnswer): VmFact[] {
+  return ['cloudhypervisor', 'firecracker'].flatMap((hypervisor) =>
+    records(raw.texts, `${hypervisor}/db/vms.json`, 'vms').map(([, record, where]) => vmFact(record, where)),
+  );
+}
+
+function listedVms(raw: RawAnswer): VmFact[] {
+  return listed(raw, 'vm').map((record, i) => vmFact(record, `cocoon vm list[${i}]`));
+}
+
+function vmFact(record: JsonObject, where: string): VmFact {
+  const config = object(record['config'] ?? {}, `${where}.config`);
+  return {
+    name: optionalText(config['name'], `${where}.config.name`) ?? '',
+    state: optionalText(record['state'], `${where}.state`, 64) ?? '',
+    blobIds: Object.keys(object(record['image_blob_ids'] ?? {}, `${where}.image_blob_ids`)),
+    imageDigest: optionalText(config['image_digest'], `${where}.config.image_digest`),
+  };
+}
+
+function leftoversOf(vms: VmFact[], raw: RawAnswer): Leftover[] {
+  const canaries = [...new Set(vms.map(({ name }) => name).filter(isCanaryName))];
+  const all = [...canaries.map((name): Leftover => ({ kind: 'canary-vm', name })), ...raw.leftovers];
+  return all.slice(0, MAX_LEFTOVERS);
+}
+
+function unlistedBackings(raw: RawAnswer, listedRecords: SnapshotRecord[]): string[] {
+  const known = new Set(listedRecords.map(({ dataDir }) => dataDir));
+  return Object.entries(raw.directories).flatMap(([dir, { backing }]) =>
+    known.has(dir) || backing === null ? [] : [backing],
+  );
+}
+
+function snapshotFact({ id, name, record, dataDir }: SnapshotRecord, raw: RawAnswer, node: Node): SnapshotFact {
+  const where = `snapshot ${id}`;
+  const fields = record ?? {};
+  const directory = dataDir !== null && Object.hasOwn(raw.directories, dataDir) ? raw.directories[dataDir] : undefined;
+  const needs = needsOf(directory, `${node.cocoon.rootDir}/oci/`);
+  const type = fields['image_type'];
+  const pinned = fields['image_digest'];
+  return {
+    id,
+    name,
+    hypervisor: optionalText(fields['hypervisor'], `${where}.hypervisor`, 64) ?? 'cloud-hypervisor',
+    base: optionalText(fields['image'], `${where}.image`),
+    baseDigest: optionalText(pinned, `${where}.image_digest`) === null ? null : digest(pinned, `${where}.image_digest`),
+    baseType:
+      type === 'oci' || (type !== 'cloudimg' && directory?.files['overlay.qcow2'] === undefined) ? 'oci' : 'cloudimg',
+    blobIds: Object.keys(object(fields['image_blob_ids'] ?? {}, `${where}.image_blob_ids`)),
+    pending: fields['pending'] === true,
+    createdAt: optionalText(fields['created_at'], `${where}.created_at`, 64) ?? '',
+    recorded: record !== null,
+    dataDir,
+    files: directory?.files ?? null,
+    backing: directory?.backing ?? null,
+    ...needs,
+  };
+}
+
+/**
+ * What a clone needs beside the base blob (contract D.2 steps 13 to 15): firmware, kernel and initrd from the payload
+ * of the hypervisor's own `config.json`, layers from the sidecar. What lies under cocoon's `oci` belongs to the base.
+ */
+function needsOf(
+  directory: DirectoryFact | undefined,
+  ociDir: string,
+): Pick<SnapshotFact, 'unusable' | 'bootFiles' | 'layerFiles'> {
+  try {
+    const config = member(directory, 'config.json');
+    const payload = object(config['payload'] ?? {}, 'payload');
+    const boot = ['firmware', 'kernel', 'initramfs'].flatMap((key) => optionalText(payload[key], key) ?? []);
+    const storage = array(member(directory, 'cocoon.json')['storage_configs'] ?? [], 'storage_configs', 1000);
+    const layers = storage
+      .map((item) => object(item, 'storage_configs'))
+      .filter((item) => item['role'] === 'layer')
+      .map((item) => text(item['path'], 'storage_configs.path'));
+    return {
+      unusable: null,
+      bootFiles: boot.filter((path) => !path.startsWith(ociDir)),
+      layerFiles: [...layers, ...boot.filter((path) => path.startsWith(ociDir))],
+    };
+  } catch (error) {
+    if (!(error instanceof ShapeError)) throw error;
+    return { unusable: `its configuration cannot be used: ${error.message}`, bootFiles: [], layerFiles: [] };
+  }
+}
+
+/** @throws ShapeError also for a file that is there and whose text did not come: it is too large, or could not be read */
+function member(directory: DirectoryFact | undefined, name: string): JsonObject {
+  if (directory?.files[name] === undefined && directory?.texts[name] === undefined) return {};
+  return object(parseJson(directory.texts[name] ?? '', name), name);
+}
