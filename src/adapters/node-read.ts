@@ -100,7 +100,8 @@ function probeCommand(node: Node, scope: Scope, nonce: string, isInline: boolean
 /**
  * Text → facts, and what to ask for once more where they are not all.
  * @param stderr what the command said beside its answer, to explain a torn one
- * @throws ReconcileError NODE_ANSWER_INVALID, NODE_INDEX_CORRUPT, NODE_BUSY, NODE_PERMISSION_DENIED, NODE_COCOON_MISSING
+ * @throws ReconcileError NODE_ANSWER_INVALID, NODE_INDEX_CORRUPT, NODE_BUSY, NODE_PERMISSION_DENIED, NODE_COCOON_MISSING,
+ * NODE_STORE_MISSING
  */
 export function parseProbe(
   answer: Buffer,
@@ -120,6 +121,10 @@ export function parseProbe(
   if (raw.cocoonMissing) throw fault('NODE_COCOON_MISSING', { host, binary: node.cocoon.binary });
   if (denied !== undefined) throw fault('NODE_PERMISSION_DENIED', { host, user: node.user, what: denied });
   if (raw.converting) throw fault('NODE_BUSY', { host });
+  if (raw.storeMissing !== null) {
+    const { rootDir } = node.cocoon;
+    throw fault('NODE_STORE_MISSING', { host, rootDir, kept: raw.storeMissing.filter(({ dir }) => dir !== rootDir) });
+  }
   if (raw.failed !== null) throw fault('NODE_INDEX_CORRUPT', { host, what: raw.failed });
   if (raw.walk === 'begun') {
     throw fault('NODE_ANSWER_INVALID', { host, what: 'its `find` lists nothing: GNU findutils are needed there' });

@@ -45,6 +45,8 @@ export interface RawAnswer {
   version: string;
   cocoonMissing: boolean;
   converting: boolean;
+  /** Set where there is no store: who says where else cocoon keeps it, with the directory. */
+  storeMissing: { by: string; dir: string }[] | null;
   sqlite: boolean;
   failed: string | null;
   /** Whether the directories were to be listed, and were. */
@@ -80,6 +82,7 @@ function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): Raw
     version: '',
     cocoonMissing: false,
     converting: false,
+    storeMissing: null,
     sqlite: false,
     failed: null,
     walk: null,
@@ -125,8 +128,15 @@ function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): Raw
         break;
       case 'store':
         if (rest === 'converting') raw.converting = true;
+        else if (rest === 'missing') raw.storeMissing = [];
         else raw.sqlite = true;
         break;
+      case 'kept': {
+        const [, by, dir] = /^(login|vk-cocoon|default) (.+)$/.exec(rest) ?? [];
+        if (by === undefined || dir === undefined) throw invalid();
+        raw.storeMissing?.push({ by, dir: dir.replace(/^(["'])(.*)\1$/, '$2') });
+        break;
+      }
       case 'free':
         raw.freeBytes = number(rest.trim(), invalid);
         break;

@@ -166,6 +166,27 @@ free() {
   say "free ${avail##*[!0-9]}"
 }
 
+# Succeeds where cocoon keeps its store, or is set up to: any of its commands makes some of these directories.
+has_store() {
+  for part in cloudimg/db oci/db snapshot/db cloudhypervisor/db firecracker/db cloudimg/blobs meta/meta.db firmware/CLOUDHV.fd; do
+    [ -e "$1/$part" ] && return
+  done
+  return 1
+}
+
+# kept BY DIR: who says that cocoon keeps its store there.
+kept() {
+  # shellcheck disable=SC2254 # a pattern
+  case $2 in '' | $unclean) ;; *) say "kept $1 $2" ;; esac
+}
+
+no_store() {
+  say 'store missing'
+  kept login "${COCOON_ROOT_DIR-}"
+  kept vk-cocoon "$(head -c 65536 /etc/cocoon/vk-cocoon.env 2>/dev/null | sed -n '/^COCOON_ROOT_DIR=/{s///p;q;}')"
+  if has_store /var/lib/cocoon; then kept default /var/lib/cocoon; fi
+}
+
 version() {
   while read -r key value; do
     [ "$key" = Version: ] || continue
@@ -192,6 +213,7 @@ probe() {
         *'ermission denied'*) say "denied $root" ;;
       esac
     fi
+    has_store "$root" || no_store
     if open_dir "$root"; then
       for dir in cloudimg cloudimg/db oci oci/db snapshot snapshot/db snapshot/localfile meta; do
         open_dir "$root/$dir"

@@ -7,6 +7,13 @@ import type { ErrorInfo } from './types.ts';
 
 type Words = { message: string; hint: string | null };
 
+/** Who says where a node's store is. */
+const KEPT_BY: Record<string, string> = {
+  default: 'there is one under',
+  login: 'COCOON_ROOT_DIR of the login is',
+  'vk-cocoon': 'COCOON_ROOT_DIR in /etc/cocoon/vk-cocoon.env is',
+};
+
 const catalog = {
   // the run
   CONFIG_INVALID: (a: { problem: string; hint?: string | undefined }): Words => ({
@@ -114,6 +121,22 @@ const catalog = {
     message: `${a.host}: there is no cocoon (${a.binary})`,
     hint: 'is this a cocoon-vm node? set cocoon.binary to an absolute path where it lies outside PATH',
   }),
+  NODE_STORE_MISSING: (a: {
+    host: string;
+    rootDir: string;
+    /** Who there names another directory. */
+    kept: { by: string; dir: string }[];
+  }): Words => {
+    const set = 'set cocoon.rootDir, or rootDir of this node,';
+    const [first] = a.kept.map(({ by, dir }) => `${KEPT_BY[by] ?? by} ${clip(dir, 200)}`);
+    return {
+      message: `${a.host}: there is no store of cocoon under ${a.rootDir}`,
+      hint:
+        first === undefined
+          ? `${set} to the directory that cocoon uses there; where it has never run, \`cocoon image list\` makes its store`
+          : `${first}: ${set} to that`,
+    };
+  },
   NODE_INDEX_CORRUPT: (a: { host: string; what: string }): Words => ({
     message: `${a.host}: the metadata store cannot be read: ${clip(a.what, 400)}`,
     hint: 'every cocoon command fails there until it is mended; reconcile never writes to it',

@@ -437,6 +437,12 @@ describe('trouble has a code of its own', () => {
     ['a closed directory', answer(...MACHINE, `denied ${ROOT}`, FREE), 'NODE_PERMISSION_DENIED', /\/var\/lib\/cocoon/],
     ['a conversion', answer(...MACHINE, 'store converting', FREE), 'NODE_BUSY', /conversion/],
     [
+      'no store',
+      answer(...MACHINE, 'store missing', FREE),
+      'NODE_STORE_MISSING',
+      /no store of cocoon under \/var\/lib/,
+    ],
+    [
       'a store that does not hold still',
       answer('store sqlite', 'failed no copy', FREE),
       'NODE_INDEX_CORRUPT',
@@ -704,11 +710,29 @@ describe.each(shells)('the script in %s', (name, shell) => {
     expect(observed.freeBytes).toBeGreaterThan(0);
   });
 
-  test('an empty root, and none at all', async () => {
+  test.each(['cloudimg/db/images.lock', 'oci/db/images.lock', 'cloudhypervisor/db/vms.lock', 'firmware/CLOUDHV.fd'])(
+    'an empty store, of which there is only %s',
+    async (path) => {
+      rmSync(join(root, 'cloudimg'), { recursive: true });
+      put(path, '');
+      expect(await observe()).toMatchObject({ indexSource: 'none', entries: [], blobs: {}, snapshots: [] });
+    },
+  );
+
+  test('no store: the root is not there, or holds none; nothing is made', () => {
+    const hintOf = (as: string[] = []): string | null => {
+      const { info } = errorOf(run(as).stdout, '', here());
+      expect(info).toMatchObject({ code: 'NODE_STORE_MISSING', message: expect.stringContaining(root) as string });
+      return info.hint;
+    };
     rmSync(join(root, 'cloudimg'), { recursive: true });
-    expect(await observe()).toMatchObject({ indexSource: 'none', entries: [], blobs: {}, snapshots: [] });
+    put('firmware/other.bin', '');
+    put('cloudhypervisor/VMID/api.sock', ''); // as in a run directory
+    expect(hintOf()).toContain('set cocoon.rootDir, or rootDir of this node, to the directory that cocoon uses there');
     rmSync(root, { recursive: true });
-    expect(await observe()).toMatchObject({ indexSource: 'none', entries: [] });
+    expect(hintOf(['COCOON_ROOT_DIR=/data/cocoon'])).toBe(
+      'COCOON_ROOT_DIR of the login is /data/cocoon: set cocoon.rootDir, or rootDir of this node, to that',
+    );
     expect(existsSync(root)).toBe(false);
   });
 

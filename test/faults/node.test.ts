@@ -59,6 +59,8 @@ describe('real nodes', () => {
     'changed',
     'no-key',
     'no-cocoon',
+    'no-root',
+    'other-root',
     'needs-root',
     'sudo-refused',
     'converting',
@@ -118,6 +120,8 @@ describe('real nodes', () => {
       stranger: { knownHostsFile: noKnownHosts },
       'no-key': { identityFile: strangersKey },
       'no-cocoon': { binary: '/nowhere/cocoon' },
+      'no-root': { rootDir: '/nowhere/cocoon' },
+      'other-root': { rootDir: fleet.node('other-root').runDir },
       ...(operator === null
         ? {}
         : {
@@ -203,6 +207,8 @@ describe('real nodes', () => {
   describe('that cannot be read', () => {
     it.each([
       ['no-cocoon', 'NODE_COCOON_MISSING', /there is no cocoon \(\/nowhere\/cocoon\)/],
+      ['no-root', 'NODE_STORE_MISSING', /there is no store of cocoon under \/nowhere\/cocoon/],
+      ['other-root', 'NODE_STORE_MISSING', /there is no store of cocoon under .*\/nodes\/other-root\/run/],
       ['truncated', 'NODE_INDEX_CORRUPT', /cloudimg\/db\/images\.json is no JSON/],
       ['empty-index', 'NODE_INDEX_CORRUPT', /cloudimg\/db\/images\.json is no JSON/],
       ['wrong-digest', 'NODE_INDEX_CORRUPT', /content_sum is no sha256 digest/],
@@ -255,7 +261,7 @@ describe('real nodes', () => {
       expect(imageOn(dry, 'stray-corrupt').verdict).toBe('in-sync');
     });
 
-    it('no store at all is an empty node, and that is said', () => {
+    it('a store that holds nothing yet is an empty node, and that is said', () => {
       expect(node('no-store')).toMatchObject({ status: 'observed', indexSource: 'none', error: null, images: [] });
       expect(node('no-store').notes).toEqual(['cocoon has no store there yet']);
     });
