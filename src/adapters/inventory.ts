@@ -1,11 +1,13 @@
 /** The nodes of a run: from the config, an inventory file and an inventory command, with defaults filled in. */
 import { execFile, type ExecFileException } from 'node:child_process';
+import { posix } from 'node:path';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { array, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
 import { expand } from '../core/nodeset.ts';
 import type { NodeDefaults, NodeSpec } from '../core/settings.ts';
 import { clip, formatDuration } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
+import { addressProblem, canonicalHost } from './address.ts';
 import { loadTargets, type Targets } from './targets.ts';
 
 const COMMAND_TIMEOUT_MS = 30_000;
@@ -29,7 +31,7 @@ export interface InventorySources {
  * Every node of every source, ranges expanded, in the order of the sources.
  * @param timeoutMs deadline of the inventory command
  * @throws ReconcileError INVENTORY_EMPTY, INVENTORY_FAILED for a command that gives no list, CONFIG_INVALID for a name
- * given twice and for whatever the file holds
+ * or a machine given twice and for whatever the file holds
  */
 export async function resolveInventory(
   sources: InventorySources,
@@ -44,7 +46,8 @@ export async function resolveInventory(
     const source = `inventory.command (${command[0]})`; // arguments may hold secrets
     lists.push({ source, specs: sources.parseList(nodeListOf(await run(command, source, timeoutMs), source), source) });
   }
-  const named = new Map<string, { node: Node; place: string }>();
+  const named = new Map<string, Placed>();
+  const machines = new Map<string, Placed>();
   for (const { source, specs } of lists) {
     for (const [i, spec] of specs.entries()) {
       const place = `item [${i}] of ${source}`;
@@ -52,6 +55,10 @@ export async function resolveInventory(
         const first = named.get(node.name);
         if (first !== undefined) throw namedTwice(node.name, first.place, place);
         named.set(node.name, { node, place });
+        const machine = machineOf(node);
+        const same = machines.get(machine);
+        if (same !== undefined) throw sameMachine(same, { node, place });
+        machines.set(machine, { node, place });
       }
     }
   }
@@ -59,9 +66,36 @@ export async function resolveInventory(
   return [...named.values()].map(({ node }) => node);
 }
 
+/** A node and where it is named. */
+interface Placed {
+  node: Node;
+  place: string;
+}
+
+/**
+ * What two nodes have in common only where they are one: the address, the port, the way there and the root directory.
+ * Behind different jump hosts the same private address is another machine.
+ */
+function machineOf({ host, port, jumps = [], cocoon }: Node): string {
+  const way = [...jumps, { host, port }].map((one) => [canonicalHost(one.host), one.port]);
+  return JSON.stringify([...way, posix.normalize(cocoon.rootDir)]);
+}
+
 function namedTwice(name: string, first: string, second: string): ReconcileError {
-  const by = first === second ? `in ${first}` : `in ${first} and in ${second}`;
-  return fault('CONFIG_INVALID', { problem: `the node ${name} is named twice: ${by}` });
+  return fault('CONFIG_INVALID', { problem: `the node ${name} is named twice: ${placesOf(first, second)}` });
+}
+
+function sameMachine(first: Placed, second: Placed): ReconcileError {
+  const { host, port, cocoon } = second.node;
+  const at = `${host} port ${port}, ${cocoon.rootDir}`;
+  return fault('CONFIG_INVALID', {
+    problem: `the nodes ${first.node.name} and ${second.node.name} are one machine (${at}): ${placesOf(first.place, second.place)}`,
+    hint: 'keep one of the two; machines behind one address differ in port or proxyJump, stores on one machine in rootDir',
+  });
+}
+
+function placesOf(first: string, second: string): string {
+  return first === second ? `in ${first}` : `in ${first} and in ${second}`;
 }
 
 function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults, targets: Targets): Node[] {
@@ -73,6 +107,8 @@ function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults, targets:
   const sudo = spec.sudo ?? defaults.cocoon.sudo;
   return names.map((name, i) => {
     const { target, jumps } = targets.of(hosts[i] as string, { ...defaults.ssh, ...spec });
+    const problem = addressProblem(target.host);
+    if (problem !== null) throw fault('CONFIG_INVALID', { problem: `${place}: node ${name}: ${problem}` });
     return {
       name,
       ...target,

@@ -163,6 +163,78 @@ describe('sources', () => {
   });
 });
 
+describe('one machine under two names', () => {
+  test.each<[string, NodeSpec, NodeSpec]>([
+    ['the same host', { name: 'a', host: 'h' }, { name: 'b', host: 'h' }],
+    ['upper case', { name: 'node-a' }, { name: 'NODE-A' }],
+    ['a dot at the end', { name: 'node-a.example' }, { name: 'Node-a.example.' }],
+    ['the name of one as the address of another', { name: 'a' }, { name: 'b', host: 'a' }],
+    ['IPv6, compressed', { name: 'a', host: 'fd00::1' }, { name: 'b', host: 'FD00:0:0::0001' }],
+    ['IPv4 in IPv6', { name: 'a', host: '10.0.0.1' }, { name: 'b', host: '::ffff:10.0.0.1' }],
+    ['the same in hexadecimal', { name: 'a', host: '10.0.0.1' }, { name: 'b', host: '0:0:0:0:0:ffff:a00:1' }],
+    ['a zone', { name: 'a', host: 'fe80::1%eth0' }, { name: 'b', host: 'fe80:0::1%eth0' }],
+    ['another user', { name: 'a', host: 'h', user: 'op' }, { name: 'b', host: 'h' }],
+    ['another binary', { name: 'a', host: 'h', binary: '/c' }, { name: 'b', host: 'h' }],
+    [
+      'the same root, otherwise written',
+      { name: 'a', host: 'h', rootDir: '/r' },
+      { name: 'b', host: 'h', rootDir: '/x/../r/.' },
+    ],
+    [
+      'the same jump host',
+      { name: 'a', host: 'h', proxyJump: ['j'] },
+      { name: 'b', host: 'h', proxyJump: ['op@J:22'] },
+    ],
+  ])('is refused: %s', async (_, one, two) => {
+    expect(await errorOf({ nodes: [{ name: 'other' }, one, two] })).toMatch(
+      new RegExp(
+        `^CONFIG_INVALID: the nodes ${one.name} and ${two.name} are one machine \\(.*\\): ` +
+          String.raw`in item \[1\] of the config \(nodes\) and in item \[2\] of the config \(nodes\)$`,
+      ),
+    );
+  });
+
+  test('the places of both are named, and the hint says how two are told apart', async () => {
+    const error = await resolve({ nodes: [{ name: 'a[1-2]' }], command: printing([{ name: 'b', host: 'A2' }]) }).catch(
+      (thrown: unknown) => thrown,
+    );
+    expect((error as ReconcileError).info).toEqual({
+      code: 'CONFIG_INVALID',
+      message:
+        'the nodes a2 and b are one machine (A2 port 22, /var/lib/cocoon): in item [0] of the config (nodes) and in item [0] of inventory.command (printf)',
+      hint: 'keep one of the two; machines behind one address differ in port or proxyJump, stores on one machine in rootDir',
+    });
+  });
+
+  test.each<[string, NodeSpec, NodeSpec]>([
+    ['ports', { name: 'a', host: 'h', port: 2201 }, { name: 'b', host: 'h', port: 2202 }],
+    ['root directories', { name: 'a', host: 'h', rootDir: '/r' }, { name: 'b', host: 'h', rootDir: '/s' }],
+    [
+      'jump hosts',
+      { name: 'a', host: '10.0.0.1', proxyJump: ['j1'] },
+      { name: 'b', host: '10.0.0.1', proxyJump: ['j2'] },
+    ],
+    [
+      'ports of a jump host',
+      { name: 'a', host: 'h', proxyJump: ['j:1'] },
+      { name: 'b', host: 'h', proxyJump: ['j:2'] },
+    ],
+    ['ways, one of them direct', { name: 'a', host: '10.0.0.1' }, { name: 'b', host: '10.0.0.1', proxyJump: ['j'] }],
+    ['zones', { name: 'a', host: 'fe80::1%eth0' }, { name: 'b', host: 'fe80::1%eth1' }],
+  ])('two of different %s are two', async (_, one, two) => {
+    expect(names(await resolve({ nodes: [one, two] }))).toEqual(['a', 'b']);
+  });
+
+  test.each(['010.0.0.1', '10.0.0.01', '10.1', '0x0a000001', '167772161', '10.0.0.256', '10.0.0.1.'])(
+    'an address that is all numbers is an IPv4 address as all programs read it, and %s is not',
+    async (host) => {
+      expect(await errorOf({ nodes: [{ name: 'a', host }] })).toBe(
+        `CONFIG_INVALID: item [0] of the config (nodes): node a: "${host}" is no IPv4 address: four numbers up to 255, without leading zeros`,
+      );
+    },
+  );
+});
+
 describe('a Kubernetes list', () => {
   const kubernetesNode = (name: string, addresses: [string, string][], labels?: Record<string, string>): object => ({
     metadata: { name, ...(labels === undefined ? {} : { labels }) },

@@ -1,0 +1,68 @@
+// Never green by mistake: what was not judged, or was said of the wrong nodes, is never called in sync, by the real command.
+import { readFile } from 'node:fs/promises';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
+import { nodeOf, reconcile, report } from '../helpers/reconcile.ts';
+
+const node = (n: number): string => `cocoonset-node-${n}`;
+const STALE = node(2);
+
+let fleet: Fleet;
+let incident: Incident;
+
+beforeAll(async () => {
+  fleet = await startFleet({ nodes: [{ pool: 'gpu' }, {}, {}] });
+  incident = await breakAsInTheIncident(fleet, [STALE]);
+});
+afterAll(async () => await fleet?.down());
+afterEach(async () => {
+  await fleet.writeConfig();
+  for (const one of fleet.nodes) expect((await one.commands()).filter((argv) => argv.includes('pull'))).toEqual([]);
+});
+
+/** The entries of the nodes in the config, by their numbers. */
+async function entries(): Promise<Record<string, unknown>[]> {
+  return (parse(await readFile(fleet.configFile, 'utf8')) as { nodes: Record<string, unknown>[] }).nodes;
+}
+
+describe('a root directory that holds no store', () => {
+  it('on one node: that node is unreadable, and the exit code is 3', async () => {
+    const nodes = (await entries()).map((entry) =>
+      entry['name'] === STALE ? { ...entry, rootDir: '/var/typo' } : entry,
+    );
+    await fleet.writeConfig({ nodes });
+    const dry = await report(fleet, '--dry-run');
+    expect(dry.run.exitCode).toBe(3);
+    expect(nodeOf(dry, STALE)).toMatchObject({ status: 'unreadable', error: { code: 'NODE_STORE_MISSING' } });
+    const { code, stdout } = await reconcile(fleet, '--dry-run', '--quiet');
+    expect(code).toBe(3);
+    expect(stdout).toContain(`INCOMPLETE: 1 of 3 nodes could not be read: ${STALE}`);
+  });
+
+  it('on all nodes: no run and no gate is well', async () => {
+    await fleet.writeConfig({ nodes: (await entries()).map((entry) => ({ ...entry, rootDir: '/var/typo' })) });
+    const { code, stdout } = await reconcile(fleet, '--dry-run');
+    expect(code).toBe(3);
+    expect(stdout).toContain('there is no store of cocoon under /var/typo');
+    expect(stdout).toContain('set cocoon.rootDir');
+    expect((await report(fleet, 'gate', '-i', incident.image)).run).toMatchObject({
+      exitCode: 1,
+      error: { code: 'GATE_UNREAD' },
+    });
+  });
+});
+
+describe('one machine under several names', () => {
+  it('is refused before anything is contacted, as a name given twice is', async () => {
+    const all = await entries();
+    const same = { ...all[1], name: 'node-two.example' };
+    await fleet.writeConfig({ nodes: [...all, same] });
+    for (const command of [['--canary', '0'], ['gate', '-i', incident.image], ['nodes']]) {
+      const { code, stdout, stderr } = await reconcile(fleet, ...command);
+      expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+      expect(stderr).toContain(`the nodes ${STALE} and node-two.example are one machine`);
+      expect(stderr).toContain('in item [1] of the config (nodes) and in item [3] of the config (nodes)');
+    }
+  });
+});
