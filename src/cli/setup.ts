@@ -33,13 +33,14 @@ export async function loadNodes(configured: Configured, patterns: string[], io: 
 }
 
 /**
- * The inventory before any filter.
+ * The inventory before any filter. What the config limits to pools must be limited to some that are there.
  * @throws ReconcileError CONFIG_INVALID, INVENTORY_FAILED, INVENTORY_EMPTY
  */
 export async function loadInventory({ file, settings }: Configured, io: Io): Promise<Node[]> {
   const { resolveInventory } = await import('../adapters/inventory.ts');
   const { loadNodeList, parseNodeList } = await import('../config/load.ts');
-  return await resolveInventory(
+  const { refuseUnknownPools } = await import('../config/pools.ts');
+  const nodes = await resolveInventory(
     {
       nodes: settings.nodes,
       ...settings.inventory,
@@ -48,6 +49,8 @@ export async function loadInventory({ file, settings }: Configured, io: Io): Pro
     },
     { ssh: settings.ssh, cocoon: settings.cocoon },
   );
+  refuseUnknownPools(file, settings, new Set(nodes.map(({ pool }) => pool)));
+  return nodes;
 }
 
 /** @throws ReconcileError INVENTORY_EMPTY, FILTER_EMPTY */

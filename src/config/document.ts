@@ -278,8 +278,8 @@ function unknownKeyWords(schema: z.ZodType, path: Path, key: string): string {
     : `unknown key here, did you mean "${elsewhere}"?`;
 }
 
-/** The key that is a slip of the finger or two away; letters that only changed places are one slip. */
-function nearest(key: string, known: string[]): string | null {
+/** The word that is a slip of the finger or two away; letters that only changed places are one slip. */
+export function nearest(key: string, known: string[]): string | null {
   const letters = (word: string): string => word.toLowerCase().split('').toSorted().join('');
   const slips = (word: string): number =>
     letters(word) === letters(key) ? 1 : distance(word.toLowerCase(), key.toLowerCase());

@@ -230,7 +230,7 @@ const trackedImage = z
       .regex(/^[^-]/, { error: 'must not begin with "-"' })
       .optional()
       .describe('The key in the index of the nodes, where it differs from the usual one.'),
-    pools: pools.optional().describe('Default: all.'),
+    pools: pools.optional().describe('Default: all. In any other pool this item counts for nothing.'),
   })
   .superRefine(({ image, tag }, context) => {
     if (tag === undefined || (parseImageName(image)?.tag ?? null) === null) return;
@@ -243,7 +243,7 @@ const snapshotName = checked((text) =>
 
 const trackedSnapshot = z.strictObject({
   snapshot: snapshotName.describe('REPO:TAG'),
-  pools: pools.optional().describe('Default: all.'),
+  pools: pools.optional().describe('Default: all. In any other pool this item counts for nothing.'),
 });
 
 /** Refuses a second item of the same name for the same pool: which of the two would count? */

@@ -1,6 +1,7 @@
 /** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
 import { blobState, isInUse, ociState, type BlobState } from './blobs.ts';
 import { reimportCommands, replaceCommands } from './commands.ts';
+import { imageNameOf, isInPool, isManaged, otherPools, placesOf, type Coverage } from './coverage.ts';
 import { isUrl, meaningOf } from './reference.ts';
 import type {
   BlobDepth,
@@ -19,12 +20,9 @@ export interface Repair {
   restoreBases: 'report' | 'restore';
 }
 
-/** What is the same for all nodes. `covers` maps a reference to its places in `desired`, one per platform. */
-export interface Served {
+/** What is the same for all nodes. */
+export interface Served extends Coverage {
   epochUrl: string;
-  desired: DesiredImage[];
-  covers: Record<string, number[]>;
-  tracked: TrackedImage[];
   depth: BlobDepth;
   repair: Repair;
 }
@@ -32,7 +30,7 @@ export interface Served {
 /** The verdict on every index entry of the node, and on every tracked image that its pool should have. */
 export function judgeImages(served: Served, observation: Observation): ImageRow[] {
   const { node, observed } = observation;
-  const tracked = served.tracked.filter((image) => image.pools === null || image.pools.includes(node.pool));
+  const tracked = served.tracked.filter((image) => isInPool(image, node));
   if (observed === null) {
     return tracked.map((image) =>
       row(trackedBase(image, null), {
@@ -79,7 +77,7 @@ function judgeEntry(world: World, entry: IndexEntry): ImageRow {
     want: desired?.contentDigest ?? null,
   };
   if (desired === null) {
-    return row(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(served, observed, entry) });
+    return row(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(world, entry) });
   }
   const doubt = doubtAbout(observed, desired, entry.reference);
   if (doubt !== null) return row(base, { verdict: 'unknown', reason: doubt });
@@ -145,10 +143,22 @@ function judgeAbsent(world: World, image: TrackedImage, desired: DesiredImage | 
 }
 
 /** What a reference on this node stands for at its registry, for the node's own platform; null where nothing covers it. */
-export function coverOf({ served, observed }: World, reference: string): DesiredImage | null {
-  const places = Object.hasOwn(served.covers, reference) ? (served.covers[reference] ?? []) : [];
-  const covering = places.flatMap((place) => served.desired[place] ?? []);
-  return covering.find((image) => fits(image, observed)) ?? null;
+export function coverOf(world: World, reference: string): DesiredImage | null {
+  const { served, node } = world;
+  return standsFor(world, reference, (place) => isManaged(served, node, reference, place));
+}
+
+/** The same wherever it is managed, be it on another node only. */
+export function standsFor(
+  { served, observed }: Omit<World, 'node'>,
+  reference: string,
+  isWanted: (place: number) => boolean = () => true,
+): DesiredImage | null {
+  const covering = placesOf(served, reference).flatMap((place) => {
+    const image = served.desired[place];
+    return image !== undefined && fits(image, observed) && isWanted(place) ? [image] : [];
+  });
+  return covering[0] ?? null;
 }
 
 function fits({ platform }: DesiredImage, { architecture }: Observed): boolean {
@@ -224,9 +234,10 @@ export function lostAtEpoch(desired: DesiredImage): ImageRow['error'] {
   return desired.missingBlob === null ? null : desired.error;
 }
 
-function whyUnmanaged(served: Served, observed: Observed, entry: IndexEntry): string {
+function whyUnmanaged({ served, node, observed }: World, entry: IndexEntry): string {
   const meaning = meaningOf(entry.reference, served.epochUrl);
-  const why = {
+  const pools = otherPools(served, node, entry.reference);
+  const byMeaning = {
     download: 'no tracked tag covers it',
     immutable: 'it names content by its digest, which never goes stale',
     'foreign-url': 'the URL is not of this epoch',
@@ -236,6 +247,7 @@ function whyUnmanaged(served: Served, observed: Observed, entry: IndexEntry): st
         ? 'no tracked tag covers it'
         : 'it was imported under a name that nothing ties to an artifact',
   }[meaning.kind];
+  const why = pools.length === 0 ? byMeaning : `it is tracked for other pools only: ${pools.join(', ')}`;
   const absent = entry.type === 'cloudimg' && blobState(observed, entry.digest, null, 'presence').state === 'absent';
   return absent ? `${why}; its blob is missing` : why;
 }
@@ -244,10 +256,8 @@ type Base = Pick<ImageRow, 'reference' | 'image' | 'tag' | 'type' | 'have' | 'wa
 
 /** The row of a tracked image that has no entry on the node. */
 function trackedBase(image: TrackedImage, want: string | null): Base {
-  const { reference, image: repository, tag, registry } = image;
-  return registry === null
-    ? { reference, image: repository, tag, type: 'cloudimg', have: null, want }
-    : { reference, image: `${registry}/${repository}`, tag, type: 'oci', have: null, want };
+  const { reference, tag, registry } = image;
+  return { reference, image: imageNameOf(image), tag, type: registry === null ? 'cloudimg' : 'oci', have: null, want };
 }
 
 function row(base: Base, rest: Partial<ImageRow> & Pick<ImageRow, 'verdict'>): ImageRow {

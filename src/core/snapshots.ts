@@ -4,6 +4,7 @@
  */
 import { blobState, keepersOf, OCI_CHECKED, ociState } from './blobs.ts';
 import { replaceCommands, restoreCommands } from './commands.ts';
+import { isInPool } from './coverage.ts';
 import { byReplacing, coverOf, doubtAbout, replaced, type Served, type World } from './images.ts';
 import { UNREADABLE } from './qcow2.ts';
 import { hexOf, isDigest, isUrl, localSnapshotName } from './reference.ts';
@@ -57,20 +58,44 @@ export function lookupKey({ base, digest }: LookupRequest): string {
 /** The verdict on every snapshot of the node, and on every tracked one that its pool should be able to start. */
 export function judgeSnapshots(served: Served, hot: ServedSnapshots, observation: Observation): SnapshotRow[] {
   const { node, observed } = observation;
-  const tracked = hot.tracked.filter((s) => s.pools === null || s.pools.includes(node.pool));
+  const tracked = hot.tracked.filter((snapshot) => isInPool(snapshot, node));
   if (observed === null) {
     return tracked.map(({ snapshot }) =>
       row(snapshot, { verdict: 'unknown', reason: 'the node could not be read', error: observation.error }),
     );
   }
   const world: World = { served, node, observed };
-  const nameOf = (fact: SnapshotFact): string =>
-    tracked.find(({ snapshot }) => localSnapshotName(snapshot) === fact.name)?.snapshot ?? (fact.name || fact.id);
-  const rows = observed.snapshots
-    .filter((fact) => hot.discover || tracked.some(({ snapshot }) => snapshot === nameOf(fact)))
-    .map((fact) => withNews(hot, fact, { ...judgeLocal(world, hot, fact), snapshot: nameOf(fact) }));
+  const rows = watchedOn(hot, observation).map(({ fact, snapshot }) =>
+    withNews(hot, fact, { ...judgeLocal(world, hot, fact), snapshot }),
+  );
   const absent = tracked.filter(({ snapshot }) => !rows.some((r) => r.snapshot === snapshot));
   return [...rows, ...absent.map(({ snapshot }) => judgeRemote(world, hot, snapshot))];
+}
+
+type Watched = Pick<ServedSnapshots, 'tracked' | 'discover'>;
+
+/** The snapshots of a node that are judged, by the names that the config and reports have for them. */
+function watchedOn(
+  { tracked, discover }: Watched,
+  { node, observed }: Observation,
+): { fact: SnapshotFact; snapshot: string }[] {
+  const mine = tracked.filter((snapshot) => isInPool(snapshot, node));
+  return (observed?.snapshots ?? []).flatMap((fact) => {
+    const found = mine.find(({ snapshot }) => [localSnapshotName(snapshot), snapshot].includes(fact.name));
+    if (found === undefined && !discover) return [];
+    return [{ fact, snapshot: found?.snapshot ?? (fact.name || fact.id) }];
+  });
+}
+
+/** The references of what the snapshots of a node that are judged stand on. */
+export function basesOn(watched: Watched, observation: Observation): string[] {
+  return watchedOn(watched, observation).flatMap(({ fact }) => fact.base ?? []);
+}
+
+/** The references of what the snapshots tracked for a node's pool stand on, as epoch has them. */
+export function basesFor({ tracked, snapshots }: Pick<ServedSnapshots, 'tracked' | 'snapshots'>, node: Node): string[] {
+  const mine = new Set(tracked.filter((snapshot) => isInPool(snapshot, node)).map(({ snapshot }) => snapshot));
+  return snapshots.flatMap(({ snapshot, base }) => (base !== null && mine.has(snapshot) ? [base] : []));
 }
 
 /** The questions that judging these observations raises: a pure first look before the registry is asked. */

@@ -4,9 +4,17 @@ import type { Ssh } from '../adapters/ssh.ts';
 import type { State } from '../adapters/state.ts';
 import { needsStoredForm } from '../core/blobs.ts';
 import { infoOf } from '../core/errors.ts';
-import { coverOf, judgeImages, type Served } from '../core/images.ts';
+import { judgeImages, standsFor, type Served } from '../core/images.ts';
 import type { Settings } from '../core/settings.ts';
-import { judgeSnapshots, lookupKey, neededLookups, needsForm, type ServedSnapshots } from '../core/snapshots.ts';
+import {
+  basesFor,
+  basesOn,
+  judgeSnapshots,
+  lookupKey,
+  neededLookups,
+  needsForm,
+  type ServedSnapshots,
+} from '../core/snapshots.ts';
 import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/types.ts';
 import { hashDeep, learnContents, type LearnContext } from './learn.ts';
 import { observeAll } from './observe.ts';
@@ -108,12 +116,12 @@ export function learnContext({ settings, clients, signal, events }: JudgeRequest
   return { ssh, epoch, state, concurrency: settings.ssh.concurrency, signal, onTrouble: events.onTrouble };
 }
 
-/** Every reference that a node holds, and that a snapshot there is based on. */
-export function everythingOn(observations: Observation[]): Held {
+/** Every reference that a node holds, and that a snapshot which is judged there is based on. */
+export function everythingOn({ track, discover }: Settings['snapshots'], observations: Observation[]): Held {
   const all = observations.flatMap(({ observed }) => observed ?? []);
   return {
     references: all.flatMap(({ entries }) => entries.map(({ reference }) => reference)),
-    bases: all.flatMap(({ snapshots }) => snapshots.flatMap(({ base }) => base ?? [])),
+    bases: observations.flatMap((observation) => basesOn({ tracked: track, discover }, observation)),
     snapshots: all.flatMap(({ snapshots }) => snapshots.map(({ name }) => name)),
     architectures: architecturesOf(observations),
   };
@@ -146,11 +154,19 @@ async function servedBy(
   context: LearnContext,
 ): Promise<Served> {
   const depth = settings.verify.blob;
+  const { images, snapshots } = settings;
+  const watched = { tracked: snapshots.track, discover: snapshots.discover, snapshots: resolved.snapshots };
+  const bases = Object.fromEntries(
+    observations.map((one) => [one.node.name, [...basesOn(watched, one), ...basesFor(watched, one.node)]]),
+  );
   const asServed: Served = {
     epochUrl: settings.epoch.url,
     desired: resolved.desired,
     covers: resolved.covers,
-    tracked: settings.images.track,
+    meant: resolved.meant,
+    tracked: images.track,
+    discover: images.discover,
+    bases,
     depth,
     repair: settings.repair,
   };
@@ -181,13 +197,13 @@ async function hotBy(
   };
   const someone = observations.find(({ observed }) => observed !== null);
   if (someone === undefined || someone.observed === null) return hot;
-  const world = { served, node: someone.node, observed: someone.observed };
+  const seen = { served, observed: someone.observed };
   const answers = await Promise.all(
     neededLookups(served, hot, observations).map(
       async (asked) =>
         [
           lookupKey(asked),
-          await resolver.lookup(asked, coverOf(world, asked.base), (sizeBytes) =>
+          await resolver.lookup(asked, standsFor(seen, asked.base), (sizeBytes) =>
             needsForm(served, observations, asked.digest, sizeBytes),
           ),
         ] as const,

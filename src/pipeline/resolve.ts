@@ -1,6 +1,7 @@
 /** Asks registries what they serve: tracked images, references found on nodes, and the bases of snapshots. */
 import type { Registry } from '../adapters/registry.ts';
 import { readChecksums } from '../core/checksums.ts';
+import type { Coverage } from '../core/coverage.ts';
 import { contentOf, hasUnpaddedTitles, kindOf, storedAs, withLearned, type Manifest } from '../core/desired.ts';
 import { errorInfo, fault } from '../core/errors.ts';
 import { object, optionalText, ShapeError } from '../core/json.ts';
@@ -301,10 +302,8 @@ function readSnapshotConfig(document: unknown, name: string): SnapshotBase {
   }
 }
 
-/** Everything that registries say, for judging. `covers` maps each reference to its places in `desired`. */
-export interface Resolved {
-  desired: DesiredImage[];
-  covers: Record<string, number[]>;
+/** Everything that registries say, for judging. */
+export interface Resolved extends Pick<Coverage, 'desired' | 'covers' | 'meant'> {
   snapshots: DesiredSnapshot[];
 }
 
@@ -338,7 +337,8 @@ export async function resolveAll(
     ),
   ]);
   const desired: DesiredImage[] = [];
-  const covers = Object.create(null) as Record<string, number[]>;
+  const covers = Object.create(null) as Resolved['covers'];
+  const meant = Object.create(null) as Resolved['meant'];
   const add = (image: DesiredImage): number => {
     const place = desired.findIndex(
       (d) => d.image === image.image && d.tag === image.tag && d.platform === image.platform,
@@ -354,7 +354,7 @@ export async function resolveAll(
   }
   const bases = [...held.bases, ...snapshots.flatMap(({ base }) => base ?? [])];
   const found = await Promise.all(
-    [...new Set([...held.references, ...bases])].map(async (key) => ({
+    [...new Set([...bases, ...held.references])].map(async (key) => ({
       key,
       resolved: [...(await resolver.reference(key, held.architectures)), ...(await tiedBy(resolver, key, bases))],
     })),
@@ -366,14 +366,17 @@ export async function resolveAll(
     const wanted = resolved.filter((image) => discover || bases.includes(key) || isKnown(image));
     // What epoch serves under a reference wins over what the config takes it for.
     if (wanted.length === 0) delete covers[key];
-    else covers[key] = wanted.map((image) => add({ ...image, reference: key }));
+    else {
+      covers[key] = wanted.map((image) => add({ ...image, reference: key }));
+      meant[key] = true;
+    }
   }
   const others = await Promise.all(
     [...new Set(held.snapshots)]
       .filter((name) => isFromEpoch(name) && !snapshots.some(({ snapshot }) => localSnapshotName(snapshot) === name))
       .map(async (name) => await resolver.snapshot(name)),
   );
-  return { desired, covers, snapshots: [...snapshots, ...others.filter(({ error }) => error === null)] };
+  return { desired, covers, meant, snapshots: [...snapshots, ...others.filter(({ error }) => error === null)] };
 }
 
 /** True for the local name of a snapshot that came from epoch: those of forks and hibernations have neither of these. */

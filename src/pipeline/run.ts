@@ -33,7 +33,7 @@ export interface RunRequest extends JudgeRequest {
  */
 export async function runPipeline(request: RunRequest): Promise<Report> {
   const { mode, events, policy } = request;
-  const judged = await judgeFleet(request, everythingOn);
+  const judged = await judgeFleet(request, (seen) => everythingOn(request.settings.snapshots, seen));
   const { observations, served, hot, error } = judged;
   const selected = selectRows(
     { verdicts: judged.verdicts, desired: served.desired, snapshots: hot.snapshots },

@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
-import { nodeOf, reconcile, report } from '../helpers/reconcile.ts';
+import { imageOn, nodeOf, reconcile, report } from '../helpers/reconcile.ts';
 
 const node = (n: number): string => `cocoonset-node-${n}`;
 const STALE = node(2);
@@ -63,6 +63,51 @@ describe('one machine under several names', () => {
       expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
       expect(stderr).toContain(`the nodes ${STALE} and node-two.example are one machine`);
       expect(stderr).toContain('in item [1] of the config (nodes) and in item [3] of the config (nodes)');
+    }
+  });
+});
+
+describe('a tracked image or snapshot with pools', () => {
+  const NOTHING_ELSE = { images: { discover: false }, snapshots: { discover: false } };
+  const track = { image: 'simular/win11', pools: ['gpu'] };
+  const trackHot = { snapshot: 'simular/win11-hot-testing:v1-20260509', pools: ['gpu'] };
+
+  it.each([
+    ['image', { images: { discover: false, track: [track] } }],
+    ['snapshot', { snapshots: { discover: false, track: [trackHot] } }],
+  ])('is judged and pulled in these pools alone: %s', async (_, over) => {
+    await fleet.writeConfig({ ...NOTHING_ELSE, ...over });
+    const run = await report(fleet);
+    expect(run.run.exitCode).toBe(0);
+    expect(run.summary.actions.planned).toBe(0);
+    expect(imageOn(run, node(1)).verdict).toBe('in-sync');
+    for (const n of [2, 3]) {
+      const { images, snapshots } = nodeOf(run, node(n));
+      expect(images).toMatchObject([{ reference: incident.reference, verdict: 'unmanaged', plan: null, want: null }]);
+      expect(snapshots).toEqual([]);
+    }
+  });
+
+  it('leaves what is discovered alone', async () => {
+    await fleet.writeConfig({ images: { track: [track] }, snapshots: { track: [trackHot] } });
+    const dry = await report(fleet, '--dry-run');
+    expect(imageOn(dry, STALE)).toMatchObject({ verdict: 'stale', plan: 'pull' });
+    expect(dry.summary.snapshots).toMatchObject({ 'base-drifted': 1, clonable: 2 });
+  });
+
+  it.each([
+    ['images', { track: [{ ...track, pools: ['gpu', 'gpuu'] }] }],
+    ['snapshots', { track: [trackHot, { ...trackHot, snapshot: 'a/b:c', pools: ['gpuu'] }] }],
+  ])('whose pool no node has is refused before anything is contacted: %s', async (key, value) => {
+    await fleet.writeConfig({ [key]: value });
+    for (const command of [
+      ['-w', node(2)],
+      ['gate', '-i', incident.image],
+    ]) {
+      const { code, stdout, stderr } = await reconcile(fleet, ...command);
+      expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+      expect(stderr).toContain('.pools: no node is in pool "gpuu", did you mean "gpu"?');
+      expect(stderr).toContain('pools of the inventory: default, gpu');
     }
   });
 });

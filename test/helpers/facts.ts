@@ -213,11 +213,15 @@ export function tracked(over: Partial<TrackedImage> = {}): TrackedImage {
 }
 
 export function served(images: DesiredImage[] = [desired()], over: Partial<Served> = {}): Served {
+  const covers = over.covers ?? Object.fromEntries(images.map((image, place) => [image.reference, [place]]));
   return {
     epochUrl: EPOCH,
     desired: images,
-    covers: Object.fromEntries(images.map((image, place) => [image.reference, [place]])),
+    covers,
+    meant: Object.fromEntries(Object.keys(covers).map((reference) => [reference, true as const])),
     tracked: [tracked()],
+    discover: true,
+    bases: {},
     depth: 'size',
     repair: { corruptBlobs: 'report', restoreBases: 'report' },
     ...over,
