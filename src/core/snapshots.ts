@@ -5,7 +5,7 @@
 import { blobState, keepersOf, OCI_CHECKED, ociState } from './blobs.ts';
 import { replaceCommands, restoreCommands } from './commands.ts';
 import { isInPool } from './coverage.ts';
-import { byReplacing, coverOf, doubtAbout, replaced, type Served, type World } from './images.ts';
+import { byReplacing, coverOf, doubtAbout, judgeImages, replaced, type Served, type World } from './images.ts';
 import { UNREADABLE } from './qcow2.ts';
 import { hexOf, isDigest, isUrl, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
@@ -69,7 +69,10 @@ export function judgeSnapshots(served: Served, hot: ServedSnapshots, observation
     withNews(hot, fact, { ...judgeLocal(world, hot, fact), snapshot }),
   );
   const absent = tracked.filter(({ snapshot }) => !rows.some((r) => r.snapshot === snapshot));
-  return [...rows, ...absent.map(({ snapshot }) => judgeRemote(world, hot, snapshot))];
+  const isComing = (base: string): boolean =>
+    rows.some(({ plan, source }) => plan === 'pull' && source === base) ||
+    judgeImages(served, observation).some(({ plan, reference }) => plan !== null && reference === base);
+  return [...rows, ...absent.map(({ snapshot }) => judgeRemote(world, hot, snapshot, isComing))];
 }
 
 type Watched = Pick<ServedSnapshots, 'tracked' | 'discover'>;
@@ -366,8 +369,16 @@ export function pinnedBy(fact: SnapshotFact): string | null {
   return only !== undefined && more.length === 0 && isDigest(digest) ? digest : null;
 }
 
-/** A tracked snapshot that the node has not fetched yet: what would its base get? */
-function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): SnapshotRow {
+/**
+ * A tracked snapshot that the node has not fetched yet: what would its base get?
+ * @param isComing whether the node is to get an entry for a reference that it lacks now: then the first clone pulls nothing
+ */
+function judgeRemote(
+  world: World,
+  hot: ServedSnapshots,
+  snapshot: string,
+  isComing: (base: string) => boolean,
+): SnapshotRow {
   const { observed } = world;
   const wanted = hot.snapshots.find((s) => s.snapshot === snapshot);
   const { base = null, baseDigest = null } = wanted ?? {};
@@ -396,7 +407,7 @@ function judgeRemote(world: World, hot: ServedSnapshots, snapshot: string): Snap
         ? null
         : judgeBase(world, hot, base, baseDigest);
   const isGone = judged !== null && GONE.has(judged.verdict);
-  if (judged === null || (isGone && entry === undefined)) {
+  if (judged === null || (isGone && entry === undefined && (judged.verdict === 'base-drifted' || !isComing(base)))) {
     return say(null, 'the first clone pulls its base too (a cold start)');
   }
   const { verdict, reason, ...rest } = judged;

@@ -460,17 +460,12 @@ describe('planning', () => {
       // A split image that the pull told is news to other nodes; everything else was in the first plan.
       if (wasTold) {
         const blocked = actions.filter((action) => action.blocked !== null).map(key);
-        // Where a base was to come with the first clone, a pull of its tag meanwhile makes it a base that is gone.
         const before = judge(given);
-        const cold = before.filter(({ snapshots }) =>
-          snapshots.some(({ verdict, baseVerdict }) => verdict === 'not-on-node' && baseVerdict === null),
-        );
-        // And a bad file that stood in the way of one key may have been replaced by another.
+        // A bad file that stood in the way of one key may have been replaced by another.
         const barred = before.flatMap(({ node: name, images }) =>
           images.filter(({ reason }) => /would keep the file/.test(reason ?? '')).map((r) => key({ ...r, node: name })),
         );
-        const isNews = (action: Action): boolean =>
-          (action.kind === 'restore' && cold.some((of) => of.node === action.node)) || barred.includes(key(action));
+        const isNews = (action: Action): boolean => barred.includes(key(action));
         expect(left.filter((action) => !isNews(action) && !blocked.includes(key(action)))).toEqual([]);
       }
       const verdicts = new Map(judge(after).map((of) => [of.node, of]));

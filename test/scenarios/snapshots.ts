@@ -392,6 +392,24 @@ export const ON_SNAPSHOTS: Scenario[] = [
     expect: { snapshot: 'not-on-node', baseVerdict: null, dry: 0, run: 0, said: ['a cold start'] },
   },
   {
+    id: '+cold-start-moved',
+    state: 'the same, but the image must be there and its tag has moved on: the base comes with the same run',
+    epoch: { serves: 'B', keeps: ['A'], snapshots: { [SNAPSHOT]: 'A' } },
+    config: {
+      images: { track: [{ image: 'simular/win11', presence: 'required' }] },
+      snapshots: { track: [{ snapshot: SNAPSHOT }] },
+    },
+    args: ['--repair', 'restore'],
+    expect: {
+      image: 'missing',
+      snapshot: 'not-on-node',
+      baseVerdict: 'base-restorable',
+      plan: 'pull, restore',
+      dry: 2,
+      run: 0,
+    },
+  },
+  {
     id: '+not-fetched',
     state: 'a tracked snapshot that the node has not fetched, and its base is there',
     epoch: { serves: 'A', snapshots: { [SNAPSHOT]: 'A' } },
