@@ -2,6 +2,7 @@
 import { fault } from '../core/errors.ts';
 import { publicDesired } from '../core/report.ts';
 import { meaningOf, parseImageName } from '../core/reference.ts';
+import { addressesOf } from '../core/settings.ts';
 import { clip, formatBytes, shortDigest } from '../core/text.ts';
 import type { DesiredImage } from '../core/types.ts';
 import { isUnlearned, streamed } from '../pipeline/learn.ts';
@@ -41,12 +42,13 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
   const deadline = startDeadline(options.timeoutMs ?? settings.run.timeoutMs);
   const signal = AbortSignal.any([io.interrupted, deadline.signal]);
   try {
-    const resolver = createResolver({ ...clients, epochUrl: settings.epoch.url, signal });
+    const addresses = addressesOf(settings);
+    const resolver = createResolver({ ...clients, addresses, signal });
     const context = { ...clients, signal, onTrouble: () => undefined }; // the error of the image says it
     const stream = options.stream && settings.images.stream ? progressLog(log) : null;
     const found: DesiredImage[] = [];
     for (const text of options.references) {
-      for (const image of await resolve(resolver, text, settings.epoch.url)) {
+      for (const image of await resolve(resolver, text, addresses)) {
         const isWorthReading = isUnlearned(image) && image.missingBlob === null;
         found.push(stream !== null && isWorthReading ? await streamed(image, context, stream) : image);
       }
@@ -68,8 +70,8 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
 }
 
 /** What a person means by a reference: a URL of epoch, `repo[:tag]` at epoch, or an image of another registry. */
-async function resolve(resolver: Resolver, text: string, epochUrl: string): Promise<DesiredImage[]> {
-  const { kind } = meaningOf(text, epochUrl);
+async function resolve(resolver: Resolver, text: string, addresses: string[]): Promise<DesiredImage[]> {
+  const { kind } = meaningOf(text, addresses);
   const platforms = ['amd64', 'arm64'];
   if (kind === 'download' || kind === 'epoch-oci') {
     const images = await resolver.reference(text, platforms);
@@ -78,7 +80,7 @@ async function resolve(resolver: Resolver, text: string, epochUrl: string): Prom
   const name = parseImageName(text);
   if (name === null) {
     throw fault('CONFIG_INVALID', {
-      problem: `"${text}" is neither repo[:tag], nor a /dl reference of ${epochUrl}, nor an image of another registry`,
+      problem: `"${text}" is neither repo[:tag], nor a /dl reference of ${addresses[0]}, nor an image of another registry`,
       hint: 'as simular/win11, simular/win11:v2 or ghcr.io/a/b:24.04',
     });
   }

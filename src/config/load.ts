@@ -168,7 +168,7 @@ function settingsOf(
 ): Settings {
   const { ssh, cocoon, verify, rollout } = config;
   return {
-    epoch: { ...epoch, timeoutMs: config.epoch.timeout, retries: config.epoch.retries },
+    epoch: { ...epoch, aliases: config.epoch.aliases, timeoutMs: config.epoch.timeout, retries: config.epoch.retries },
     nodes: config.nodes.map((item) => nodeSpecOf(item, at)),
     inventory: {
       file: config.inventory.file === undefined ? null : at(config.inventory.file),

@@ -277,6 +277,12 @@ function snapshotKey({ snapshot }: z.output<typeof trackedSnapshot>): string {
 
 const epoch = z.strictObject({
   url: epochUrl.optional().describe('The address of epoch. Default: $EPOCH_URL.'),
+  aliases: z
+    .array(epochUrl)
+    .default([])
+    .describe(
+      'Other addresses of the same epoch, as nodes have them in their index: entries there count as those of url.',
+    ),
   tokenFile: file.optional().describe('A file that holds a token. Default: $EPOCH_TOKEN or $EPOCH_REGISTRY_TOKEN.'),
   caFile: file.optional().describe('PEM certificates of the CA that signed that of epoch. Default: $EPOCH_CA_CERT.'),
   timeout: duration.prefault('10s').describe('Deadline of one request.'),

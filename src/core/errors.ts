@@ -2,7 +2,7 @@
  * The one error type, and the one place that owns the words: a code with typed arguments becomes a message (what
  * happened) and a hint (what to do next). Codes are stable; the README lists them.
  */
-import { clip, formatBytes, formatDuration, shortDigest } from './text.ts';
+import { clip, count, formatBytes, formatDuration, shortDigest } from './text.ts';
 import type { ErrorInfo } from './types.ts';
 
 type Words = { message: string; hint: string | null };
@@ -41,6 +41,20 @@ const catalog = {
     message: `the gate has no answer: ${a.nodes === 1 ? 'the node that it asks could not' : `none of the ${a.nodes} nodes that it asks could`} be read${a.first === null ? '' : `: ${a.first.message}`}`,
     hint: a.first?.hint ?? null,
   }),
+  NOTHING_JUDGED: (a: {
+    /** Nodes that were read. */
+    nodes: number;
+    /** What they hold, with their names; and how much more. */
+    held: string[];
+    more: number;
+  }): Words => {
+    const held = a.held.map((one) => clip(one, 180)).join('; ');
+    const more = a.more > 0 ? `; and ${a.more} more` : '';
+    return {
+      message: `no image and no snapshot was judged on ${count(a.nodes, 'node')}: they hold ${a.held.length === 0 ? 'nothing' : `only ${held}${more}`}`,
+      hint: 'are epoch.url and cocoon.rootDir those of the nodes? epoch.aliases names other addresses of epoch, images.track what else is to be judged',
+    };
+  },
   RUN_DEADLINE: (a: { timeoutMs: number }): Words => ({
     message: `the run's deadline of ${formatDuration(a.timeoutMs)} passed`,
     hint: 'raise --timeout or run.timeout; what was left out is in the report',
@@ -151,6 +165,21 @@ const catalog = {
   }),
 
   // registries
+  EPOCH_ALIAS_SUSPECTED: (a: {
+    reference: string;
+    /** Where it is, without the path of the image. */
+    address: string;
+    epochUrl: string;
+    repository: string;
+    /** Epoch serves the repository, or there are too many such references to ask epoch about each. */
+    why: 'served' | 'unasked';
+  }): Words => ({
+    message:
+      a.why === 'unasked'
+        ? `${clip(a.reference, 300)} is of no known epoch, and there are too many such to ask epoch about each`
+        : `${clip(a.reference, 300)} is of no known epoch, but ${a.epochUrl} serves ${a.repository} too: it was not judged`,
+    hint: `if that is the same epoch, add to the config: epoch: {aliases: [${clip(a.address, 200)}]}; if not, add its references to images.ignore`,
+  }),
   REGISTRY_UNREACHABLE: (a: { method: string; url: string; cause: string }): Words => ({
     message: `${a.method} ${a.url}: ${clip(a.cause, 300)}`,
     hint: 'is epoch up, and does this host reach it?',

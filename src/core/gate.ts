@@ -1,8 +1,8 @@
 /** Verdicts → the answers of a gate: can what somebody wants to start, start on every node of its pool now? */
 import { blobState } from './blobs.ts';
 import { snapshotAsked, type PlacedQuestion } from './cocoonset.ts';
-import { coverOf, type Served } from './images.ts';
-import { localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from './reference.ts';
+import { coverOf, suspectOf, type Served, type Suspect } from './images.ts';
+import { isSameDownload, localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from './reference.ts';
 import type { GateSettings } from './settings.ts';
 import { formatBytes, shortDigest } from './text.ts';
 import type {
@@ -277,14 +277,19 @@ function coldStart({ observed }: Observation, parts: [what: string, sizeBytes: n
 
 // --------------------------------------------------------------------------------------------------- run
 
-function runAnswer(node: NodeFacts, { image, forcePull }: PlacedQuestion, served: Served, inSync: boolean): Said {
+function runAnswer(node: NodeFacts, question: PlacedQuestion, served: Served, inSync: boolean): Said {
+  const { image, forcePull } = question;
   const desired = servedFor(node.observation, image, served);
-  const row = node.verdicts.images.find(({ reference }) => reference === image);
-  if (desired === null) return notAsked(image, served.epochUrl);
+  const row = rowAsked(node.verdicts.images, question, served);
+  if (desired === null) return notAsked(image, served.addresses);
   const here = row?.have == null ? null : row; // a tracked image has a row also where the node has no entry
   // The registry is asked at each start where the node has no such entry or a pull is forced, and for OCI always.
   const atEpoch = canPull(desired);
-  if (here === null) return atEpoch ?? coldStart(node.observation, [['it', desired.sizeBytes]]);
+  if (here === null) {
+    const suspect = suspectOn(node.observation, desired, served);
+    if (suspect !== null) return byError(suspect.error, PLAIN_REASON.unknown);
+    return atEpoch ?? coldStart(node.observation, [['it', desired.sizeBytes]]);
+  }
   const answer = RUN_ANSWER[here.verdict];
   if (answer !== 'yes') return byVerdict(answer, here.verdict, here);
   if (atEpoch !== null && (forcePull || here.type === 'oci')) return atEpoch;
@@ -293,6 +298,20 @@ function runAnswer(node: NodeFacts, { image, forcePull }: PlacedQuestion, served
   const note = `it starts from ${shortDigest(here.have)}, and epoch serves ${shortDigest(here.want)} now`;
   const noted = withNote(said, 'STALE', note, inSync);
   return noted.answer === 'no' ? { ...noted, ...helpOf(byVerdict('no', 'stale', here)) } : noted;
+}
+
+/** The row of the image itself; for a question of the command line also under another address of epoch, the worst then. */
+function rowAsked(rows: ImageRow[], { image, set }: PlacedQuestion, { addresses }: Served): ImageRow | undefined {
+  const exact = rows.find(({ reference }) => reference === image);
+  if (set !== null || exact?.have != null) return exact;
+  const same = rows.filter(({ reference, have }) => have !== null && isSameDownload(reference, image, addresses));
+  return same.find(({ verdict }) => RUN_ANSWER[verdict] !== 'yes') ?? same[0] ?? exact;
+}
+
+/** An entry of the node that may be this image under an address of epoch that the config does not know. */
+function suspectOn({ observed }: Observation, { image, tag }: DesiredImage, { suspects }: Served): Suspect | null {
+  const all = (observed?.entries ?? []).flatMap(({ reference }) => suspectOf(suspects, reference) ?? []);
+  return all.find((suspect) => suspect.image === image && suspect.tag === tag) ?? null;
 }
 
 function helpOf({ pullHelps, help, commands }: Said): Pick<Said, 'pullHelps' | 'help' | 'commands'> {
@@ -326,9 +345,10 @@ function canPull({ error, missingBlob, unpullable }: DesiredImage): Said | null 
 }
 
 /** Why nobody was asked for this image. */
-function notAsked(image: string, epochUrl: string): Said {
+function notAsked(image: string, addresses: Served['addresses']): Said {
+  const [epochUrl] = addresses;
   const url = `for an image of epoch write its URL, ${epochUrl}/dl/REPO[/TAG]`;
-  switch (meaningOf(image, epochUrl).kind) {
+  switch (meaningOf(image, addresses).kind) {
     case 'download':
       return say('unknown', 'UNKNOWN', 'this is no image that epoch could have', { help: url });
     case 'immutable':
@@ -340,7 +360,7 @@ function notAsked(image: string, epochUrl: string): Said {
     case 'epoch-oci':
     case 'name': {
       const registry = parseImageName(image)?.registry ?? 'docker.io';
-      if (registry === new URL(epochUrl).host) {
+      if (addresses.some((address) => registry === new URL(address).host)) {
         const reason = 'it is an OCI reference on the host of epoch, where cocoon cannot pull without a credential';
         return say('unknown', 'REGISTRY_NOT_KNOWN', reason, { help: url });
       }

@@ -6,6 +6,7 @@ import { isUrl, meaningOf } from './reference.ts';
 import type {
   BlobDepth,
   DesiredImage,
+  ErrorInfo,
   ImageRow,
   IndexEntry,
   Node,
@@ -20,9 +21,19 @@ export interface Repair {
   restoreBases: 'report' | 'restore';
 }
 
+/** An entry that may be of this epoch under an address that the config does not know: what it would be. */
+export interface Suspect {
+  image: string;
+  tag: string;
+  error: ErrorInfo;
+}
+
 /** What is the same for all nodes. */
 export interface Served extends Coverage {
-  epochUrl: string;
+  /** All known addresses of epoch, its own first. */
+  addresses: [string, ...string[]];
+  /** By reference. */
+  suspects: Record<string, Suspect>;
   depth: BlobDepth;
   repair: Repair;
 }
@@ -30,7 +41,8 @@ export interface Served extends Coverage {
 /** The verdict on every index entry of the node, and on every tracked image that its pool should have. */
 export function judgeImages(served: Served, observation: Observation): ImageRow[] {
   const { node, observed } = observation;
-  const tracked = served.tracked.filter((image) => isInPool(image, node));
+  const inPool = served.tracked.filter((image) => isInPool(image, node));
+  const tracked = inPool.filter((image) => !isSuspectedOn(served, observed, image));
   if (observed === null) {
     return tracked.map((image) =>
       row(trackedBase(image, null), {
@@ -50,6 +62,22 @@ export function judgeImages(served: Served, observation: Observation): ImageRow[
       .filter(({ desired }) => desired === null || !present.has(desired))
       .map(({ image, desired }) => judgeAbsent(world, image, desired)),
   ];
+}
+
+/** Whether an entry of the node looks like this image under another address: then nothing is said to be missing. */
+function isSuspectedOn(
+  { suspects }: Served,
+  observed: Observed | null,
+  { registry, image, tag }: TrackedImage,
+): boolean {
+  return (observed?.entries ?? []).some(({ reference }) => {
+    const suspect = suspectOf(suspects, reference);
+    return registry === null && suspect?.image === image && suspect.tag === tag;
+  });
+}
+
+export function suspectOf(suspects: Served['suspects'], reference: string): Suspect | null {
+  return Object.hasOwn(suspects, reference) ? (suspects[reference] ?? null) : null;
 }
 
 /** What a registry serves for a tracked image. */
@@ -77,7 +105,8 @@ function judgeEntry(world: World, entry: IndexEntry): ImageRow {
     want: desired?.contentDigest ?? null,
   };
   if (desired === null) {
-    return row(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(world, entry) });
+    const error = suspectOf(served.suspects, entry.reference)?.error ?? null;
+    return row(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(world, entry), error });
   }
   const doubt = doubtAbout(observed, desired, entry.reference);
   if (doubt !== null) return row(base, { verdict: 'unknown', reason: doubt });
@@ -207,7 +236,7 @@ export function byReplacing(
   if (isUrl(reference)) {
     return replaced(world, digest, why, 'a forced pull', replaceCommands(node.cocoon, reference, digest));
   }
-  const commands = reimportCommands(node.cocoon, served.epochUrl, desired, reference, digest);
+  const commands = reimportCommands(node.cocoon, served.addresses[0], desired, reference, digest);
   return replaced(world, digest, why, 'another import', commands);
 }
 
@@ -235,7 +264,7 @@ export function lostAtEpoch(desired: DesiredImage): ImageRow['error'] {
 }
 
 function whyUnmanaged({ served, node, observed }: World, entry: IndexEntry): string {
-  const meaning = meaningOf(entry.reference, served.epochUrl);
+  const meaning = meaningOf(entry.reference, served.addresses);
   const pools = otherPools(served, node, entry.reference);
   const byMeaning = {
     download: 'no tracked tag covers it',

@@ -71,7 +71,7 @@ export function epochReference(epochUrl: string, repository: string, tag: string
   return `${epochUrl}/dl/${repository}${tag === 'latest' ? '' : `/${tag}`}`;
 }
 
-/** What the key of an index entry is, seen from one epoch. */
+/** What the key of an index entry is, seen from one epoch at all its addresses. */
 export type Meaning =
   /** `<epoch>/dl/PATH`: a mutable tag; which one, only epoch can say. */
   | { kind: 'download'; path: string }
@@ -84,11 +84,29 @@ export type Meaning =
   /** No URL: a name given by `cocoon image import`, or an OCI reference. */
   | { kind: 'name' };
 
+/** The meaning of a key at the first of these addresses of one epoch at which it has any. */
+export function meaningOf(reference: string, addresses: string[]): Meaning {
+  const address = addressOf(reference, addresses);
+  return address === null ? { kind: isUrl(reference) ? 'foreign-url' : 'name' } : meaningAt(reference, address);
+}
+
+/** The address of epoch under which a key is spelled, as the config has it; null where it is of no known one. */
+export function addressOf(reference: string, addresses: string[]): string | null {
+  const isKnown = ({ kind }: Meaning): boolean => kind !== 'foreign-url' && kind !== 'name';
+  return addresses.find((address) => isKnown(meaningAt(reference, address))) ?? null;
+}
+
+/** Whether two keys are the same download of one epoch, be it under two of its addresses. */
+export function isSameDownload(one: string, other: string, addresses: string[]): boolean {
+  const [a, b] = [meaningOf(one, addresses), meaningOf(other, addresses)];
+  return a.kind === 'download' && b.kind === 'download' && a.path === b.path;
+}
+
 /**
  * Reads the key as HTTP would send it: scheme and host without regard to case, a default port left out, the query
  * ignored by epoch, the path compared byte by byte (`/dl/x/` is another repository than `/dl/x`).
  */
-export function meaningOf(reference: string, epochUrl: string): Meaning {
+function meaningAt(reference: string, epochUrl: string): Meaning {
   if (!isUrl(reference)) return nameOf(reference, new URL(epochUrl));
   if (!URL.canParse(reference)) return { kind: 'foreign-url' };
   const url = new URL(reference);
@@ -117,6 +135,14 @@ function nameOf(reference: string, epoch: URL): Meaning {
   return name === null
     ? { kind: 'name' }
     : { kind: 'epoch-oci', repository: name.repository, tag: name.tag ?? 'latest' };
+}
+
+/** `http://HOST/PREFIX/dl/PATH` → the address, which may be one of an epoch, and PATH; null for what can be none. */
+export function downloadOf(reference: string): { address: string; path: string } | null {
+  if (!isUrl(reference) || !URL.canParse(reference)) return null;
+  const { origin, pathname, username } = new URL(reference);
+  const [, prefix, path] = /^(.*?)\/dl\/(.+)$/.exec(pathname) ?? [];
+  return username !== '' || prefix === undefined || path === undefined ? null : { address: `${origin}${prefix}`, path };
 }
 
 /**

@@ -50,9 +50,14 @@ const SNAPSHOT_WEIGHT: Record<SnapshotVerdict, Weight> = {
   clonable: 'nothing',
 };
 
-/** What a row counts as; a snapshot that is not on the node counts as its base would. */
+/**
+ * What a row counts as; a snapshot that is not on the node counts as its base would, and what is unmanaged only because
+ * nobody can say whether it is epoch's leaves the picture incomplete.
+ */
 export function weightOf(row: ImageRow | SnapshotRow): Weight {
-  if (!('snapshot' in row)) return IMAGE_WEIGHT[row.verdict];
+  if (!('snapshot' in row)) {
+    return row.verdict === 'unmanaged' && row.error !== null ? 'incomplete' : IMAGE_WEIGHT[row.verdict];
+  }
   const verdict = row.verdict === 'not-on-node' ? row.baseVerdict : row.verdict;
   return verdict === null ? 'nothing' : SNAPSHOT_WEIGHT[verdict];
 }
@@ -192,15 +197,17 @@ const SIGNAL_CODE: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM:
 /** The one table of exit codes: the first that holds of signal, 1, 4, 2, 3, else 0. */
 function exitCode(signal: Signal | null, error: ErrorInfo | null, nodes: NodeReport[], gate: Gate | null): number {
   const rows = nodes.flatMap((node) => [...node.images, ...node.snapshots]);
+  const isNothingJudged = error?.code === 'NOTHING_JUDGED';
   if (signal !== null) return SIGNAL_CODE[signal];
-  if (error !== null) return 1;
+  if (error !== null && !isNothingJudged) return 1;
   if (gate !== null) {
     const outcomes = gate.questions.map(({ outcome }) => outcome);
-    return outcomes.includes('blocked') ? 2 : outcomes.includes('incomplete') ? 3 : 0;
+    return outcomes.includes('blocked') ? 2 : isNothingJudged || outcomes.includes('incomplete') ? 3 : 0;
   }
   const left = nodes.flatMap((node) => node.leftovers);
   if ([...rows, ...left].some(({ outcome }) => outcome === 'failed')) return 4;
   if (rows.some(isOpenDrift)) return 2;
+  if (isNothingJudged) return 3;
   if (nodes.some((node) => node.status !== 'observed') || rows.some((row) => weightOf(row) === 'incomplete')) return 3;
   return 0;
 }

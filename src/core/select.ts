@@ -1,6 +1,7 @@
 /** Which rows a run is about: `images.ignore`, `snapshots.ignore`, `--image` and `--snapshot`. */
 import picomatch from 'picomatch';
 import { fault } from './errors.ts';
+import { downloadOf, readingsOf } from './reference.ts';
 import type { DesiredImage, DesiredSnapshot, ImageRow, NodeVerdicts, SnapshotRow } from './types.ts';
 
 export interface Filters {
@@ -39,7 +40,7 @@ export function selectRows(all: Selection, filters: Filters): Selection {
   };
   refuseEmpty('--image', filters.images, [
     ...kept.desired.map(imageNames),
-    ...kept.verdicts.flatMap(({ images }) => images.map(imageNames)),
+    ...kept.verdicts.flatMap(({ images }) => images.map(rowNames)),
   ]);
   refuseEmpty('--snapshot', filters.snapshots, [
     ...kept.snapshots.map(snapshotNames),
@@ -50,7 +51,7 @@ export function selectRows(all: Selection, filters: Filters): Selection {
   const wantedImage = filter(filters.images);
   const wantedSnapshot = filter(filters.snapshots);
   const namesOfBase = basesByReference(kept);
-  const isImage = (row: ImageRow | DesiredImage): boolean => wantedImage(imageNames(row));
+  const isImage = (row: ImageRow | DesiredImage): boolean => wantedImage(rowNames(row));
   const isSnapshot = (row: SnapshotRow | DesiredSnapshot): boolean =>
     wantedSnapshot(snapshotNames(row)) && (filters.images.length === 0 || wantedImage(namesOfBase(row.base)));
   const snapshotsKept = kept.snapshots.filter(isSnapshot);
@@ -74,6 +75,18 @@ export function imageNames(row: { reference: string; image: string | null; tag: 
   return row.image === null ? [row.reference] : [row.reference, row.image, `${row.image}:${row.tag}`];
 }
 
+/** An entry that may be of epoch under another address is meant too where its image is named. */
+function rowNames(row: ImageRow | DesiredImage): string[] {
+  const isSuspected = 'verdict' in row && row.verdict === 'unmanaged' && row.error !== null;
+  const path = isSuspected ? downloadOf(row.reference)?.path : undefined;
+  if (path === undefined) return imageNames(row);
+  const { whole, split } = readingsOf(path);
+  const names = [whole, split].flatMap((reading) =>
+    reading === null ? [] : [reading.repository, `${reading.repository}:${reading.tag}`],
+  );
+  return [...names, row.reference];
+}
+
 function snapshotNames({ snapshot }: { snapshot: string }): string[] {
   const repository = snapshot.split(':', 1)[0] as string;
   return snapshot === repository ? [snapshot, `${snapshot}:latest`] : [snapshot, repository];
@@ -86,6 +99,9 @@ function basesByReference({ verdicts, desired }: Selection): (base: string | nul
     names.set(row.reference, imageNames(row));
   return (base) => (base === null ? [] : (names.get(base) ?? [base]));
 }
+
+/** `images.ignore`, for something that has these names. */
+export const ignores = anyOf;
 
 function anyOf(patterns: string[]): Matches {
   const matchers = patterns.map((pattern) => matcher(pattern));

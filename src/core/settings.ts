@@ -5,6 +5,8 @@ export interface Settings {
   epoch: {
     /** Without a trailing slash. */
     url: string;
+    /** Other addresses of the same epoch, as nodes have them in their index; without a trailing slash. */
+    aliases: string[];
     /** The bearer token; never printed, logged or put into a report. */
     token: string | null;
     /** PEM text of the CA that signed epoch's certificate, where it is no public one. */
@@ -39,6 +41,11 @@ export interface Settings {
     /** Where to remember what was learned; null for the usual places. */
     stateDir: string | null;
   };
+}
+
+/** All known addresses of epoch, its own first. */
+export function addressesOf({ epoch }: Pick<Settings, 'epoch'>): [string, ...string[]] {
+  return [epoch.url, ...epoch.aliases];
 }
 
 /** When a gate passes. */

@@ -2,10 +2,12 @@
 import type { Registry } from '../adapters/registry.ts';
 import type { State } from '../adapters/state.ts';
 import { errorInfo, infoOf } from '../core/errors.ts';
+import type { Served } from '../core/images.ts';
 import type { DesiredImage, ErrorInfo } from '../core/types.ts';
 
 export interface ResolverOptions {
-  epochUrl: string;
+  /** All known addresses of epoch, its own first. */
+  addresses: Served['addresses'];
   epoch: Registry;
   /** The client for another registry, by its host. */
   registryOf: (host: string) => Promise<Registry>;

@@ -2,10 +2,12 @@
 import { snapshotAsked, type PlacedQuestion } from '../core/cocoonset.ts';
 import { errorInfo } from '../core/errors.ts';
 import { judgeGate } from '../core/gate.ts';
-import { localSnapshotName } from '../core/reference.ts';
+import type { Served } from '../core/images.ts';
+import { isAnyJudged, nothingJudgedOn } from '../core/judged.ts';
+import { addressOf, isSameDownload, localSnapshotName } from '../core/reference.ts';
 import { assemble } from '../core/report.ts';
-import type { Settings } from '../core/settings.ts';
-import type { ErrorInfo, NodeVerdicts, Observation, Report } from '../core/types.ts';
+import { addressesOf, type Settings } from '../core/settings.ts';
+import type { ErrorInfo, Gate, ImageRow, NodeVerdicts, Observation, Report } from '../core/types.ts';
 import { architecturesOf, judgeFleet, type JudgeRequest } from './judge.ts';
 import type { Held } from './resolve.ts';
 import type { RunRequest } from './run.ts';
@@ -20,12 +22,13 @@ export async function runGate(request: GateRequest): Promise<Report> {
   const asked = questionsByNode(questions);
   const nodes = request.nodes.filter(({ name }) => asked.has(name));
   const settings = settingsFor(request.settings, questions);
+  const addresses = addressesOf(settings);
   const { observations, served, hot, verdicts, error } = await judgeFleet({ ...request, nodes, settings }, (seen) =>
-    heldOf(seen, questions),
+    heldOf(seen, questions, addresses),
   );
   const facts = { served, snapshots: hot.snapshots, observations, verdicts };
   const gate = judgeGate(questions, facts, settings.gate);
-  const failed = error ?? unread(observations);
+  const failed = error ?? unread(observations) ?? unjudged(gate, served, observations, verdicts);
   return assemble(
     {
       tool,
@@ -41,7 +44,7 @@ export async function runGate(request: GateRequest): Promise<Report> {
       desired: served.desired,
       snapshots: hot.snapshots,
       observations,
-      verdicts: verdicts.map((rows) => rowsAsked(rows, asked.get(rows.node) ?? [])),
+      verdicts: verdicts.map((rows) => rowsAsked(rows, asked.get(rows.node) ?? [], addresses)),
       actions: [],
       tidied: [],
     },
@@ -87,25 +90,60 @@ function snapshotsAsked(questions: PlacedQuestion[]): string[] {
 }
 
 /** The images to start from, and what the asked snapshots on the nodes are based on. */
-function heldOf(observations: Observation[], questions: PlacedQuestion[]): Held {
+function heldOf(observations: Observation[], questions: PlacedQuestion[], addresses: string[]): Held {
   const local = new Set(snapshotsAsked(questions).map(localSnapshotName));
   const bases = observations.flatMap(({ observed }) =>
     (observed?.snapshots ?? []).flatMap(({ name, base }) => (base !== null && local.has(name) ? [base] : [])),
   );
-  const references = questions.filter(({ mode }) => mode === 'run').map(({ image }) => image);
+  const asked = questions.filter(({ mode }) => mode === 'run');
+  const keys = new Set(
+    observations.flatMap(({ observed }) => (observed?.entries ?? []).map((entry) => entry.reference)),
+  );
+  const same = [...keys].filter((key) => asked.some((question) => isAskedAs(key, question, addresses)));
+  const references = [...asked.map(({ image }) => image), ...same];
   return { references, bases, snapshots: [], architectures: architecturesOf(observations) };
 }
 
+/** Whether a question of the command line is about a key too that spells the image with another address of epoch. */
+function isAskedAs(key: string, { mode, set, image }: PlacedQuestion, addresses: string[]): boolean {
+  return mode === 'run' && set === null && isSameDownload(key, image, addresses);
+}
+
 /** The rows that the answers come from: the snapshots, the images, and the bases of those snapshots. */
-function rowsAsked({ node, images, snapshots }: NodeVerdicts, questions: PlacedQuestion[]): NodeVerdicts {
+function rowsAsked(
+  { node, images, snapshots }: NodeVerdicts,
+  questions: PlacedQuestion[],
+  addresses: string[],
+): NodeVerdicts {
   const wanted = new Set(snapshotsAsked(questions));
   const kept = snapshots.filter(({ snapshot }) => wanted.has(snapshot));
   const references = new Set([...questions.map(({ image }) => image), ...kept.map(({ base }) => base)]);
-  return { node, snapshots: kept, images: images.filter(({ reference }) => references.has(reference)) };
+  const isAsked = ({ reference, error }: ImageRow): boolean =>
+    references.has(reference) ||
+    error?.code === 'EPOCH_ALIAS_SUSPECTED' ||
+    questions.some((question) => isAskedAs(reference, question, addresses));
+  return { node, snapshots: kept, images: images.filter(isAsked) };
 }
 
 /** A gate that could ask no node at all has found out nothing. */
 function unread(observations: Observation[]): ErrorInfo | null {
   if (observations.some(({ status }) => status === 'observed')) return null;
   return errorInfo('GATE_UNREAD', { nodes: observations.length, first: observations[0]?.error ?? null });
+}
+
+/**
+ * A gate that would say yes on the word of epoch alone: where no node holds anything of epoch, its address or the root
+ * directories may be wrong, and the nodes start something else.
+ */
+function unjudged(
+  gate: Gate,
+  { addresses }: Served,
+  observations: Observation[],
+  verdicts: NodeVerdicts[],
+): ErrorInfo | null {
+  const there = verdicts.map((rows) => ({ ...rows, images: rows.images.filter(({ have }) => have !== null) }));
+  if (gate.questions.some(({ outcome }) => outcome === 'blocked') || isAnyJudged(there, observations)) return null;
+  const entries = observations.flatMap(({ observed }) => observed?.entries ?? []);
+  const isKnown = entries.some(({ reference }) => addressOf(reference, addresses) !== null);
+  return isKnown ? null : nothingJudgedOn(observations);
 }

@@ -4,8 +4,9 @@ import type { Ssh } from '../adapters/ssh.ts';
 import type { State } from '../adapters/state.ts';
 import { needsStoredForm } from '../core/blobs.ts';
 import { infoOf } from '../core/errors.ts';
-import { judgeImages, standsFor, type Served } from '../core/images.ts';
-import type { Settings } from '../core/settings.ts';
+import { judgeImages, standsFor, suspectOf, type Served } from '../core/images.ts';
+import { ignores } from '../core/select.ts';
+import { addressesOf, type Settings } from '../core/settings.ts';
 import {
   basesFor,
   basesOn,
@@ -13,9 +14,12 @@ import {
   lookupKey,
   neededLookups,
   needsForm,
+  type Lookup,
+  type LookupRequest,
   type ServedSnapshots,
 } from '../core/snapshots.ts';
 import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/types.ts';
+import { findSuspects } from './aliases.ts';
 import { hashDeep, learnContents, type LearnContext } from './learn.ts';
 import { observeAll } from './observe.ts';
 import { createResolver, resolveAll, type Held, type Resolved, type Resolver } from './resolve.ts';
@@ -108,7 +112,7 @@ export function newResolver({
   signal,
 }: Pick<JudgeRequest, 'settings' | 'signal'> & { clients: Omit<Clients, 'ssh'> }): Resolver {
   const { epoch, registryOf, state } = clients;
-  return createResolver({ epochUrl: settings.epoch.url, epoch, registryOf, state, signal });
+  return createResolver({ addresses: addressesOf(settings), epoch, registryOf, state, signal });
 }
 
 export function learnContext({ settings, clients, signal, events }: JudgeRequest): LearnContext {
@@ -147,12 +151,13 @@ async function noAnswer({ clients: { epoch }, signal }: JudgeRequest, resolved: 
 
 /** What registries serve, with what had to be learned: content digests of split images, and stored forms. */
 async function servedBy(
-  { settings, events }: JudgeRequest,
+  request: JudgeRequest,
   resolver: Resolver,
   resolved: Resolved,
   observations: Observation[],
   context: LearnContext,
 ): Promise<Served> {
+  const { settings, events } = request;
   const depth = settings.verify.blob;
   const { images, snapshots } = settings;
   const watched = { tracked: snapshots.track, discover: snapshots.discover, snapshots: resolved.snapshots };
@@ -160,7 +165,8 @@ async function servedBy(
     observations.map((one) => [one.node.name, [...basesOn(watched, one), ...basesFor(watched, one.node)]]),
   );
   const asServed: Served = {
-    epochUrl: settings.epoch.url,
+    addresses: addressesOf(settings),
+    suspects: await suspectsOf(request, observations, resolved),
     desired: resolved.desired,
     covers: resolved.covers,
     meant: resolved.meant,
@@ -177,6 +183,23 @@ async function servedBy(
     learned.desired.map(async (image, place) => (unclear.has(place) ? await resolver.withStoredForm(image) : image)),
   );
   return { ...learned, desired };
+}
+
+/** What nodes hold, and what snapshots stand on, that may be of this epoch under an address that the config does not know. */
+async function suspectsOf(
+  { settings, clients, signal }: JudgeRequest,
+  observations: Observation[],
+  { snapshots }: Resolved,
+): Promise<Served['suspects']> {
+  if (!clients.epoch.hasAnswered()) return {}; // then nothing is said of anything
+  const { track, discover } = settings.snapshots;
+  const isIgnored = ignores(settings.images.ignore);
+  const byNode = observations.map((observation) => [
+    ...(observation.observed?.entries ?? []).map(({ reference }) => reference).filter((one) => !isIgnored([one])),
+    ...basesOn({ tracked: track, discover }, observation),
+  ]);
+  const wanted = snapshots.flatMap(({ base }) => base ?? []);
+  return await findSuspects([wanted, ...byNode], addressesOf(settings), clients.epoch, signal);
 }
 
 /** What is known of snapshots; the registry is asked for pinned content that no tag serves, unless its bytes prove it. */
@@ -203,11 +226,18 @@ async function hotBy(
       async (asked) =>
         [
           lookupKey(asked),
-          await resolver.lookup(asked, standsFor(seen, asked.base), (sizeBytes) =>
-            needsForm(served, observations, asked.digest, sizeBytes),
-          ),
+          suspected(served, asked) ??
+            (await resolver.lookup(asked, standsFor(seen, asked.base), (sizeBytes) =>
+              needsForm(served, observations, asked.digest, sizeBytes),
+            )),
         ] as const,
     ),
   );
   return { ...hot, lookups: Object.fromEntries(answers) };
+}
+
+/** Of a base that may be of this epoch under another address nobody can say that it is lost. */
+function suspected({ suspects }: Served, { base }: LookupRequest): Lookup | null {
+  const suspect = suspectOf(suspects, base);
+  return suspect === null ? null : { state: 'unasked', error: suspect.error };
 }

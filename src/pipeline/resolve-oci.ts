@@ -33,7 +33,7 @@ interface Asked {
   architectures: string[];
 }
 
-export function createOciResolver({ epochUrl, epoch, registryOf, signal }: ResolverOptions): OciResolver {
+export function createOciResolver({ addresses, epoch, registryOf, signal }: ResolverOptions): OciResolver {
   const asked = new Map<string, Promise<DesiredImage[]>>();
 
   const resolve = async (what: Asked): Promise<DesiredImage[]> => {
@@ -116,7 +116,7 @@ export function createOciResolver({ epochUrl, epoch, registryOf, signal }: Resol
           registry: epoch,
           repository,
           tag,
-          image: `${new URL(epochUrl).host}/${repository}`,
+          image: `${new URL(addresses[0]).host}/${repository}`,
           reference,
           unpullable,
           architectures,

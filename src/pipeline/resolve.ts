@@ -6,6 +6,7 @@ import { contentOf, hasUnpaddedTitles, kindOf, storedAs, withLearned, type Manif
 import { errorInfo, fault } from '../core/errors.ts';
 import { object, optionalText, ShapeError } from '../core/json.ts';
 import {
+  addressOf,
   epochReference,
   isDigest,
   localSnapshotName,
@@ -47,7 +48,8 @@ const UNPADDED =
 type Found = { manifest: Manifest | null; error: ErrorInfo | null };
 
 export function createResolver(options: ResolverOptions): Resolver {
-  const { epochUrl, epoch, state, signal } = options;
+  const { addresses, epoch, state, signal } = options;
+  const [epochUrl] = addresses;
   const oci = createOciResolver(options);
   const manifests = new Map<string, Promise<Found>>();
   const images = new Map<string, Promise<DesiredImage>>();
@@ -194,8 +196,13 @@ export function createResolver(options: ResolverOptions): Resolver {
     return { state: 'there', reference, sizeBytes, stored };
   };
 
-  const lookupCloud = async (digest: string, current: DesiredImage, needsForm: NeedsForm): Promise<Lookup> => {
-    const url = `${epochUrl}/v2/${current.image}/blobs/${digest}`;
+  const lookupCloud = async (
+    { base, digest }: LookupRequest,
+    current: DesiredImage,
+    needsForm: NeedsForm,
+  ): Promise<Lookup> => {
+    const address = addressOf(base, addresses) ?? epochUrl; // the node reaches epoch as its own keys do
+    const url = `${address}/v2/${current.image}/blobs/${digest}`;
     const blob = await blobThere(current.image, digest, url, needsForm);
     if (blob !== null) return blob;
     // A split image has no blob of its joined content: only a manifest that was seen to yield it leads there.
@@ -207,7 +214,7 @@ export function createResolver(options: ResolverOptions): Resolver {
       const [first] = blobs;
       if (newer === true && joined !== null && first !== undefined) {
         const stored = needsForm(joined) ? await formOf(current.image, first.digest) : null;
-        const reference = `${epochUrl}/dl/${current.image}/${manifestDigest}`;
+        const reference = `${address}/dl/${current.image}/${manifestDigest}`;
         return { state: 'there', reference, sizeBytes: joined, stored };
       }
       const why = `epoch still has it as manifest ${manifestDigest}, but this release serves no download by digest: tag it`;
@@ -221,7 +228,7 @@ export function createResolver(options: ResolverOptions): Resolver {
 
   /** Of a base that is no tag of anything that we ask: what names its own content at epoch can still be had there. */
   const lookupUncovered = async (base: string, digest: string, needsForm: NeedsForm): Promise<Lookup> => {
-    if (meaningOf(base, epochUrl).kind === 'immutable' && base.endsWith(`/blobs/${digest}`)) {
+    if (meaningOf(base, addresses).kind === 'immutable' && base.endsWith(`/blobs/${digest}`)) {
       const [, repository = ''] = /\/v2\/(.+)\/blobs\//.exec(base) ?? [];
       const blob = await blobThere(repository, digest, base, needsForm);
       return blob ?? { state: 'gone', why: 'epoch does not give it any more' };
@@ -233,7 +240,7 @@ export function createResolver(options: ResolverOptions): Resolver {
   return {
     image,
     async reference(key, architectures) {
-      const meaning = meaningOf(key, epochUrl);
+      const meaning = meaningOf(key, addresses);
       if (meaning.kind === 'download') return await download(meaning.path);
       if (meaning.kind === 'epoch-oci') return await oci.atEpoch(meaning.repository, meaning.tag, key, architectures);
       return [];
@@ -253,7 +260,7 @@ export function createResolver(options: ResolverOptions): Resolver {
       try {
         if (current === null) return await lookupUncovered(base, digest, needsForm);
         if (current.kind === 'container-image') return await oci.lookup(base, digest);
-        return await lookupCloud(digest, current, needsForm);
+        return await lookupCloud({ base, digest }, current, needsForm);
       } catch (error) {
         return { state: 'unasked', error: whyOf(error, signal) };
       }

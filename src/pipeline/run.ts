@@ -1,4 +1,5 @@
 /** The order of the stages: observe, resolve and judge, then plan, tidy, apply, report. */
+import { nothingJudged } from '../core/judged.ts';
 import { planTidying, tidiedByActions, type Tidying } from '../core/leftovers.ts';
 import { planActions, withPlan, withResults } from '../core/plan.ts';
 import { assemble, type Parts, type Signal } from '../core/report.ts';
@@ -47,7 +48,8 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   const isWork = mode === 'run' && actions.length + tidyings.length > 0;
   const { tidied, results } = isWork ? await apply(request, judged, tidyings, actions) : NOTHING_DONE;
 
-  const { tool, id, startedAt } = request;
+  const { tool, id, startedAt, filters } = request;
+  const isAsked = [...filters.images, ...filters.snapshots].some((pattern) => !pattern.startsWith('!'));
   const parts: Parts = {
     tool,
     run: {
@@ -57,7 +59,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
       finishedAt: request.now().toISOString(),
       blobDepth: served.depth,
     },
-    error,
+    error: error ?? nothingJudged(selected.verdicts, judged.verdicts, observations, isAsked),
     signal: request.interruptedBy(),
     desired: selected.desired,
     snapshots: selected.snapshots,

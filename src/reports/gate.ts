@@ -93,7 +93,8 @@ function tell({ question, askers, answer, nodes }: Group, paint: Paint): string 
 export function gateVerdict({ run, gate }: Report): string {
   if (run.error !== null || gate === null) {
     const hint = run.error?.hint == null ? '' : ` (${run.error.hint})`;
-    return `ERROR ${run.error?.code ?? ''}: ${run.error?.message ?? 'nothing was asked'}${hint}.`;
+    const word = run.error?.code === 'NOTHING_JUDGED' ? 'BLOCKED' : 'ERROR';
+    return `${word} ${run.error?.code ?? ''}: ${run.error?.message ?? 'nothing was asked'}${hint}.`;
   }
   const { questions, minReady, require } = gate;
   const asked = `${count(new Set(questions.map(({ image, mode }) => `${mode} ${image}`)).size, 'image')} on ${count(

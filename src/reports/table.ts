@@ -5,7 +5,17 @@ import { isOpenDrift, weightOf } from '../core/report.ts';
 import { clip, formatDuration, shortDigest } from '../core/text.ts';
 import type { LeftoverRow, NodeReport, Report } from '../core/types.ts';
 import type { RenderOptions } from './index.ts';
-import { rowsOf, subjectOf, verdictLine, where, withoutNode, wordOf, type Row } from './verdict.ts';
+import {
+  isManaged,
+  rowsOf,
+  subjectOf,
+  unmanaged,
+  verdictLine,
+  where,
+  withoutNode,
+  wordOf,
+  type Row,
+} from './verdict.ts';
 
 /** Rows of one table; more are counted, not shown: people do not read them, and the table library slows down. */
 const MAX_ROWS = 200;
@@ -260,8 +270,19 @@ function limited(lines: string[], max: number): string[] {
 
 /** Nodes of equal standing on one line. */
 function standing(observed: NodeReport[], paint: Paint): string {
-  const fine = observed.filter((node) => !rowsOf(node).some(isProblem)).map(({ name }) => name);
-  return fine.length === 0 ? '' : `${where(fine, 100)}  ${paint('green', 'in-sync')}`;
+  const fine = observed.filter((node) => !rowsOf(node).some(isProblem));
+  const lines = [
+    [fine.filter(isManaged), paint('green', 'in-sync')],
+    [fine.filter((node) => !isManaged(node)), 'nothing managed'],
+  ] as const;
+  const rest = unmanaged(observed);
+  return [
+    ...lines.flatMap(([nodes, word]) => {
+      const names = nodes.map(({ name }) => name);
+      return names.length === 0 ? [] : [`${where(names, 100)}  ${word}`];
+    }),
+    ...(rest === null ? [] : [`${rest} (--verbose has each)`]),
+  ].join('\n');
 }
 
 /** A node with every row and step. */
@@ -273,6 +294,7 @@ function everything(node: NodeReport, paint: Paint): string {
     ...node.notes.map((note) => clip(note, 300)),
     ...node.leftovers.map((left) => clip(`${LEFT[left.kind]} of an earlier run (${left.name})${fate(left)}`, 300)),
     ...rowsOf(node).flatMap((row) => [describe(row, paint), ...stepsOf(row)]),
+    ...(node.status === 'observed' && !isManaged(node) ? ['nothing managed'] : []),
   ].join('\n  ');
 }
 

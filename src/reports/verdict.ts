@@ -1,5 +1,6 @@
 /** The verdict in words: the last line of a table, and all that `--quiet` says when something is wrong. */
 import { fold } from '../core/nodeset.ts';
+import { isJudged } from '../core/judged.ts';
 import { isOpenDrift, weightOf } from '../core/report.ts';
 import { clip, count, plain } from '../core/text.ts';
 import type { BlobDepth, ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/types.ts';
@@ -10,23 +11,25 @@ const WORDS: Record<number, string> = { 0: 'OK', 2: 'DRIFT', 3: 'INCOMPLETE', 4:
 
 /** One line without a line end: a word in capitals for the eye and for grep, then what it means. */
 export function verdictLine({ run, nodes, summary }: Report): string {
-  if (run.error !== null) {
+  const isNothingJudged = run.error?.code === 'NOTHING_JUDGED';
+  if (run.error !== null && !isNothingJudged) {
     const hint = run.error.hint === null ? '' : ` (${run.error.hint})`;
     return plain(`ERROR ${run.error.code}: ${run.error.message}${hint}. Nothing was changed.`);
   }
   const observed = nodes.filter((node) => node.status === 'observed');
   const parts = [
+    run.error === null ? null : `${run.error.code}: ${run.error.message} (${run.error.hint})`,
     failed(observed),
     said(observed, (row) => isOpenDrift(row) && row.outcome !== 'failed'),
     notRead(nodes),
-    said(observed, (row) => weightOf(row) === 'incomplete'),
+    isNothingJudged ? null : said(observed, (row) => weightOf(row) === 'incomplete'),
     healed(observed),
     tidied(observed),
-    run.exitCode === 0 ? inSync(nodes, run.blobDepth) : null,
+    ...(run.exitCode === 0 ? [inSync(nodes, run.blobDepth), nothingManaged(nodes), unmanaged(nodes)] : []),
     run.mode === 'dry-run' ? dryRun(observed) : null,
   ].filter((part) => part !== null);
   const sentences = parts.length > 0 ? parts : [`${count(summary.nodes.observed, 'node')} read`];
-  return plain(`${WORDS[run.exitCode] ?? 'INTERRUPTED'}: ${sentences.map((text) => `${clip(text, 500)}.`).join(' ')}`);
+  return plain(`${WORDS[run.exitCode] ?? 'INTERRUPTED'}: ${sentences.map((text) => `${clip(text, 2000)}.`).join(' ')}`);
 }
 
 /** What a row is about: `simular/win11:latest`, or the reference where no image is known. */
@@ -125,8 +128,31 @@ const DEPTHS: Record<BlobDepth, string> = {
   sha256: ' (blobs checked by sha256)',
 };
 
+/** Whether anything on the node is managed: all else cannot be in sync. */
+export function isManaged(node: NodeReport): boolean {
+  return rowsOf(node).some(isJudged);
+}
+
+/** `node-2 holds nothing managed`, where that is so. */
+function nothingManaged(nodes: NodeReport[]): string | null {
+  const names = namesOf(nodes.filter((node) => !isManaged(node)));
+  if (names.length === 0) return null;
+  return `${where(names, 48)} ${names.length === 1 ? 'holds' : 'hold'} nothing managed`;
+}
+
+/** `3 entries on 2 nodes are unmanaged`, where there are some. */
+export function unmanaged(nodes: NodeReport[]): string | null {
+  const counts = nodes.map(({ images }) => images.filter(({ verdict }) => verdict === 'unmanaged').length);
+  const all = counts.reduce((sum, one) => sum + one, 0);
+  if (all === 0) return null;
+  const entries = all === 1 ? '1 entry' : `${all} entries`;
+  return `${entries} on ${count(counts.filter((one) => one > 0).length, 'node')} ${all === 1 ? 'is' : 'are'} unmanaged`;
+}
+
 /** Where blobs of cloud images were looked at, how closely. */
-function inSync(nodes: NodeReport[], asked: BlobDepth | null): string {
+function inSync(all: NodeReport[], asked: BlobDepth | null): string | null {
+  const nodes = all.filter(isManaged);
+  if (nodes.length === 0) return null;
   const rows = nodes.flatMap(rowsOf);
   const isBlob = (row: Row): boolean =>
     'type' in row && row.type === 'cloudimg' && (row.verdict === 'in-sync' || row.outcome !== null);

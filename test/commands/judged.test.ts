@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
 import { imageOn, nodeOf, reconcile, report } from '../helpers/reconcile.ts';
 
@@ -109,5 +110,107 @@ describe('a tracked image or snapshot with pools', () => {
       expect(stderr).toContain('.pools: no node is in pool "gpuu", did you mean "gpu"?');
       expect(stderr).toContain('pools of the inventory: default, gpu');
     }
+  });
+});
+
+describe('epoch under an address that the nodes do not use', () => {
+  const elsewhere = (): string => fleet.epoch.url.replace('127.0.0.1', 'localhost');
+
+  it('is no fleet in sync: each entry is suspected, nothing was judged, and that is said', async () => {
+    await fleet.writeConfig({ epoch: { url: elsewhere() }, snapshots: { discover: false } });
+    const dry = await report(fleet, '--dry-run');
+    expect(dry.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });
+    expect(dry.run.error?.message).toContain(`they hold only ${incident.reference} on cocoonset-node-[1-3]`);
+    expect(dry.summary.images).toMatchObject({ unmanaged: 3, 'in-sync': 0 });
+    for (const { name } of fleet.nodes) {
+      expect(nodeOf(dry, name).images).toMatchObject([
+        { reference: incident.reference, verdict: 'unmanaged', plan: null, error: { code: 'EPOCH_ALIAS_SUSPECTED' } },
+      ]);
+    }
+    const table = await reconcile(fleet, '--dry-run');
+    expect(table.code).toBe(3);
+    expect(table.stdout).toContain(`epoch: {aliases: [${fleet.epoch.url}]}`);
+    expect(table.stdout).not.toContain('in-sync');
+    const { code, stdout } = await reconcile(fleet, '--quiet');
+    expect(code).toBe(3);
+    expect(stdout).toMatch(/^INCOMPLETE: NOTHING_JUDGED: .*epoch\.aliases/);
+  });
+
+  it('a gate that would pass by cold starts alone does not', async () => {
+    await fleet.writeConfig({ epoch: { url: elsewhere() } });
+    const asked = await report(fleet, 'gate', '-i', incident.image);
+    expect(asked.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });
+    expect(asked.gate).toMatchObject({ pass: false });
+    const answers = asked.gate?.questions.flatMap(({ nodes }) => nodes) ?? [];
+    expect(answers.map(({ answer, reasonCode }) => [answer, reasonCode])).toEqual(
+      fleet.nodes.map(() => ['unknown', 'EPOCH_ALIAS_SUSPECTED']),
+    );
+    const { stdout } = await reconcile(fleet, 'gate', '-i', incident.image);
+    expect(stdout).toContain('BLOCKED NOTHING_JUDGED');
+    // Asked for what no node holds under any address, it knows no better.
+    await fleet.epoch.pushImage('simular/other', 'latest', { content: makeQcow2({ seed: 'other' }) });
+    const cold = await report(fleet, 'gate', '-i', 'simular/other');
+    expect(cold.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });
+    expect(cold.gate?.questions[0]?.nodes[0]).toMatchObject({ answer: 'yes', reasonCode: 'COLD_START' });
+  });
+
+  it('counts as the address of the nodes once theirs is named: in verdicts, gate and digest', async () => {
+    await fleet.writeConfig({
+      epoch: { url: elsewhere(), aliases: [`${fleet.epoch.url.toUpperCase().replace('HTTP', 'http')}/`] },
+    });
+    const dry = await report(fleet, '--dry-run');
+    expect(dry.run).toMatchObject({ exitCode: 2, error: null });
+    expect(imageOn(dry, STALE)).toMatchObject({ reference: incident.reference, verdict: 'stale', plan: 'pull' });
+    expect(dry.summary.snapshots).toMatchObject({ 'base-drifted': 1, clonable: 2 });
+    const asked = await report(fleet, 'gate', '-i', incident.image, '-s', incident.snapshot);
+    const answers = asked.gate?.questions.flatMap(({ nodes }) => nodes.map(({ reasonCode }) => reasonCode));
+    expect(answers?.sort()).toEqual(['BASE_DRIFTED', 'CLONABLE', 'CLONABLE', 'IN_SYNC', 'IN_SYNC', 'STALE']);
+    const { stdout } = await reconcile(fleet, 'digest', incident.reference);
+    expect(stdout).toContain(incident.after.contentDigest);
+  });
+
+  it('on some nodes: what is named by a filter is not called in sync there', async () => {
+    const other = `${elsewhere()}/dl/${incident.image}`;
+    await fleet.node(node(3)).pull(other);
+    await fleet.node(node(3)).clearLog();
+    const dry = await report(fleet, '--dry-run', '-w', node(3), '-i', incident.image);
+    expect(dry.run).toMatchObject({ exitCode: 3, error: null });
+    expect(nodeOf(dry, node(3)).images.map(({ reference, verdict }) => [reference, verdict])).toEqual([
+      [incident.reference, 'in-sync'],
+      [other, 'unmanaged'],
+    ]);
+    const { stdout } = await reconcile(fleet, '--dry-run', '-w', node(3));
+    expect(stdout).toContain(`INCOMPLETE: ${other} is unmanaged on ${node(3)}.`);
+  });
+});
+
+describe('a fleet that holds nothing at all', () => {
+  let fresh: Fleet;
+  beforeAll(async () => {
+    fresh = await startFleet({ nodes: 2 });
+    await fresh.epoch.pushImage('simular/win11', 'latest', { content: makeQcow2({ seed: 'win11' }) });
+    for (const one of fresh.nodes) await one.cocoon('image', 'list');
+  });
+  afterAll(async () => await fresh?.down());
+
+  it('holds nothing managed, which is no sync: 0 where nothing is asked for, 3 where something is', async () => {
+    const { code, stdout } = await reconcile(fresh, '--dry-run');
+    expect(code).toBe(0);
+    expect(stdout).toContain('cocoonset-node-[1-2]  nothing managed');
+    expect(stdout).toContain('OK: cocoonset-node-[1-2] hold nothing managed.');
+    expect(stdout).not.toMatch(/in.sync/);
+    await fresh.writeConfig({ images: { track: [{ image: 'simular/win11' }] } });
+    for (const filter of [[], ['-i', 'simular/win11']]) {
+      const asked = await report(fresh, '--dry-run', ...filter);
+      expect(asked.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });
+      expect(asked.run.error?.message).toContain('they hold nothing');
+    }
+  });
+
+  it('passes no gate', async () => {
+    await fresh.writeConfig();
+    const asked = await report(fresh, 'gate', '-i', 'simular/win11');
+    expect(asked.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });
+    expect(asked.gate?.pass).toBe(false);
   });
 });

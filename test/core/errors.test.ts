@@ -9,7 +9,8 @@ const hostile = new Proxy(
   {
     get: (_target, name) => {
       if (name === 'line' || name === 'port' || String(name).endsWith('Ms') || String(name).endsWith('Bytes')) return 7;
-      if (['known', 'near', 'tried', 'certificates'].includes(String(name))) return ['one\ntwo', '\x1b[31mthree'];
+      if (['known', 'near', 'tried', 'certificates', 'held'].includes(String(name)))
+        return ['one\ntwo', '\x1b[31mthree'];
       if (name === 'filtered') return false;
       if (name === 'kept') return [{ by: 'login', dir: '/a\nb\x1b[31m' }];
       return `${String(name)} \x1b[31mred\x1b[0m\nnext\r\nline\u202e ${'x'.repeat(5000)}`;

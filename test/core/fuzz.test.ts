@@ -429,7 +429,7 @@ describe('a registry', () => {
   const judge = async (entries: IndexEntry[], state: State = memoryState()): Promise<Found> => {
     const signal = new AbortController().signal;
     const resolver = createResolver({
-      epochUrl: url,
+      addresses: [url],
       epoch,
       registryOf: async () => await Promise.resolve(epoch),
       state,
@@ -442,7 +442,7 @@ describe('a registry', () => {
     const resolved = await resolveAll(resolver, { images, snapshots }, held, true);
     const facts: Partial<Observed> = { entries, files: { ...ociFiles(['d4', 'e5']), [FIRMWARE]: 'file' } };
     const seen = observation(facts);
-    const asServed = served(resolved.desired, { epochUrl: url, covers: resolved.covers, tracked: images });
+    const asServed = served(resolved.desired, { addresses: [url], covers: resolved.covers, tracked: images });
     const unclear = needsStoredForm(resolved.desired, [seen], 'size');
     const desired = await Promise.all(
       resolved.desired.map(async (image, i) => (unclear.includes(i) ? await resolver.withStoredForm(image) : image)),

@@ -158,14 +158,14 @@ describe('what a key means', () => {
     [`ghcr.io/a@${A1}`, name],
     ['', name],
   ])('%s', (reference, meaning) => {
-    expect(meaningOf(reference, EPOCH)).toEqual(meaning);
+    expect(meaningOf(reference, [EPOCH])).toEqual(meaning);
   });
 
   test('an epoch may live under a path', () => {
     const under = 'https://example.org/epoch';
-    expect(meaningOf(`${under}/dl/x`, under)).toEqual(download('x'));
-    expect(meaningOf('https://example.org/dl/x', under)).toEqual(foreign);
-    expect(meaningOf('https://example.org/epoch2/dl/x', under)).toEqual(foreign);
+    expect(meaningOf(`${under}/dl/x`, [under])).toEqual(download('x'));
+    expect(meaningOf('https://example.org/dl/x', [under])).toEqual(foreign);
+    expect(meaningOf('https://example.org/epoch2/dl/x', [under])).toEqual(foreign);
   });
 });
 

@@ -113,6 +113,20 @@ describe('what a row counts as', () => {
     expect(weightOf(hot('not-on-node', { baseVerdict: verdict }))).toBe(weight);
   });
 
+  test('what is unmanaged because nobody can say whether it is of epoch counts as incomplete', () => {
+    const suspected = image('unmanaged', null, { error: trouble('EPOCH_ALIAS_SUSPECTED') });
+    expect(weightOf(suspected)).toBe('incomplete');
+    expect(exitCode({ images: [suspected] })).toBe(3);
+  });
+
+  test.each<[ImageVerdict, Outcome | null, number]>([
+    ['absent', null, 3],
+    ['stale', null, 2],
+    ['stale', 'failed', 4],
+  ])('a run that judged nothing exits with 3 where nothing worse is: %s, %s', (verdict, outcome, code) => {
+    expect(exitCode({ images: [image(verdict, outcome)] }, { error: trouble('NOTHING_JUDGED') })).toBe(code);
+  });
+
   test('a cold start counts as nothing', () => {
     expect(weightOf(hot('not-on-node'))).toBe('nothing');
   });

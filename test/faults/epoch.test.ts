@@ -278,6 +278,7 @@ describe('what epoch serves', () => {
   it('a URL of another host, and one that names a blob, are unmanaged, each with its reason', () => {
     const foreign = rowOf(dry, NODE, `http://localhost:${fleet.epoch.port}/dl/${repo('win11')}`);
     expect(foreign).toMatchObject({ verdict: 'unmanaged', reason: 'the URL is not of this epoch', image: null });
+    expect(foreign.error?.code).toBe('EPOCH_ALIAS_SUSPECTED'); // its path names what this epoch serves
     const blob = rowOf(dry, NODE, `${fleet.epoch.url}/v2/${repo('win11')}/blobs/${pushed['win11']?.contentDigest}`);
     expect(blob).toMatchObject({ verdict: 'unmanaged', image: null });
     expect(blob.reason).toContain('by its digest');
@@ -307,7 +308,7 @@ describe('what epoch serves', () => {
   it('without discovery only what the config names is judged', async () => {
     await fleet.writeConfig({ images: { discover: false, track: [{ image: repo('win11') }] } });
     const named = await report(fleet, '--dry-run');
-    expect(named.run.exitCode).toBe(0);
+    expect(named.run.exitCode).toBe(3); // because of the URL of another host
     expect(named.desired.map(({ image }) => image)).toEqual([repo('win11')]);
     expect(imageOn(named, NODE, repo('win11')).verdict).toBe('in-sync');
     expect(rowOf(named, NODE, key('lost'))).toMatchObject({

@@ -215,7 +215,8 @@ export function tracked(over: Partial<TrackedImage> = {}): TrackedImage {
 export function served(images: DesiredImage[] = [desired()], over: Partial<Served> = {}): Served {
   const covers = over.covers ?? Object.fromEntries(images.map((image, place) => [image.reference, [place]]));
   return {
-    epochUrl: EPOCH,
+    addresses: [EPOCH],
+    suspects: {},
     desired: images,
     covers,
     meant: Object.fromEntries(Object.keys(covers).map((reference) => [reference, true as const])),

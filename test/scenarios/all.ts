@@ -1,4 +1,5 @@
 // All scenarios, in the order of their names.
+import { UNDER_ALIASES } from './aliases.ts';
 import { ON_ARTIFACTS } from './artifacts.ts';
 import { ON_CONTAINERS } from './containers.ts';
 import { ON_IMAGES } from './images.ts';
@@ -18,6 +19,7 @@ export const SCENARIOS: Scenario[] = [
   ...ON_SNAPSHOTS,
   ...ON_CONTAINERS,
   ...ON_NODES,
+  ...UNDER_ALIASES,
 ].sort((a, b) => {
   const [[x, one], [y, other]] = [rank(a), rank(b)];
   return x === y ? (one < other ? -1 : 1) : x - y;

@@ -216,8 +216,9 @@ export const ON_ARTIFACTS: Scenario[] = [
     node: { index: { '/dl/simular/win11/sha256:A': 'A', '/v2/simular/win11/blobs/sha256:A': 'A' } },
     expect: {
       image: { '/dl/simular/win11/sha256:A': 'unmanaged', '/v2/simular/win11/blobs/sha256:A': 'unmanaged' },
-      dry: 0,
-      run: 0,
+      dry: 3,
+      run: 3,
+      codes: ['NOTHING_JUDGED'],
       said: ['it names content by its digest, which never goes stale'],
     },
   },

@@ -1,5 +1,6 @@
 // What a node holds of a cloud image of one layer, against what epoch serves.
-import { truncate } from 'node:fs/promises';
+import { rm, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Scenario } from './scenario.ts';
 import type { Stage } from './stage.ts';
 
@@ -398,9 +399,22 @@ export const ON_IMAGES: Scenario[] = [
     node: { index: { 'http://OTHER/dl/vendor/cloud': 'A' } },
     expect: {
       image: { 'http://OTHER/dl/vendor/cloud': 'unmanaged' },
+      dry: 3,
+      run: 3,
+      codes: ['NOTHING_JUDGED'],
+      said: ['the URL is not of this epoch', 'they hold only http'],
+    },
+  },
+  {
+    id: '17a',
+    state: 'the same beside an image of epoch',
+    epoch: { serves: { 'OTHER/vendor/cloud:latest': 'B', 'simular/win11:latest': 'A' } },
+    node: { index: { 'http://OTHER/dl/vendor/cloud': 'B', '/dl/simular/win11': 'A' } },
+    expect: {
+      image: { 'http://OTHER/dl/vendor/cloud': 'unmanaged', '/dl/simular/win11': 'in-sync' },
       dry: 0,
       run: 0,
-      said: ['the URL is not of this epoch'],
+      said: ['1 entry on 1 node is unmanaged'],
     },
   },
   {
@@ -450,7 +464,7 @@ export const ON_IMAGES: Scenario[] = [
     id: '38',
     state: 'cocoon has never run there, and nothing is tracked',
     epoch: { serves: 'A' },
-    expect: { dry: 0, run: 0, said: ['cocoon has no store there yet'] },
+    expect: { dry: 0, run: 0, said: ['cocoon has no store there yet', 'OK: node-1 holds nothing managed'] },
   },
   {
     id: '38a',
@@ -464,6 +478,32 @@ export const ON_IMAGES: Scenario[] = [
     state: 'the same, and the image may be there',
     epoch: { serves: 'A' },
     config: { images: { track: [{ image: 'simular/win11' }] } },
-    expect: { image: 'absent', dry: 0, run: 0 },
+    expect: { image: 'absent', dry: 3, run: 3, codes: ['NOTHING_JUDGED'], said: ['they hold nothing'] },
+  },
+  {
+    id: '38c',
+    state: 'the same beside another image: it is just absent',
+    epoch: { serves: { 'simular/win11:latest': 'A', 'simular/ubuntu:latest': 'B' } },
+    node: { index: { '/dl/simular/ubuntu': 'B' } },
+    config: { images: { track: [{ image: 'simular/win11' }] } },
+    expect: { image: { '/dl/simular/win11': 'absent', '/dl/simular/ubuntu': 'in-sync' }, dry: 0, run: 0 },
+  },
+  {
+    id: '38d',
+    state: 'cocoon has made its store there and holds nothing, and nothing is tracked',
+    epoch: { serves: 'A' },
+    then: async ({ cocoon, node }) => {
+      await cocoon('image', 'list');
+      await rm(join(node.rootDir, 'firmware'), { recursive: true });
+    },
+    expect: { dry: 0, run: 0, said: ['OK: node-1 holds nothing managed'] },
+  },
+  {
+    id: '38e',
+    state: 'there is no store of cocoon under the root directory, where the image must be',
+    epoch: { serves: 'A' },
+    config: { images: { track: [{ image: 'simular/win11', presence: 'required' }] } },
+    then: async ({ node }) => await rm(join(node.rootDir, 'firmware'), { recursive: true }),
+    expect: { node: 'unreadable', image: 'unknown', dry: 3, run: 3, codes: ['NODE_STORE_MISSING'] },
   },
 ];

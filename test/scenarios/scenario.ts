@@ -13,6 +13,7 @@ export type Letter = 'A' | 'B' | 'C';
 
 /**
  * The key of an index entry: `/…` at epoch; `EPOCH` and `OTHER` stand for the hosts of epoch and of another registry,
+ * `ALIAS` for a host under which epoch is reached too,
  * `sha256:A` for the digest of A, of its manifest under `/dl` and of its bytes elsewhere. What is no URL and names no
  * host was imported under that name.
  */

@@ -178,7 +178,11 @@ function contradiction(): string {
 
 function spelled(epochUrl: string, otherUrl: string, text: string): string {
   if (text.startsWith('/')) return `${epochUrl}${text}`;
-  return text.replaceAll('EPOCH', new URL(epochUrl).host).replaceAll('OTHER', new URL(otherUrl).host);
+  const { host, port } = new URL(epochUrl);
+  return text
+    .replaceAll('EPOCH', host)
+    .replaceAll('ALIAS', `localhost:${port}`)
+    .replaceAll('OTHER', new URL(otherUrl).host);
 }
 
 /** `repo:tag`, `OTHER/repo:tag` → where that is. */
@@ -191,7 +195,7 @@ function placeOf({ fleet, other }: Stage, repoTag: string): [registry: Epoch, re
 
 /** The tag from which a key was pulled. */
 function tagOf(key: Key, generation: string): string {
-  const [, host = '', path = ''] = /^(?:http:\/\/(OTHER))?\/dl\/([^?]*)/.exec(key) ?? [];
+  const [, host = '', path = ''] = /^(?:http:\/\/(?:ALIAS|(OTHER)))?\/dl\/([^?]*)/.exec(key) ?? [];
   const prefix = host === '' ? '' : `${host}/`;
   const [, repo, tag] = /^(.+)\/(v\d[^/]*|latest)$/.exec(path) ?? [];
   return generation === 'may' && repo !== undefined ? `${prefix}${repo}:${tag}` : `${prefix}${path}:latest`;
@@ -312,8 +316,8 @@ async function settleEpoch(scenario: Scenario, stage: Stage): Promise<void> {
   for (const letter of state.keeps ?? []) await epoch.push(IMAGE, null, stage.artifact(letter));
   // A tag that is not served any more was deleted.
   for (const [key] of byKey(scenario.node?.index, KEY)) {
-    if (!/^(\/|EPOCH)/.test(key) || /sha256:/.test(key)) continue;
-    const [, repo, tag] = placeOf(stage, key.startsWith('/') ? tagOf(key, epoch.generation) : key);
+    if (!/^(\/|EPOCH|http:\/\/ALIAS)/.test(key) || /sha256:/.test(key)) continue;
+    const [, repo, tag] = placeOf(stage, key.startsWith('EPOCH') ? key : tagOf(key, epoch.generation));
     await epoch.deleteTag(repo, tag);
   }
   for (const [repoTag, letter] of served) await stage.serve(letter, repoTag);
@@ -348,7 +352,8 @@ function dockerConfig(registries: Epoch[]): object {
 async function configure({ config = {}, user }: Scenario, { fleet, other }: Stage): Promise<void> {
   const text = JSON.stringify(config)
     .replaceAll('OTHER', new URL(other.url).host)
-    .replaceAll('EPOCHURL', fleet.epoch.url);
+    .replaceAll('EPOCHURL', fleet.epoch.url)
+    .replaceAll('ALIAS', `localhost:${new URL(fleet.epoch.url).port}`);
   const operator = user === undefined ? null : await fleet.createOperator({ sudo: false });
   await fleet.writeConfig({
     ...(JSON.parse(text) as Record<string, unknown>),

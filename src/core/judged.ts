@@ -1,0 +1,62 @@
+/** Whether anything was judged at all: a run that compared nothing must not pass for one that found all well. */
+import { errorInfo } from './errors.ts';
+import { fold } from './nodeset.ts';
+import { count } from './text.ts';
+import type { ErrorInfo, ImageRow, NodeVerdicts, Observation, SnapshotRow } from './types.ts';
+
+/** Entries that are named where nothing was judged. */
+const MAX_HELD = 5;
+
+/** False for a row that compared nothing: what is unmanaged, what need not be there, what the first clone brings. */
+export function isJudged(row: ImageRow | SnapshotRow): boolean {
+  if ('snapshot' in row) return row.verdict !== 'not-on-node' || row.baseVerdict !== null;
+  return row.verdict !== 'unmanaged' && row.verdict !== 'absent';
+}
+
+/** True where some node that was read has a row that compared something. */
+export function isAnyJudged(verdicts: NodeVerdicts[], observations: Observation[]): boolean {
+  const read = new Set(observations.flatMap(({ node, observed }) => (observed === null ? [] : node.name)));
+  return verdicts.some(({ node, images, snapshots }) => read.has(node) && [...images, ...snapshots].some(isJudged));
+}
+
+/**
+ * The error of a run in which not one row was judged, or null. Where nothing was asked for and nothing is there, there was
+ * nothing to judge.
+ * @param selected the rows that the run is about
+ * @param all every row: where some of these was judged, the address of epoch and the root directories are right, and
+ * what is absent is just that
+ * @param isAsked whether a filter names something
+ */
+export function nothingJudged(
+  selected: NodeVerdicts[],
+  all: NodeVerdicts[],
+  observations: Observation[],
+  isAsked: boolean,
+): ErrorInfo | null {
+  if (observations.every(({ observed }) => observed === null) || isAnyJudged(selected, observations)) return null;
+  const rows = selected.flatMap(({ images, snapshots }) => [...images, ...snapshots]);
+  if (rows.length === 0 && !isAsked) return null;
+  const isUnmanaged = rows.some(({ verdict }) => verdict === 'unmanaged');
+  return !isUnmanaged && isAnyJudged(all, observations) ? null : nothingJudgedOn(observations);
+}
+
+/** The error itself, with what the nodes hold instead. */
+export function nothingJudgedOn(observations: Observation[]): ErrorInfo {
+  const holders = new Map<string, string[]>();
+  const read = observations.filter(({ observed }) => observed !== null);
+  for (const { node, observed } of read) {
+    for (const reference of new Set(observed?.entries.map((entry) => entry.reference))) {
+      const nodes = holders.get(reference);
+      if (nodes === undefined) holders.set(reference, [node.name]);
+      else nodes.push(node.name);
+    }
+  }
+  const all = [...holders].sort(([, a], [, b]) => b.length - a.length);
+  const held = all.slice(0, MAX_HELD).map(([reference, nodes]) => `${reference} on ${placesOf(nodes)}`);
+  return errorInfo('NOTHING_JUDGED', { nodes: read.length, held, more: all.length - held.length });
+}
+
+function placesOf(nodes: string[]): string {
+  const folded = fold(nodes);
+  return folded.length <= 60 ? folded : count(nodes.length, 'node');
+}
