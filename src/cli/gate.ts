@@ -157,7 +157,8 @@ function poolsOf(tracked: { pools: string[] | null }[]): string[] | null {
 async function print(report: Report, options: GateOptions, io: Io): Promise<void> {
   const { exitCode, error } = report.run;
   if (options.quiet && exitCode === 0) return;
-  if (error !== null && options.output !== 'json') complain(io, new ReconcileError(error));
+  const isInTable = options.output === 'table' && error?.code === 'NOTHING_JUDGED';
+  if (error !== null && options.output !== 'json' && !isInTable) complain(io, new ReconcileError(error));
   if (options.output === 'table' && report.gate === null) return;
   const color = wantsColor(options.color, io, io.stdoutIsTerminal);
   io.out(await render(options.output, report, { color, verbose: options.verbose, brief: options.quiet }));

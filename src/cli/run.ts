@@ -121,7 +121,7 @@ function modeOf({ dryRun }: RunOptions): 'run' | 'dry-run' {
 async function print(report: Report, options: RunOptions, io: Io): Promise<void> {
   const { exitCode, error } = report.run;
   if (options.quiet && exitCode === 0) return;
-  if (options.output === 'table' && error !== null) {
+  if (options.output === 'table' && error !== null && error.code !== 'NOTHING_JUDGED') {
     complain(io, new ReconcileError(error));
     if (report.nodes.length === 0) return;
   }

@@ -47,12 +47,20 @@ const catalog = {
     /** What they hold, with their names; and how much more. */
     held: string[];
     more: number;
+    /** Addresses that may be epoch's too. */
+    aliases: string[];
   }): Words => {
     const held = a.held.map((one) => clip(one, 180)).join('; ');
     const more = a.more > 0 ? `; and ${a.more} more` : '';
     return {
       message: `no image and no snapshot was judged on ${count(a.nodes, 'node')}: they hold ${a.held.length === 0 ? 'nothing' : `only ${held}${more}`}`,
-      hint: 'are epoch.url and cocoon.rootDir those of the nodes? epoch.aliases names other addresses of epoch, images.track what else is to be judged',
+      hint:
+        a.aliases.length > 0
+          ? `if that is the same epoch, add to the config: epoch: {aliases: [${a.aliases
+              .slice(0, 3)
+              .map((one) => clip(one, 120))
+              .join(', ')}]}`
+          : 'are epoch.url and cocoon.rootDir those of the nodes? epoch.aliases names other addresses of epoch, images.track what else is to be judged',
     };
   },
   RUN_DEADLINE: (a: { timeoutMs: number }): Words => ({

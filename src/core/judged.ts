@@ -1,6 +1,7 @@
 /** Whether anything was judged at all: a run that compared nothing must not pass for one that found all well. */
 import { errorInfo } from './errors.ts';
 import { fold } from './nodeset.ts';
+import { downloadOf } from './reference.ts';
 import { count } from './text.ts';
 import type { ErrorInfo, ImageRow, NodeVerdicts, Observation, SnapshotRow } from './types.ts';
 
@@ -37,11 +38,16 @@ export function nothingJudged(
   const rows = selected.flatMap(({ images, snapshots }) => [...images, ...snapshots]);
   if (rows.length === 0 && !isAsked) return null;
   const isUnmanaged = rows.some(({ verdict }) => verdict === 'unmanaged');
-  return !isUnmanaged && isAnyJudged(all, observations) ? null : nothingJudgedOn(observations);
+  if (!isUnmanaged && isAnyJudged(all, observations)) return null;
+  const suspects = rows.flatMap((row) => ('reference' in row && row.error !== null ? [row.reference] : []));
+  return nothingJudgedOn(observations, suspects);
 }
 
-/** The error itself, with what the nodes hold instead. */
-export function nothingJudgedOn(observations: Observation[]): ErrorInfo {
+/**
+ * The error itself, with what the nodes hold instead.
+ * @param suspects references that may be of epoch under another address
+ */
+export function nothingJudgedOn(observations: Observation[], suspects: string[]): ErrorInfo {
   const holders = new Map<string, string[]>();
   const read = observations.filter(({ observed }) => observed !== null);
   for (const { node, observed } of read) {
@@ -53,7 +59,8 @@ export function nothingJudgedOn(observations: Observation[]): ErrorInfo {
   }
   const all = [...holders].sort(([, a], [, b]) => b.length - a.length);
   const held = all.slice(0, MAX_HELD).map(([reference, nodes]) => `${reference} on ${placesOf(nodes)}`);
-  return errorInfo('NOTHING_JUDGED', { nodes: read.length, held, more: all.length - held.length });
+  const aliases = [...new Set(suspects.flatMap((reference) => downloadOf(reference)?.address ?? []))];
+  return errorInfo('NOTHING_JUDGED', { nodes: read.length, held, more: all.length - held.length, aliases });
 }
 
 function placesOf(nodes: string[]): string {

@@ -29,9 +29,12 @@ export async function findSuspects(
   epoch: Pick<Registry, 'tags'>,
   signal: AbortSignal,
 ): Promise<Record<string, Suspect>> {
-  const foreign = byNode.map((references) =>
-    [...new Set(references)].filter((reference) => meaningOf(reference, addresses).kind === 'foreign-url'),
-  );
+  const isForeign = new Map<string, boolean>(); // most nodes hold the same
+  for (const reference of byNode.flat()) {
+    if (isForeign.has(reference)) continue;
+    isForeign.set(reference, meaningOf(reference, addresses).kind === 'foreign-url');
+  }
+  const foreign = byNode.map((references) => references.filter((reference) => isForeign.get(reference) === true));
   const served = await askAbout(candidatesOf(foreign), epoch, signal);
   const suspects = Object.create(null) as Record<string, Suspect>;
   for (const reference of foreign.flat()) {

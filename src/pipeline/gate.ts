@@ -137,7 +137,7 @@ function unread(observations: Observation[]): ErrorInfo | null {
  */
 function unjudged(
   gate: Gate,
-  { addresses }: Served,
+  { addresses, suspects }: Served,
   observations: Observation[],
   verdicts: NodeVerdicts[],
 ): ErrorInfo | null {
@@ -145,5 +145,5 @@ function unjudged(
   if (gate.questions.some(({ outcome }) => outcome === 'blocked') || isAnyJudged(there, observations)) return null;
   const entries = observations.flatMap(({ observed }) => observed?.entries ?? []);
   const isKnown = entries.some(({ reference }) => addressOf(reference, addresses) !== null);
-  return isKnown ? null : nothingJudgedOn(observations);
+  return isKnown ? null : nothingJudgedOn(observations, Object.keys(suspects));
 }

@@ -133,7 +133,7 @@ describe('epoch under an address that the nodes do not use', () => {
     expect(table.stdout).not.toContain('in-sync');
     const { code, stdout } = await reconcile(fleet, '--quiet');
     expect(code).toBe(3);
-    expect(stdout).toMatch(/^INCOMPLETE: NOTHING_JUDGED: .*epoch\.aliases/);
+    expect(stdout).toMatch(/^INCOMPLETE: NOTHING_JUDGED: .*add to the config: epoch: \{aliases: \[/);
   });
 
   it('a gate that would pass by cold starts alone does not', async () => {

@@ -9,7 +9,7 @@ const hostile = new Proxy(
   {
     get: (_target, name) => {
       if (name === 'line' || name === 'port' || String(name).endsWith('Ms') || String(name).endsWith('Bytes')) return 7;
-      if (['known', 'near', 'tried', 'certificates', 'held'].includes(String(name)))
+      if (['known', 'near', 'tried', 'certificates', 'held', 'aliases'].includes(String(name)))
         return ['one\ntwo', '\x1b[31mthree'];
       if (name === 'filtered') return false;
       if (name === 'kept') return [{ by: 'login', dir: '/a\nb\x1b[31m' }];
