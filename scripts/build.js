@@ -18,13 +18,6 @@ function plainWidth({ onResolve, onLoad }) {
   onLoad({ filter: /./, namespace: 'plain-width' }, () => ({ contents: 'export default (text) => text.length;' }));
 }
 
-/** Gives ssh2 the quicker ways of `src/adapters/ssh2-crypto.ts`. */
-function quickCrypto({ onResolve }) {
-  onResolve({ filter: /^crypto$/ }, ({ importer }) =>
-    /node_modules\/ssh2\//.test(importer) ? { path: `${root}src/adapters/ssh2-crypto.ts` } : undefined,
-  );
-}
-
 /** Of these packages the program uses a part, and all of each takes long to be read. */
 const PARTS = {
   ssh2: `module.exports = {
@@ -49,7 +42,6 @@ const COMMONJS = {
   external: ['cpu-features', '*.node'],
   plugins: [
     { name: 'plain-width', setup: plainWidth },
-    { name: 'quick-crypto', setup: quickCrypto },
     { name: 'parts', setup: parts },
   ],
 };

@@ -34,6 +34,11 @@ const args = await yargs(process.argv.slice(2))
   .usage('scripts/bench [options]\n\nCompares `reconcile --dry-run` with programs that merely print the index files.')
   .option('nodes', { type: 'number', default: 200, coerce: whole, describe: 'how many nodes in the first table' })
   .option('rtt-nodes', { type: 'number', default: 200, coerce: whole, describe: 'how many in the second' })
+  .option('endurance', {
+    type: 'number',
+    coerce: (value?: number) => value && whole(value),
+    describe: 'instead of all tables: that a dry run over so many nodes ends, and reads them all',
+  })
   .option('rounds', { type: 'number', default: 3, coerce: whole, describe: 'how often each program runs' })
   .strict()
   .version(false)
@@ -116,7 +121,7 @@ async function loopbackTable(world: BenchNodes): Promise<void> {
     const place = await placeOf(world, server, 'near', '127.18', args.nodes);
     say(`\n${args.nodes} nodes on this machine, no round trip; medians of rounds: ${args.rounds}\n`);
     const [own, stock, curve] = await compareAll(place, world.dir);
-    say(targetLine('CPU, of that of clush curve25519', own.cost.cpuMs / curve.cost.cpuMs, 0.33, factor));
+    say(targetLine('CPU, of that of clush curve25519', own.cost.cpuMs / curve.cost.cpuMs, 0.38, factor));
     say(targetLine('CPU, of that of clush stock', own.cost.cpuMs / stock.cost.cpuMs, 0.07, factor));
     const faster = Math.min(stock.cost.wallMs, curve.cost.wallMs);
     say(targetLine('wall, of that of the faster clush', own.cost.wallMs / faster, 1, factor));
@@ -203,6 +208,43 @@ async function startUp(world: BenchNodes): Promise<void> {
   }
 }
 
+/** What ends over a hundred nodes may stop for ever over thousands: each round must end, and must read every node. */
+async function endurance(count: number): Promise<void> {
+  progress(`making ${count} nodes`);
+  const world = await makeNodes(count);
+  try {
+    const server = await startQuickServer(world, []);
+    try {
+      const place = await placeOf(world, server, 'endurance', '127.18', count);
+      say(`\n${count} nodes behind a server that answers from memory, Node.js ${process.versions.node}`);
+      for (let round = 1; round <= args.rounds; round += 1) {
+        const { wallMs, cpuMs, peakBytes } = await runOnce(clients.reconcileJson(place.site), place);
+        const figures = `${seconds(wallMs)} s, CPU ${seconds(cpuMs)} s, ${megabytes(peakBytes)} MB`;
+        say(
+          `dry run ${round} of ${args.rounds} ended: ${figures}${round === 1 ? ' (the server learned its answers)' : ''}`,
+        );
+      }
+    } finally {
+      await server.stop();
+    }
+  } finally {
+    await world.fleet.down();
+  }
+}
+
+async function tables(): Promise<void> {
+  const world = await makeNodes(Math.max(args.nodes, args.rttNodes));
+  try {
+    interrupted.signal.throwIfAborted();
+    await startUp(world);
+    await loopbackTable(world);
+    await roundTripTable(world);
+    say(NOTES);
+  } finally {
+    await world.fleet.down();
+  }
+}
+
 const NOTES = `
 wall, CPU   bash's time: the client with all its children, without the nodes; /1 and /2: as a ratio to that row
 peak MB     one process: the most it ever held; several: the sum at one moment, shared pages counted once (Pss)
@@ -216,16 +258,7 @@ try {
   progress(
     `${availableParallelism()} cores, load ${loadavg()[0]?.toFixed(1)}: what else runs here disturbs wall times`,
   );
-  const world = await makeNodes(Math.max(args.nodes, args.rttNodes));
-  try {
-    interrupted.signal.throwIfAborted();
-    await startUp(world);
-    await loopbackTable(world);
-    await roundTripTable(world);
-    say(NOTES);
-  } finally {
-    await world.fleet.down();
-  }
+  await (args.endurance === undefined ? tables() : endurance(args.endurance));
 } catch (error) {
   progress(`scripts/bench: ${(error as Error).message}`);
   process.exitCode = 1;

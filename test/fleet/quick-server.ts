@@ -1,59 +1,15 @@
-// An SSH server that is no limit: it runs a command the first time that it is asked, and answers from memory from then on.
-// It takes its keys as JSON on standard input, prints its port, and ends with its standard input.
-import { spawn } from 'node:child_process';
-import { randomUUID } from 'node:crypto';
-import type { Socket } from 'node:net';
+// An SSH server that is no limit, in a process of its own: it answers from memory. It takes its keys as JSON on standard
+// input, prints its port, and ends with its standard input.
 import { once } from 'node:events';
-import type { ServerChannel } from 'ssh2';
 import type { QuickServerKeys } from './bench/servers.ts';
-import { answer, startSshServer } from './ssh-server.ts';
-
-interface Answer {
-  /** Each character is a byte. */
-  stdout: string;
-  code: number;
-}
-
-/** What was said once is said again to everyone who asks the same: only this word of a command differs each time. */
-const NONCE = /\b[0-9a-f]{16}\b/;
-
-/** Stands for it in what is remembered. */
-const BLANK = randomUUID();
-
-const remembered = new Map<string, Promise<Answer>>();
-
-async function replay(channel: ServerChannel, command: string): Promise<void> {
-  const { localAddress = '' } = (channel as unknown as { _client: { _sock: Socket } })._client._sock;
-  const stdin: Buffer[] = [];
-  channel.on('data', (chunk: Buffer) => stdin.push(chunk));
-  await once(channel, 'end');
-  const nonce = NONCE.exec(command)?.[0] ?? '-';
-  const asked = `${localAddress} ${command.replaceAll(nonce, BLANK)}`;
-  let told = remembered.get(asked);
-  if (!told) remembered.set(asked, (told = run(command, localAddress, Buffer.concat(stdin), nonce)));
-  const { stdout, code } = await told;
-  answer(Buffer.from(stdout.replaceAll(BLANK, nonce), 'latin1'), code)(channel, command);
-}
-
-async function run(command: string, address: string, stdin: Buffer, nonce: string): Promise<Answer> {
-  const env = { PATH: process.env['PATH'], SSH_CONNECTION: `- - ${address} -` };
-  const child = spawn('/bin/sh', ['-c', command], { env, stdio: ['pipe', 'pipe', 'ignore'] });
-  const stdout: Buffer[] = [];
-  child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk));
-  child.stdin.on('error', () => undefined).end(stdin);
-  const [code] = (await once(child, 'close')) as [number | null];
-  return { stdout: Buffer.concat(stdout).toString('latin1').replaceAll(nonce, BLANK), code: code ?? 255 };
-}
+import { fromMemory } from './memory-answers.ts';
+import { startSshServer } from './ssh-server.ts';
 
 process.stdin.setEncoding('utf8');
 const [line] = (await once(process.stdin, 'data')) as [string];
 const { publicKey, mark } = JSON.parse(line) as QuickServerKeys;
-const server = await startSshServer({
-  authorizedKeys: [publicKey],
-  mark,
-  host: '0.0.0.0',
-  onExec: () => (channel, command) => void replay(channel, command).catch(() => channel.close()),
-});
+const hook = fromMemory('each');
+const server = await startSshServer({ authorizedKeys: [publicKey], mark, host: '0.0.0.0', onExec: () => hook });
 const [hostKey = ''] = await server.hostKeys();
 process.stdout.write(`${JSON.stringify({ port: server.port, hostKey })}\n`);
 process.stdin.once('end', () => process.exit()).resume();

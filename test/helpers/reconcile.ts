@@ -26,10 +26,15 @@ export interface RunOptions {
   cwd?: string;
   /** What comes in on stdin; default nothing. */
   stdin?: string;
+  /** Node.js and its flags; default that of the tests without any. */
+  node?: string[];
 }
 
 /** Starts the program without waiting for its end. */
-export function start(args: string[], { env = {}, cwd, stdin = '' }: RunOptions = {}): Started {
+export function start(
+  args: string[],
+  { env = {}, cwd, stdin = '', node = [process.execPath] }: RunOptions = {},
+): Started {
   const {
     NO_COLOR: _color,
     FORCE_COLOR: _force,
@@ -37,7 +42,8 @@ export function start(args: string[], { env = {}, cwd, stdin = '' }: RunOptions 
     RECONCILE_CONFIG: _config,
     ...inherited
   } = process.env;
-  const child = spawn(process.execPath, [program, ...args], {
+  const [executable = '', ...flags] = node;
+  const child = spawn(executable, [...flags, program, ...args], {
     env: { ...inherited, SSH_AUTH_SOCK: '', ...env },
     cwd,
     stdio: ['pipe', 'pipe', 'pipe'],
