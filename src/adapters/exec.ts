@@ -10,6 +10,7 @@ import type ssh2 from 'ssh2';
 import type { ClientChannel } from 'ssh2';
 import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node } from '../core/types.ts';
+import { settleOnce } from './deadline.ts';
 import { CAUSES, errorCode, hangUp, quietly, unreachable } from './login.ts';
 import type { Log, Login } from './login.ts';
 
@@ -89,34 +90,17 @@ export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => 
   return {
     close: () => end(() => unreachable(node, 'the connection was closed')),
     exec(command, options) {
-      return new Promise<ExecResult>((resolve, reject) => {
-        options.signal.throwIfAborted();
+      const { signal, timeoutMs: afterMs, what = 'a command' } = options;
+      const late = (): ReconcileError => fault('SSH_TIMEOUT', { host: node.host, what, afterMs });
+      return settleOnce<ExecResult>({ signal, timeout: { afterMs, reason: late } }, ({ done, fail, isOver, onEnd }) => {
         if (ended !== null) throw ended();
-        let stop = (): void => undefined;
-        let settled = false;
-        const settle = (finish: () => void): void => {
-          if (settled) return;
-          settled = true;
-          clearTimeout(deadline);
-          options.signal.removeEventListener('abort', onAbort);
-          running.delete(fail);
-          stop();
-          finish();
-        };
-        const fail = (error: unknown): void => settle(() => reject(error));
-        const onAbort = (): void => fail(options.signal.reason);
-        const deadline = setTimeout(() => {
-          const what = options.what ?? 'a command';
-          fail(fault('SSH_TIMEOUT', { host: node.host, what, afterMs: options.timeoutMs }));
-        }, options.timeoutMs);
-        options.signal.addEventListener('abort', onAbort, { once: true });
         running.add(fail);
-
+        onEnd(() => running.delete(fail));
         try {
           login.client.exec(command, (error, opened) => {
             if (error) return fail(unreachable(node, `the server runs no command: ${error.message}`, error));
-            if (settled) return ignore(opened);
-            stop = follow(opened, node, options, fail, (result) => settle(() => resolve(result)));
+            if (isOver()) return ignore(opened);
+            onEnd(follow(opened, node, options, fail, done));
           });
         } catch (error) {
           fail(lost(node, 'connection lost', error));

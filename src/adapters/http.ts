@@ -3,6 +3,7 @@ import type { Agent, Dispatcher } from 'undici';
 import { fault, ReconcileError } from '../core/errors.ts';
 import { array, object, parseJson, ShapeError, text } from '../core/json.ts';
 import { basic, parseChallenge, parseToken, tokenUrl, type Credentials } from './registry-auth.ts';
+import { withDeadline } from './deadline.ts';
 import { withRetries } from './retry.ts';
 
 const MAX_ERROR_BYTES = 65_536;
@@ -26,7 +27,7 @@ export interface HttpOptions {
   credentials: Credentials | null;
   /** PEM text of a private CA. */
   ca: string | null;
-  /** Deadline of one request, and of the silence between two chunks of a stream, in ms. */
+  /** Deadline of one request with its redirects, and of the silence between two chunks of a stream, in ms. */
   timeoutMs: number;
   retries: number;
 }
@@ -61,6 +62,8 @@ export function createHttp(options: HttpOptions): Http {
   let pool: Promise<Agent> | null = null;
   const agent = (): Promise<Agent> => (pool ??= newAgent(options));
   const { origin } = new URL(options.url);
+  /** Of one request with its redirects, from the question to the last byte of the answer. */
+  const timeout = { afterMs: options.timeoutMs, reason: () => new Error(`no answer within ${options.timeoutMs} ms`) };
   /** Repository → the header that its registry asked for. */
   const granted = new Map<string, string>();
 
@@ -75,9 +78,9 @@ export function createHttp(options: HttpOptions): Http {
     if (challenge.scheme === 'basic') return credentials === null ? null : basic(credentials);
     const who = credentials === null ? undefined : basic(credentials);
     const url = tokenUrl(challenge, repository);
-    const { status, body } = await whole(await open(agent(), 'GET', url, who, options.timeoutMs, signal), 'GET', url, {
-      atMost: MAX_ERROR_BYTES,
-    });
+    const { status, body } = await withDeadline({ signal, timeout }, async (stop) =>
+      whole(await open(agent(), 'GET', url, who, stop), 'GET', url, { atMost: MAX_ERROR_BYTES }),
+    );
     const token = status === 200 ? parseToken(body.toString('utf8')) : null;
     return token === null ? null : `Bearer ${token}`;
   };
@@ -88,22 +91,14 @@ export function createHttp(options: HttpOptions): Http {
     repository: string,
     url: string,
     signal: AbortSignal,
-    timeoutMs: number,
   ): Promise<Opened> => {
     let target = url;
     for (let hops = 0; ; hops += 1) {
       const isHome = new URL(target).origin === origin;
-      const opened = await open(
-        agent(),
-        method,
-        target,
-        isHome ? authorization(repository) : undefined,
-        timeoutMs,
-        signal,
-      );
+      const opened = await open(agent(), method, target, isHome ? authorization(repository) : undefined, signal);
       const { location } = opened.headers;
       if (![301, 302, 303, 307, 308].includes(opened.statusCode) || typeof location !== 'string') return opened;
-      await opened.body.dump();
+      await withDeadline({ signal, timeout }, (stop) => opened.body.dump({ limit: MAX_ERROR_BYTES, signal: stop }));
       const next = URL.canParse(location, target) ? new URL(location, target) : null;
       if (next === null || !/^https?:$/.test(next.protocol) || hops === MAX_REDIRECTS) {
         throw fault('REGISTRY_ANSWER_INVALID', {
@@ -124,7 +119,9 @@ export function createHttp(options: HttpOptions): Http {
     signal: AbortSignal,
     isAnswered = false,
   ): Promise<Answer> => {
-    const answer = await whole(await follow(method, repository, url, signal, options.timeoutMs), method, url, take);
+    const answer = await withDeadline({ signal, timeout }, async (stop) =>
+      whole(await follow(method, repository, url, stop), method, url, take),
+    );
     if (answer.status === 429 || answer.status >= 500) throw new TransientStatus(answer, method, url);
     // What was granted before may have expired: each request may answer one challenge.
     const header = answer.status === 401 && !isAnswered ? await answerTo(answer, repository, signal) : null;
@@ -139,7 +136,7 @@ export function createHttp(options: HttpOptions): Http {
     if (error instanceof ReconcileError) return error;
     if (error instanceof ShapeError)
       return fault('REGISTRY_ANSWER_INVALID', { method, url, what: error.message }, error);
-    const cause = error instanceof TransientStatus ? error.message : reasonOf(error, options.timeoutMs);
+    const cause = error instanceof TransientStatus ? error.message : reasonOf(error);
     return fault('REGISTRY_UNREACHABLE', { method, url, cause }, error);
   };
 
@@ -161,9 +158,9 @@ export function createHttp(options: HttpOptions): Http {
     async *stream(repository, path, signal) {
       const url = `${options.url}${path}`;
       try {
-        const { statusCode, body } = await follow('GET', repository, url, signal, 0);
+        const { statusCode, body } = await follow('GET', repository, url, signal);
         if (statusCode !== 200) {
-          await body.dump();
+          body.destroy();
           throw fault('REGISTRY_ANSWER_INVALID', { method: 'GET', url, what: `status ${statusCode}` });
         }
         for await (const chunk of body) yield chunk as Buffer;
@@ -189,13 +186,11 @@ async function newAgent({ timeoutMs, ca }: HttpOptions): Promise<Agent> {
 
 type Opened = Dispatcher.ResponseData;
 
-/** @param timeoutMs deadline of headers and body together; 0 leaves it to the deadlines of silence */
 async function open(
   agent: Promise<Dispatcher>,
   method: 'GET' | 'HEAD',
   url: string,
   authorization: string | undefined,
-  timeoutMs: number,
   signal: AbortSignal,
 ): Promise<Opened> {
   const { origin, pathname, search } = new URL(url);
@@ -205,7 +200,7 @@ async function open(
     origin,
     path: `${pathname}${search}`,
     method,
-    signal: timeoutMs === 0 ? signal : AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
+    signal,
     headers: { accept: ACCEPT, ...(authorization === undefined ? {} : { authorization }) },
   });
 }
@@ -242,9 +237,8 @@ function retryAfter(error: unknown): number | null {
   return Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : null;
 }
 
-function reasonOf(error: unknown, timeoutMs: number): string {
-  const { name, message, code } = error as { name?: string; message?: string; code?: string };
-  if (name === 'TimeoutError') return `no answer within ${timeoutMs} ms`;
+function reasonOf(error: unknown): string {
+  const { message, code } = error as { message?: string; code?: string };
   return message !== undefined && message !== '' ? message : (code ?? String(error));
 }
 

@@ -5,7 +5,8 @@
 import type { Duplex } from 'node:stream';
 import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
 import type { SshTarget } from '../core/types.ts';
-import { Dropped, hangUp, openTcp, unlessAborted, unreachable } from './login.ts';
+import { settleOnce, unlessAborted, withDeadline } from './deadline.ts';
+import { Dropped, hangUp, openTcp, unreachable } from './login.ts';
 import type { Login } from './login.ts';
 import { createThrottle, type Throttle } from './throttle.ts';
 
@@ -59,20 +60,12 @@ function direct(throttle: Throttle): Way & { close(): void } {
     throttle,
     // A lost packet of the first try may cost seconds; half the time is left for a second one.
     async open(target, stop) {
-      const slow = new AbortController();
       const afterMs = target.connectTimeoutMs;
       const late = (): Dropped =>
         new Dropped(fault('SSH_TIMEOUT', { host: target.host, what: 'opening a TCP connection', afterMs }), 'slow');
-      const timer = setTimeout(() => slow.abort(late()), afterMs / 2);
-      const onStop = (): void => slow.abort(stop.reason);
-      stop.addEventListener('abort', onStop, { once: true });
-      if (stop.aborted) onStop();
-      try {
-        return await openTcp(target, slow.signal);
-      } finally {
-        clearTimeout(timer);
-        stop.removeEventListener('abort', onStop);
-      }
+      return await withDeadline({ signal: stop, timeout: { afterMs: afterMs / 2, reason: late } }, (signal) =>
+        openTcp(target, signal),
+      );
     },
     isLost: () => false,
     close: () => undefined,
@@ -141,32 +134,19 @@ function openChannel(
   target: SshTarget,
   stop: AbortSignal,
 ): Promise<Duplex> {
-  return new Promise((resolve, reject) => {
-    let settled = false;
-    const settle = (end: () => void): void => {
-      if (settled) return;
-      settled = true;
-      clearTimeout(timer);
-      stop.removeEventListener('abort', onStop);
-      end();
-    };
-    const fail = (error: unknown): void => settle(() => reject(error));
-    const onStop = (): void => fail(stop.reason);
-    const afterMs = target.connectTimeoutMs;
-    const timer = setTimeout(() => {
-      fail(fault('SSH_TIMEOUT', { host: target.host, what: `opening a TCP connection from ${jump.host}`, afterMs }));
-    }, afterMs);
-    stop.addEventListener('abort', onStop, { once: true });
+  const afterMs = target.connectTimeoutMs;
+  const late = (): ReconcileError =>
+    fault('SSH_TIMEOUT', { host: target.host, what: `opening a TCP connection from ${jump.host}`, afterMs });
+  return settleOnce({ signal: stop, timeout: { afterMs, reason: late } }, ({ done, fail, isOver }) => {
     const lost = (error: unknown): Dropped =>
       new Dropped(unreachable(target, `the connection to the jump host ${jump.host} was lost`, error), 'dropped');
-    if (stop.aborted) return onStop();
     if (trunk.lost) return fail(lost(undefined));
     try {
       client.forwardOut('127.0.0.1', 0, target.host, target.port, (error, channel) => {
         if (error) return fail(trunk.lost ? lost(error) : refusal(error, jump, target));
         channel.on('error', () => undefined);
-        if (settled) return void channel.destroy();
-        settle(() => resolve(channel));
+        if (isOver()) return void channel.destroy();
+        done(channel);
       });
     } catch (error) {
       fail(lost(error)); // ssh2 throws where it is not connected any more

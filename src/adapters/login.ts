@@ -9,6 +9,7 @@ import type { ParsedKey, ServerHostKeyAlgorithm } from 'ssh2';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { shellQuote } from '../core/text.ts';
 import type { SshTarget } from '../core/types.ts';
+import { settleOnce } from './deadline.ts';
 import type { Identities } from './identity.ts';
 import { fingerprint, lookupName } from './known-hosts.ts';
 import type { HostKeyVerdict, KnownHosts } from './known-hosts.ts';
@@ -81,22 +82,13 @@ function packWrites(socket: Socket): void {
 
 /** @throws SSH_UNREACHABLE, a Dropped around it, or the signal's reason */
 export function openTcp(target: SshTarget, stop: AbortSignal): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    stop.throwIfAborted();
+  return settleOnce({ signal: stop }, ({ done, fail, onEnd }) => {
     const socket = new Socket();
-    const settle = (end: () => void): void => {
-      stop.removeEventListener('abort', onStop);
+    const onConnect = (): void => done(socket);
+    onEnd((isDone) => {
       socket.off('connect', onConnect);
-      end();
-    };
-    const fail = (error: unknown): void =>
-      settle(() => {
-        socket.destroy();
-        reject(error);
-      });
-    const onStop = (): void => fail(stop.reason);
-    const onConnect = (): void => settle(() => resolve(socket));
-    stop.addEventListener('abort', onStop, { once: true });
+      if (!isDone) socket.destroy();
+    });
     socket.once('connect', onConnect);
     // stays: whoever takes the socket over adds listeners of its own
     socket.on('error', (error) => {
@@ -117,25 +109,14 @@ export function openTcp(target: SshTarget, stop: AbortSignal): Promise<Socket> {
  */
 export function logIn(stream: Duplex, target: SshTarget, context: LoginContext): Promise<Login> {
   const { trust, identity, attempt, stop, log } = context;
-  return new Promise((resolve, reject) => {
+  return settleOnce<Login>({ signal: stop }, ({ done, fail, isOver, onEnd }) => {
     const client = new ssh2.Client();
     let hostKeyFault: ReconcileError | null = null;
     /** A key that is to be remembered once the server has proved that it is its own. */
     let newKey: Buffer | null = null;
-    let settled = false;
-
-    const settle = (end: () => void): void => {
-      if (settled) return;
-      settled = true;
-      stop.removeEventListener('abort', onStop);
-      end();
-    };
-    const fail = (error: unknown): void =>
-      settle(() => {
-        hangUp({ client, stream });
-        reject(error);
-      });
-    const onStop = (): void => fail(stop.reason);
+    onEnd((isDone) => {
+      if (!isDone) hangUp({ client, stream });
+    });
     const onLost = (error: NodeJS.ErrnoException | null): void => {
       if (hostKeyFault !== null) return fail(hostKeyFault);
       const reason = unreachable(target, causeOf(error, attempt.stage), error);
@@ -144,7 +125,7 @@ export function logIn(stream: Duplex, target: SshTarget, context: LoginContext):
     };
 
     client.on('error', (error: ssh2.ClientErrorExtensions & Error) => {
-      if (settled) return;
+      if (isOver()) return;
       if (hostKeyFault !== null) return fail(hostKeyFault);
       if (isAuthFailure(error, attempt.stage)) {
         const { host, user } = target;
@@ -161,10 +142,8 @@ export function logIn(stream: Duplex, target: SshTarget, context: LoginContext):
     client.on('handshake', () => {
       attempt.stage = 'authentication';
     });
-    client.on('ready', () => settle(() => resolve({ client, stream })));
+    client.on('ready', () => done({ client, stream }));
 
-    if (stop.aborted) return onStop();
-    stop.addEventListener('abort', onStop, { once: true });
     stream.on('error', (error) => onLost(error));
     const offer = offerEach(target.user, identity, attempt);
     const { host, port } = trustedName(target);
@@ -375,14 +354,4 @@ export function hangUp({ client, stream }: Login): void {
   if (stream instanceof Socket) stream.destroySoon();
   else quietly(() => stream.end());
   if (!stream.destroyed) setTimeout(() => stream.destroy(), GOODBYE_MS).unref();
-}
-
-/** The promise, or the signal's reason once it is aborted; a later rejection of the promise is then nobody's. */
-export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason as Error);
-    if (signal.aborted) onAbort();
-    signal.addEventListener('abort', onAbort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-  });
 }

@@ -1,10 +1,11 @@
 /** All that changes a node. Nothing else in this program writes to one; only `pipeline/apply.ts` imports this. */
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { fault, infoOf } from '../core/errors.ts';
+import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
 import { hexOf } from '../core/reference.ts';
 import { shellQuote } from '../core/text.ts';
 import type { ErrorInfo, Leftover, Node, TidyResult } from '../core/types.ts';
+import { withDeadline } from './deadline.ts';
 import type { Connection } from './ssh.ts';
 
 /** The guard ends its command when it hears nothing for this long (contract §K). */
@@ -316,8 +317,11 @@ async function removeAgain(connect: () => Promise<Connection>, node: Node, name:
   try {
     const connection = await connect();
     try {
-      const deadline = AbortSignal.timeout(CONNECT_MS + GRACE_MS.remove);
-      return leftBehind(node, name, await change(connection, node, 'remove', [name], 0, deadline));
+      const afterMs = CONNECT_MS + GRACE_MS.remove;
+      const reason = (): ReconcileError => fault('SSH_TIMEOUT', { host: node.host, what: `removing ${name}`, afterMs });
+      return await withDeadline({ timeout: { afterMs, reason } }, async (signal) =>
+        leftBehind(node, name, await change(connection, node, 'remove', [name], 0, signal)),
+      );
     } finally {
       connection.close();
     }

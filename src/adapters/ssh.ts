@@ -3,17 +3,17 @@
  * (`jump.ts`), one try after the other (`login.ts`, `retry.ts`, `throttle.ts`), and commands on what comes of it
  * (`exec.ts`). Every wait has a deadline, and a dead peer is noticed by keepalives.
  */
-import { setMaxListeners } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node, SshTarget } from '../core/types.ts';
 import { createAcceptor } from './accept-new.ts';
+import { startDeadline, withDeadline } from './deadline.ts';
 import { connectionOver, type Connection } from './exec.ts';
 import { createIdentities, type Passphrase } from './identity.ts';
 import { createWays } from './jump.ts';
 import { loadKnownHosts } from './known-hosts.ts';
 import type { KnownHosts, KnownHostsCache } from './known-hosts.ts';
-import { Dropped, logIn, trustedName, unlessAborted } from './login.ts';
+import { Dropped, logIn, trustedName } from './login.ts';
 import type { Attempt, Log, Login, Trust } from './login.ts';
 import { withRetries, type RetryPolicy } from './retry.ts';
 
@@ -65,7 +65,6 @@ export function createSsh(options: SshOptions): Ssh {
   const { log, agentSocket, defaultIdentityFiles, passphrase = NO_PASSPHRASE } = options;
   const { retry = RETRY, keepaliveMs = KEEPALIVE_MS } = options;
   const closing = new AbortController();
-  setMaxListeners(0, closing.signal); // Node.js warns on stderr of more than ten listeners, one for each node here
   const identities = createIdentities(agentSocket, defaultIdentityFiles, passphrase);
   const acceptor = createAcceptor(closing.signal);
   const knownFiles: KnownHostsCache = new Map();
@@ -96,11 +95,12 @@ export function createSsh(options: SshOptions): Ssh {
 
   /** Logs in to a machine by way of others, and again where that is worth it. */
   const reach = async (target: SshTarget, jumps: SshTarget[], signal: AbortSignal): Promise<Login> => {
-    const { host, connectTimeoutMs: limitMs } = target;
+    const { host, connectTimeoutMs: afterMs } = target;
     const attempt: Attempt = { stage: 'reading keys', tried: [] };
-    const late = (): unknown => fault('SSH_TIMEOUT', { host, what: attempt.stage, afterMs: limitMs });
-    const [trust, identity] = await withDeadline(limitMs, late, signal, (stop) =>
-      unlessAborted(Promise.all([trustFor(target), identities.load(target)]), stop),
+    const late = (): ReconcileError => fault('SSH_TIMEOUT', { host, what: attempt.stage, afterMs });
+    const timeout = { afterMs, reason: late };
+    const [trust, identity] = await withDeadline({ signal, timeout }, () =>
+      Promise.all([trustFor(target), identities.load(target)]),
     );
     const way = ways.through(jumps);
     const via = jumps.length === 0 ? null : commandTo(jumps);
@@ -114,7 +114,7 @@ export function createSsh(options: SshOptions): Ssh {
       try {
         const stream = await way.open(target, signal);
         attempt.stage = 'the SSH handshake';
-        const login = await withDeadline(limitMs, late, signal, (stop) =>
+        const login = await withDeadline({ signal, timeout }, (stop) =>
           logIn(stream, target, { trust, identity, attempt, stop, keepaliveMs, log, via }),
         ).catch((error: unknown) => {
           const lost = error instanceof ReconcileError && way.isLost(stream);
@@ -158,9 +158,7 @@ export function createSsh(options: SshOptions): Ssh {
     async connect(node, signal) {
       const key = `${node.name} ${node.host} ${node.port}`;
       open.get(key)?.close();
-      setMaxListeners(0, signal);
-      const stop = new AbortController();
-      const unlink = [signal, closing.signal].map((source) => forwardAbort(source, stop));
+      const stop = startDeadline({ signal: [signal, closing.signal] });
       try {
         const login = await reach(node, node.jumps ?? [], stop.signal);
         const connection = connectionOver(login, node, log, () => {
@@ -170,7 +168,7 @@ export function createSsh(options: SshOptions): Ssh {
         open.set(key, connection);
         return connection;
       } finally {
-        for (const off of unlink) off();
+        stop.end();
       }
     },
     async affordable(wanted) {
@@ -205,30 +203,4 @@ function commandTo(jumps: SshTarget[]): string {
   const before = names.slice(0, -1).join(',');
   const { user, host, port } = jumps.at(-1) as SshTarget;
   return `ssh ${before === '' ? '' : `-J ${before} `}${port === 22 ? '' : `-p ${port} `}${user}@${host}`;
-}
-
-/** Hands the work a signal that is aborted, with that reason, when the time is over, or with the outer one. */
-async function withDeadline<T>(
-  ms: number,
-  reasonOf: () => unknown,
-  signal: AbortSignal,
-  work: (stop: AbortSignal) => Promise<T>,
-): Promise<T> {
-  const stop = new AbortController();
-  const timer = setTimeout(() => stop.abort(reasonOf()), ms);
-  const unlink = forwardAbort(signal, stop);
-  try {
-    return await work(stop.signal);
-  } finally {
-    clearTimeout(timer);
-    unlink();
-  }
-}
-
-/** Hands an abort on; returns what stops that. */
-function forwardAbort(source: AbortSignal, target: AbortController): () => void {
-  const forward = (): void => target.abort(source.reason);
-  if (source.aborted) forward();
-  source.addEventListener('abort', forward, { once: true });
-  return () => source.removeEventListener('abort', forward);
 }

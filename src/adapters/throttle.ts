@@ -1,3 +1,5 @@
+import { settleOnce } from './deadline.ts';
+
 /**
  * How many connections may be in the making at once. sshd drops new ones at random while too many have not logged in yet
  * (`MaxStartups`), and so does a network device that has had enough. There is no limit until something is dropped; then
@@ -68,17 +70,9 @@ export function createThrottle(onLimit: () => void = () => undefined): Throttle 
   return {
     limit: () => limit,
     enter(signal) {
-      return new Promise((resolve, reject) => {
-        signal.throwIfAborted();
-        const onAbort = (): void => {
-          waiting.delete(enter);
-          reject(signal.reason as Error);
-        };
-        const enter = (): void => {
-          signal.removeEventListener('abort', onAbort);
-          resolve(place());
-        };
-        signal.addEventListener('abort', onAbort, { once: true });
+      return settleOnce<Place>({ signal }, ({ done, onEnd }) => {
+        const enter = (): void => done(place());
+        onEnd(() => waiting.delete(enter));
         waiting.add(enter);
         admit();
       });

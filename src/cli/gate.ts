@@ -6,11 +6,12 @@ import { emptyReport } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count } from '../core/text.ts';
 import type { Report } from '../core/types.ts';
+import { unlessAborted } from '../adapters/deadline.ts';
 import { render } from '../reports/index.ts';
-import type { GateOptions } from './commands.ts';
+import type { GateOptions } from './args.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';
 import { createLog, judgeEvents } from './log.ts';
-import { loadInventory, loadSettings, openClients, runId, selectNodes, startDeadline } from './setup.ts';
+import { loadInventory, loadSettings, openClients, runId, selectNodes, startRunDeadline } from './setup.ts';
 
 interface Begun {
   options: GateOptions;
@@ -48,7 +49,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
   log('info', `asking ${count(questions.length, 'question')}`, {});
   const { runGate } = await import('../pipeline/gate.ts');
   const { clients, close } = await openClients(settings, io, log);
-  const deadline = startDeadline(settings.run.timeoutMs);
+  const deadline = startRunDeadline(settings.run.timeoutMs, io);
   try {
     return await runGate({
       tool,
@@ -59,7 +60,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
       questions,
       clients,
       events: judgeEvents(log),
-      signal: AbortSignal.any([deadline.signal, io.interrupted]),
+      signal: deadline.signal,
       interruptedBy: io.interruptedBy,
       now: () => new Date(),
     });
@@ -105,13 +106,8 @@ async function questionsOf(options: GateOptions, settings: Settings, io: Io): Pr
 function interruptible({ stdin, interrupted }: Io): () => AsyncIterable<Uint8Array> {
   return async function* () {
     const chunks = stdin()[Symbol.asyncIterator]();
-    const gone = new Promise<never>((_, reject) => {
-      if (interrupted.aborted) reject(interrupted.reason as Error);
-      interrupted.addEventListener('abort', () => reject(interrupted.reason as Error), { once: true });
-    });
-    gone.catch(() => undefined);
     for (;;) {
-      const { done, value } = await Promise.race([chunks.next(), gone]);
+      const { done, value } = await unlessAborted(chunks.next(), interrupted);
       if (done === true) return;
       yield value;
     }

@@ -8,10 +8,10 @@ import type { DesiredImage } from '../core/types.ts';
 import { isUnlearned, streamed } from '../pipeline/learn.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve.ts';
 import { plainTable } from '../reports/table.ts';
-import type { DigestOptions, NodesOptions } from './commands.ts';
+import type { DigestOptions, NodesOptions } from './args.ts';
 import type { Io, Tool } from './io.ts';
 import { createLog, progressLog } from './log.ts';
-import { loadNodes, loadSettings, openRegistries, startDeadline } from './setup.ts';
+import { loadNodes, loadSettings, openRegistries, startRunDeadline } from './setup.ts';
 
 /** Prints the inventory after filters; contacts no node. */
 export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): Promise<number> {
@@ -39,8 +39,8 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
   const { settings } = await loadSettings(options, io);
   const log = await createLog(options, io);
   const { clients, close } = await openRegistries(settings, io, log);
-  const deadline = startDeadline(options.timeoutMs ?? settings.run.timeoutMs);
-  const signal = AbortSignal.any([io.interrupted, deadline.signal]);
+  const deadline = startRunDeadline(options.timeoutMs ?? settings.run.timeoutMs, io);
+  const { signal } = deadline;
   try {
     const addresses = addressesOf(settings);
     const resolver = createResolver({ ...clients, addresses, signal });

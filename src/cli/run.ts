@@ -6,10 +6,10 @@ import { count, formatDuration } from '../core/text.ts';
 import type { Node, Report } from '../core/types.ts';
 import type { RunEvents } from '../pipeline/run.ts';
 import { render } from '../reports/index.ts';
-import type { RunOptions } from './commands.ts';
+import type { RunOptions } from './args.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';
 import { createLog, judgeEvents, type Log } from './log.ts';
-import { loadNodes, loadSettings, openClients, runId, startDeadline } from './setup.ts';
+import { loadNodes, loadSettings, openClients, runId, startRunDeadline } from './setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
@@ -44,7 +44,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const nodes = await loadNodes(configured, options.nodes, io);
   const { runPipeline } = await import('../pipeline/run.ts');
   const { clients, close } = await openClients(settings, io, log);
-  const deadline = startDeadline(settings.run.timeoutMs);
+  const deadline = startRunDeadline(settings.run.timeoutMs, io);
   try {
     return await runPipeline({
       tool,
@@ -62,7 +62,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
       policy: { ...settings.rollout, clone: settings.verify.clone },
       clients,
       events: eventsFor(log, nodes),
-      signal: AbortSignal.any([deadline.signal, io.interrupted]),
+      signal: deadline.signal,
       interruptedBy: io.interruptedBy,
       now: () => new Date(),
     });

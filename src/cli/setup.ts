@@ -5,9 +5,10 @@ import { select } from '../core/nodeset.ts';
 import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/settings.ts';
 import type { Node } from '../core/types.ts';
+import { startDeadline, type Deadline } from '../adapters/deadline.ts';
 import type { Registry } from '../adapters/registry.ts';
 import type { Ssh } from '../adapters/ssh.ts';
-import type { CommonOptions } from './commands.ts';
+import type { CommonOptions } from './args.ts';
 import type { Clients } from '../pipeline/judge.ts';
 import type { Io } from './io.ts';
 import type { Log } from './log.ts';
@@ -91,11 +92,10 @@ export function runId(startedAt: Date): string {
   return `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
 }
 
-/** Ends with an error when the run's time is over; `end` stops the clock. */
-export function startDeadline(timeoutMs: number): { signal: AbortSignal; end: () => void } {
-  const controller = new AbortController();
-  const timer = setTimeout(() => controller.abort(fault('RUN_DEADLINE', { timeoutMs })), timeoutMs);
-  return { signal: controller.signal, end: () => clearTimeout(timer) };
+/** Ends with an error when the run's time is over, and with a signal of the operating system. */
+export function startRunDeadline(timeoutMs: number, { interrupted }: Io): Deadline {
+  const timeout = { afterMs: timeoutMs, reason: () => fault('RUN_DEADLINE', { timeoutMs }) };
+  return startDeadline({ signal: interrupted, timeout });
 }
 
 /**

@@ -3,6 +3,7 @@
  * file that reaches what changes nodes, and it looks at nothing but the plan.
  */
 import PQueue from 'p-queue';
+import { withDeadline } from '../adapters/deadline.ts';
 import { cloneCanary, importImage, pullImage, replaceBlob, tidyNode } from '../adapters/node-change.ts';
 import type { Connection } from '../adapters/ssh.ts';
 import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
@@ -377,7 +378,10 @@ function chosen(users: SnapshotRow[], { settings, hot }: ApplyContext): Snapshot
 async function startCanary(node: Node, snapshot: string, connection: Connection, context: ApplyContext): Promise<void> {
   const { settings, clients, id, signal } = context;
   const { timeoutMs, extraArgs } = settings.verify.vm;
-  const again = async (): Promise<Connection> => await clients.ssh.connect(node, AbortSignal.timeout(CONNECT_MS));
+  const late = (): ReconcileError =>
+    fault('SSH_TIMEOUT', { host: node.host, what: 'connecting again', afterMs: CONNECT_MS });
+  const again = (): Promise<Connection> =>
+    withDeadline({ timeout: { afterMs: CONNECT_MS, reason: late } }, (stop) => clients.ssh.connect(node, stop));
   const canary = { name: canaryName(id), snapshot: localSnapshotName(snapshot), extraArgs };
   for (const isLast of [false, true]) {
     const { clone, vanished, left } = await cloneCanary(connection, again, node, canary, timeoutMs, signal);

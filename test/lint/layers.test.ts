@@ -44,7 +44,7 @@ const core: Plant[] = [
   ['core/pure.ts', "import { readFile } from 'fs/promises';", IMPORT, 'no I/O'],
   ['core/pure.ts', "await import('node:fs');", IMPORT, 'no I/O'],
   ['core/pure.ts', "await import('node:timers/promises');", IMPORT, 'no I/O'],
-  ...['ssh2', 'undici', 'p-queue', 'cli-table3', 'pino', 'yaml', 'zod'].map((library): Plant => [
+  ...['ssh2', 'undici', 'yargs', 'p-queue', 'cli-table3', 'pino', 'yaml', 'zod'].map((library): Plant => [
     'core/pure.ts',
     `import * as ${library.replace(/\W/g, '_')} from '${library}';`,
     IMPORT,
@@ -104,6 +104,15 @@ const floating: Plant[] = [
   'void 0, work();',
 ].map((code, i) => ['adapters/floating.ts', code, i === 0 ? null : FLOATING]);
 
+const deadlines: Plant[] = [
+  ...['core', 'config', 'adapters', 'reports', 'pipeline', 'cli'].flatMap((layer) =>
+    ['void AbortSignal.any([]);', 'void AbortSignal.timeout(1);', 'const { timeout } = AbortSignal; void timeout;'].map(
+      (code): Plant => [`${layer}/deadlines.ts`, code, PROPERTY, layer === 'core' ? 'no deadlines' : 'deadline.ts'],
+    ),
+  ),
+  ['adapters/deadlines.ts', 'void AbortSignal.abort();', null],
+];
+
 const others: Plant[] = [
   ['core/others.ts', 'export default 1;', 'no-default-export'],
   ['core/others.ts', 'export const loose = (x: any): unknown => x;', 'no-explicit-any'],
@@ -115,7 +124,7 @@ const others: Plant[] = [
   ],
 ];
 
-const plants = [...layers, ...core, ...changes, ...processes, ...floating, ...others];
+const plants = [...layers, ...core, ...changes, ...processes, ...floating, ...deadlines, ...others];
 
 interface Diagnostic {
   code?: string;
@@ -164,6 +173,7 @@ describe.each([
   ['only apply.ts changes a node', changes],
   ['only cli/program.ts touches process', processes],
   ['no promise floats', floating],
+  ['every deadline is one of ours', deadlines],
   ['and the rest', others],
 ])('%s', (_name, group) => {
   test.each(group)('%s: %s', (file, code, rule, message = '') => {
