@@ -7,17 +7,6 @@ import { chmod, copyFile, readdir, readFile, rename, rm, writeFile } from 'node:
 
 const root = new URL('..', import.meta.url).pathname;
 
-/**
- * Gives the help text of yargs a plain measure of width: its own prepares for every emoji there is, which takes longer than
- * reading the command line does, and our help has none.
- */
-function plainWidth({ onResolve, onLoad }) {
-  onResolve({ filter: /^string-width$/ }, ({ importer }) =>
-    /node_modules\/(yargs|cliui|wrap-ansi)\//.test(importer) ? { path: 'plain', namespace: 'plain-width' } : undefined,
-  );
-  onLoad({ filter: /./, namespace: 'plain-width' }, () => ({ contents: 'export default (text) => text.length;' }));
-}
-
 /** Of these packages the program uses a part, and all of each takes long to be read. */
 const PARTS = {
   ssh2: `module.exports = {
@@ -40,10 +29,7 @@ const COMMONJS = {
   define: { 'import.meta.url': 'IMPORT_META_URL' },
   banner: { js: "const IMPORT_META_URL = require('node:url').pathToFileURL(__filename).href;" },
   external: ['cpu-features', '*.node'],
-  plugins: [
-    { name: 'plain-width', setup: plainWidth },
-    { name: 'parts', setup: parts },
-  ],
+  plugins: [{ name: 'parts', setup: parts }],
 };
 /** A function, for `src/cli/main.ts` to call. */
 const PROGRAM = {

@@ -1,334 +1,205 @@
-/** The command line → one plain value. What is not built is refused by name; nothing is ignored. */
-import { closest, distance } from 'fastest-levenshtein';
-import yargs from 'yargs';
-import { fault } from '../core/errors.ts';
+/**
+ * The command line → one plain value. What was not exactly understood is refused here, before anything is contacted; what
+ * is not built is refused by name.
+ */
+import { parseArgs as tokenize } from 'node:util';
+import { distance } from 'fastest-levenshtein';
 import { isUrl } from '../core/reference.ts';
-import { parseDuration } from '../core/text.ts';
-import type { CloneMode, Limit } from '../core/types.ts';
-import type { Format } from '../reports/index.ts';
+import {
+  COMMANDS,
+  DIGEST,
+  GATE,
+  LATER_COMMANDS,
+  LATER_OPTIONS,
+  NODES,
+  RUN,
+  type Command,
+  type CommandName,
+  type GateOptions,
+} from './commands.ts';
+import { helpText } from './help.ts';
+import { usage, type Given, type Option, type Options, type Values } from './options.ts';
 
-export const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
-
-/** Options that every command takes. */
-export interface CommonOptions {
-  config: string | undefined;
-  nodes: string[];
-  output: Format;
-  verbose: boolean;
-  quiet: boolean;
-  logLevel: LogLevel | undefined;
-  color: boolean | undefined;
-  timeoutMs: number | undefined;
-}
-
-export interface RunOptions extends CommonOptions {
-  name: 'run';
-  dryRun: boolean;
-  images: string[];
-  snapshots: string[];
-  clone: CloneMode | undefined;
-  maxPulls: number | undefined;
-  canary: number | undefined;
-  maxFailures: Limit | undefined;
-  concurrency: number | undefined;
-  deep: boolean;
-  repair: ('replace' | 'restore')[] | undefined;
-  stream: boolean;
-}
-
-export interface DigestOptions extends CommonOptions {
-  name: 'digest';
-  stream: boolean;
-  references: string[];
-}
-
-export interface NodesOptions extends CommonOptions {
-  name: 'nodes';
-}
-
-export interface GateOptions extends CommonOptions {
-  name: 'gate';
-  /** Files, directories, `-` for stdin. */
-  manifests: string[];
-  images: string[];
-  snapshots: string[];
-  minReady: Limit | undefined;
-  concurrency: number | undefined;
-  deep: boolean;
-  stream: boolean;
-}
-
-export type Command = RunOptions | GateOptions | DigestOptions | NodesOptions | { name: 'text'; text: string };
-
-const NOT_BUILT_COMMANDS = ['explain', 'doctor', 'status', 'history', 'report', 'merge', 'completion'];
-const NOT_BUILT_OPTIONS = [
-  'until',
-  'lock-timeout',
-  'wait',
-  'grace',
-  'observed',
-  'shard',
-  'report',
-  'log-format',
-  'progress',
-];
-
-const DEFINITIONS = {
-  config: { alias: 'c', type: 'string', requiresArg: true, describe: 'config file' },
-  'dry-run': { alias: 'n', type: 'boolean', describe: 'observe, diff and plan; change nothing' },
-  image: {
-    alias: 'i',
-    type: 'string',
-    array: true,
-    requiresArg: true,
-    describe: 'only these images (reference, repo[:tag], glob; ! excludes); for a gate: can it be started?',
-  },
-  snapshot: {
-    alias: 's',
-    type: 'string',
-    array: true,
-    requiresArg: true,
-    describe: 'only these snapshots and their bases; for a gate: can it be cloned?',
-  },
-  node: {
-    alias: 'w',
-    type: 'string',
-    array: true,
-    requiresArg: true,
-    describe: 'only these nodes (name, node[1-20], gpu-*, @pool; ! excludes)',
-  },
-  output: { alias: 'o', type: 'string', requiresArg: true, describe: 'table, json or (gate) junit, on stdout' },
-  clone: { type: 'string', requiresArg: true, describe: 'clone verification: none, files or vm' },
-  deep: { type: 'boolean', describe: 'verify blobs by hashing their bytes on the node' },
-  repair: {
-    type: 'string',
-    requiresArg: true,
-    describe: 'what to mend beyond pulling: replace, restore, or both with a comma',
-  },
-  stream: { type: 'boolean', describe: 'read split images to learn their digest; --no-stream does not' },
-  concurrency: { type: 'string', requiresArg: true, describe: 'nodes connected at once' },
-  'max-pulls': { type: 'string', requiresArg: true, describe: 'pulls at once over the whole fleet' },
-  canary: { type: 'string', requiresArg: true, describe: 'nodes to heal and verify before any other is touched' },
-  'max-failures': {
-    type: 'string',
-    requiresArg: true,
-    describe: 'start nothing new past this many failures (N or P%)',
-  },
-  'min-ready': {
-    type: 'string',
-    requiresArg: true,
-    describe: 'gate: how many nodes per image and pool must be ready (N or P%)',
-  },
-  timeout: { type: 'string', requiresArg: true, describe: 'deadline of the whole run (90s, 15m, 2h)' },
-  verbose: { alias: 'v', type: 'boolean', describe: 'show every node and step' },
-  quiet: { alias: 'q', type: 'boolean', describe: 'print nothing at all when the exit code is 0' },
-  'log-level': { type: 'string', requiresArg: true, describe: 'silent, error, warn, info or debug, on stderr' },
-  color: { type: 'boolean', describe: 'colours: on a terminal unless --no-color or NO_COLOR' },
-} as const;
-
-/** Options that not every command takes: elsewhere they would change nothing, and are refused. */
-const SPECIAL: Record<string, ('run' | 'gate' | 'digest')[]> = {
-  'dry-run': ['run'],
-  image: ['run', 'gate'],
-  snapshot: ['run', 'gate'],
-  clone: ['run'],
-  'max-pulls': ['run'],
-  canary: ['run'],
-  'max-failures': ['run'],
-  concurrency: ['run', 'gate'],
-  'min-ready': ['gate'],
-  deep: ['run', 'gate'],
-  repair: ['run'],
-  stream: ['run', 'gate', 'digest'],
-};
-
-const EPILOGUE = `Exit codes: 0 in sync or healed, the gate passes; 1 the run could not be done; 2 drift is left, the gate says no;
-3 the picture is incomplete; 4 a pull or a verification failed; 129, 130, 143 interrupted.`;
+/** Every option by its name; one that several commands take is spelled alike in all. */
+const ALL = new Map(
+  Object.values(COMMANDS).flatMap(({ options }) =>
+    Object.values<Option<unknown>>(options).map((option) => [option.long, option] as const),
+  ),
+);
 
 /**
  * Parses the words after the program's name.
  * @throws ReconcileError CONFIG_INVALID with one clear sentence
  */
-export async function parseArgs(argv: string[], version: string): Promise<Command> {
-  refuseNotBuilt(argv);
-  const parser = yargs(argv)
-    .scriptName('reconcile')
-    .usage(
-      'Usage: reconcile [run] [--dry-run] [options]\n       reconcile gate [CocoonSet.yaml|DIR|-]…\n       reconcile digest REF…\n       reconcile nodes',
-    )
-    .epilogue(EPILOGUE)
-    .options(DEFINITIONS)
-    .parserConfiguration({
-      'duplicate-arguments-array': true,
-      'greedy-arrays': false,
-      'strip-aliased': true,
-      'parse-numbers': false,
-      'parse-positional-numbers': false,
-    })
-    .strictOptions()
-    .alias('help', 'h')
-    .version(version)
-    .wrap(110)
-    .fail((message, error) => {
-      throw usage(message || error.message);
-    });
-  let output = '';
-  const args = (await parser.parse(argv, {}, (_error, _args, text) => {
-    output = text;
-  })) as Words;
-  if (output !== '') return { name: 'text', text: `${output}\n` };
-  return commandOf(args);
+export function parseArgs(argv: string[], version: string): Command {
+  const tokens = tokensOf(argv);
+  const { word, operands } = wordsOf(tokens);
+  const asks = (name: string): boolean =>
+    tokens.some((token) => token.kind === 'option' && token.name === name && token.value === undefined);
+  if (asks('help')) return { name: 'text', text: helpText(word !== null && isCommandName(word) ? word : null) };
+  if (asks('version')) return { name: 'text', text: `${version}\n` };
+
+  const name = word ?? 'run';
+  if (LATER_COMMANDS.includes(name)) throw usage(`command "${name}" is not built yet`);
+  refuseMisplaced(tokens, argv);
+  const given = tokens.flatMap((token) => (token.kind === 'option' ? [givenBy(token, argv)] : []));
+  if (!isCommandName(name)) throw usage(`unknown command "${name}"${nearest(name, Object.keys(COMMANDS), '')}`);
+  const taken = new Set(Object.values<Option<unknown>>(COMMANDS[name].options).map(({ long }) => long));
+  const stray = given.find(({ option }) => !taken.has(option.long));
+  if (stray !== undefined) throw usage(`option ${stray.spelling} makes no sense with "${name}"`);
+  return commandOf(name, given, operands);
 }
 
-/** What yargs makes of the words. */
-type Words = Record<string, unknown> & { _: (string | number)[] };
-
-function usage(problem: string): Error {
-  const unknown = /^Unknown arguments?: ([^,]+)/.exec(problem)?.[1];
-  const first =
-    unknown === undefined ? (problem.split('\n')[0] as string) : `unknown option --${unknown}${nearest(unknown)}`;
-  return fault('CONFIG_INVALID', { problem: first, hint: 'reconcile --help lists what there is' });
+function isCommandName(word: string): word is CommandName {
+  return Object.hasOwn(COMMANDS, word);
 }
 
-function nearest(word: string): string {
-  const near = closest(word, Object.keys(DEFINITIONS));
-  return distance(word, near) <= 3 ? `; did you mean --${near}?` : '';
+// ------------------------------------------------------------------------------------------------ words → tokens
+
+type Token = NonNullable<ReturnType<typeof tokensOf>>[number];
+type OptionToken = Extract<Token, { kind: 'option' }>;
+
+function tokensOf(argv: string[]) {
+  const known = [...ALL.values()].map(({ long, short, takes }) => [
+    long,
+    { type: takes === null ? 'boolean' : 'string', ...(short === null ? {} : { short }) } as const,
+  ]);
+  const options = { ...Object.fromEntries(known), help: { type: 'boolean', short: 'h' }, version: { type: 'boolean' } };
+  const config = { args: argv, options, strict: false, allowPositionals: true, tokens: true } as const;
+  return tokenize(config).tokens;
 }
 
-function refuseNotBuilt(argv: string[]): void {
-  for (const word of argv) {
-    if (word === '--') return;
-    const name = /^--(?:no-)?([a-z-]+)/.exec(word)?.[1];
-    if (name !== undefined && NOT_BUILT_OPTIONS.includes(name))
-      throw usage(`option ${word.split('=')[0]} is not built yet`);
+/** The word that names the command, and those that are for it; what comes after `--` is never a command. */
+function wordsOf(tokens: Token[]): { word: string | null; operands: string[] } {
+  const words = tokens.flatMap((token) => (token.kind === 'positional' ? [token] : []));
+  const end = tokens.find(({ kind }) => kind === 'option-terminator')?.index ?? Infinity;
+  const isCommand = words[0] !== undefined && words[0].index < end;
+  const [word = null, ...rest] = words.map(({ value }) => value);
+  return isCommand ? { word, operands: rest } : { word: null, operands: words.map(({ value }) => value) };
+}
+
+/** `-o=json` is `-o json`. Null where there is none. */
+function valueOf({ value, inlineValue, rawName }: OptionToken): string | null {
+  if (value === undefined) return null;
+  return inlineValue && !rawName.startsWith('--') ? value.replace(/^=/, '') : value;
+}
+
+const VALUE_OF_FLAG = /^(true|false|yes|no|on|off|always|never|auto|[01])$/i;
+
+/** What a text editor makes of `--`. */
+const DASH = /^(?!-)[\p{Pd}\u2212]/u;
+
+/**
+ * Words that would be taken for a manifest or a reference of that name, and were meant for something else: `--deep true`,
+ * `—deep`. After `--` they are taken as they are.
+ */
+function refuseMisplaced(tokens: Token[], argv: string[]): void {
+  for (const [i, token] of tokens.entries()) {
+    if (token.kind === 'option-terminator') {
+      const word = argv[token.index] as string;
+      if (word !== '--') throw usage(`unknown option - in "${word}"`); // `-n-` is read as `-n --`
+      return;
+    }
+    if (token.kind !== 'positional') continue;
+    const before = tokens[i - 1];
+    if (before?.kind === 'option' && before.value === undefined && VALUE_OF_FLAG.test(token.value)) {
+      throw usage(`${before.rawName} takes no value ("${token.value}")`);
+    }
+    if (DASH.test(token.value)) throw usage(`"${token.value}" begins with a dash that is no hyphen`);
   }
 }
 
-function commandOf(args: Words): Command {
-  const [first, ...rest] = args._.map(String);
-  const name = first ?? 'run';
-  if (NOT_BUILT_COMMANDS.includes(name)) throw usage(`command "${name}" is not built yet`);
-  if (name !== 'run' && name !== 'gate' && name !== 'digest' && name !== 'nodes')
-    throw usage(`unknown command "${name}"`);
-  const common = commonOptions(args, name);
-  const stray = Object.keys(SPECIAL).find(
-    (option) => args[option] !== undefined && !SPECIAL[option]?.some((taker) => taker === name),
-  );
-  if (stray !== undefined) throw usage(`option --${stray} makes no sense with "${name}"`);
-  if (name === 'gate') return gateOptions(args, common, rest);
-  if (name === 'digest') {
-    if (rest.length === 0) throw usage('digest needs at least one reference, as simular/win11 or simular/win11:v2');
-    return { name, ...common, stream: args['stream'] !== false, references: rest };
-  }
-  if (rest.length > 0) throw usage(`"${name}" takes no argument: "${rest[0]}"`);
-  if (name === 'nodes') return { name, ...common };
-  const clone = single(args, 'clone');
-  if (clone !== undefined && clone !== 'none' && clone !== 'files' && clone !== 'vm') {
-    throw usage(`--clone "${clone}" is none of none, files, vm`);
-  }
-  return {
-    name,
-    ...common,
-    dryRun: args['dry-run'] === true,
-    images: list(args, 'image'),
-    snapshots: list(args, 'snapshot'),
-    clone,
-    maxPulls: whole(args, 'max-pulls', 1),
-    canary: whole(args, 'canary', 0),
-    maxFailures: limit(args, 'max-failures'),
-    concurrency: whole(args, 'concurrency', 1),
-    deep: args['deep'] === true,
-    repair: repairs(args),
-    stream: args['stream'] !== false,
-  };
+// ---------------------------------------------------------------------------------------------- tokens → options
+
+interface Typed extends Given {
+  option: Option<unknown>;
 }
 
-function repairs(args: Record<string, unknown>): RunOptions['repair'] {
-  const text = single(args, 'repair');
-  if (text === undefined) return undefined;
-  return text.split(',').map((kind) => {
-    if (kind !== 'replace' && kind !== 'restore') throw usage(`--repair "${kind}" is none of replace, restore`);
-    return kind;
-  });
+function givenBy(token: OptionToken, argv: string[]): Typed {
+  const option = optionOf(token, argv);
+  return { option, spelling: token.rawName, value: checkedValue(token, option) };
 }
 
-function gateOptions(args: Words, common: CommonOptions, manifests: string[]): GateOptions {
-  const images = list(args, 'image');
-  const snapshots = list(args, 'snapshot');
+function optionOf({ name, rawName, index }: OptionToken, argv: string[]): Option<unknown> {
+  const known = ALL.get(name);
+  if (known !== undefined) return known;
+  if (LATER_OPTIONS.has(name)) throw usage(`option ${rawName} is not built yet`);
+  const word = argv[index] as string;
+  if (!rawName.startsWith('--')) {
+    // In a group of letters `=` is a letter as any other.
+    if (/^-[^-=]+=/.test(word)) throw usage(`${word.slice(0, word.indexOf('='))} takes no value ("${word}")`);
+    throw usage(`unknown option ${rawName}${word === rawName ? '' : ` in "${word}"`}`);
+  }
+  const positive = name.startsWith('no-') ? ALL.get(name.slice('no-'.length)) : undefined;
+  if (positive?.negatable === true) return positive;
+  if (positive !== undefined) throw usage(`option ${rawName} does not exist: leave --${positive.long} out`);
+  throw usage(`unknown option ${rawName}${nearest(name, [...ALL.keys()], '--')}`);
+}
+
+/** An option that begins so, or one that is spelled nearly so. */
+function nearest(word: string, known: string[], dashes: string): string {
+  const longer = word.length < 2 ? undefined : known.find((name) => name.startsWith(word));
+  const [near] = known.toSorted((a, b) => distance(word, a) - distance(word, b));
+  const found =
+    longer ?? (near !== undefined && distance(word, near) <= Math.min(3, word.length - 1) ? near : undefined);
+  return found === undefined ? '' : `; did you mean ${dashes}${found}?`;
+}
+
+function checkedValue(token: OptionToken, { takes }: Option<unknown>): string | null {
+  const text = valueOf(token);
+  if (takes === null) {
+    if (text !== null) throw usage(`${token.rawName} takes no value ("${text}")`);
+    return null;
+  }
+  if (text === null || text === '') throw usage(`${token.rawName} needs a value (${takes})`);
+  if (token.inlineValue === false && /^-./.test(text)) {
+    throw usage(`${token.rawName} needs a value, and "${text}" looks like an option`);
+  }
+  return text;
+}
+
+/** @throws ReconcileError CONFIG_INVALID */
+function read<O extends Options>(options: O, given: Typed[]): Values<O> {
+  const pairs = Object.entries(options).map(([key, { long, read }]) => [
+    key,
+    read(given.filter(({ option }) => option.long === long)),
+  ]);
+  const read = Object.fromEntries(pairs) as Values<O>;
+  if (read['verbose'] === true && read['quiet'] === true) throw usage('--verbose and --quiet exclude each other');
+  return read;
+}
+
+// --------------------------------------------------------------------------------------------- options → command
+
+function commandOf(name: CommandName, given: Typed[], operands: string[]): Command {
+  switch (name) {
+    case 'run':
+      refuseOperands(name, operands);
+      return { name, ...read(RUN, given) };
+    case 'nodes':
+      refuseOperands(name, operands);
+      return { name, ...read(NODES, given) };
+    case 'digest':
+      if (operands.length === 0) {
+        throw usage('digest needs at least one reference, as simular/win11 or simular/win11:v2');
+      }
+      if (operands.includes('')) throw usage('a reference is empty');
+      return { name, ...read(DIGEST, given), references: operands };
+    case 'gate':
+      return gateOptions(read(GATE, given), operands);
+  }
+}
+
+function refuseOperands(name: CommandName, [first]: string[]): void {
+  if (first !== undefined) throw usage(`"${name}" takes no argument: "${first}"`);
+}
+
+function gateOptions(options: Values<typeof GATE>, manifests: string[]): GateOptions {
+  const { images, snapshots, minReady } = options;
   const isPattern = (text: string): boolean => /[\s\p{Cc}]/u.test(text) || (!isUrl(text) && /^!|[*?[\]{}]/.test(text));
   const pattern = [...images, ...snapshots].find(isPattern);
   if (pattern !== undefined) throw usage(`a gate asks for what is named exactly, and "${pattern}" is a pattern`);
   if (manifests.includes('')) throw usage('the name of a manifest is empty');
-  const minReady = limit(args, 'min-ready');
   if (minReady?.value === 0) throw usage('--min-ready must be at least 1, or 1%: a gate that asks for nothing is none');
-  return {
-    name: 'gate',
-    ...common,
-    manifests,
-    images,
-    snapshots,
-    minReady,
-    concurrency: whole(args, 'concurrency', 1),
-    deep: args['deep'] === true,
-    stream: args['stream'] !== false,
-  };
-}
-
-function commonOptions(args: Record<string, unknown>, command: string): CommonOptions {
-  const output = single(args, 'output') ?? 'table';
-  if (['ndjson', 'markdown', 'html', 'prometheus'].includes(output)) throw usage(`--output ${output} is not built yet`);
-  if (output !== 'table' && output !== 'json' && output !== 'junit')
-    throw usage(`--output "${output}" is none of table, json, junit`);
-  if (output === 'junit' && command !== 'gate') throw usage(`--output junit makes no sense with "${command}"`);
-  const logLevel = single(args, 'log-level');
-  if (logLevel !== undefined && !LOG_LEVELS.some((level) => level === logLevel)) {
-    throw usage(`--log-level "${logLevel}" is none of ${LOG_LEVELS.join(', ')}`);
-  }
-  const timeout = single(args, 'timeout');
-  const timeoutMs = timeout === undefined ? undefined : parseDuration(timeout);
-  if (timeoutMs === null || timeoutMs === 0) throw usage(`--timeout "${timeout}" is no duration (90s, 15m, 2h)`);
-  if (args['verbose'] === true && args['quiet'] === true) throw usage('--verbose and --quiet exclude each other');
-  return {
-    config: single(args, 'config'),
-    nodes: list(args, 'node'),
-    output,
-    verbose: args['verbose'] === true,
-    quiet: args['quiet'] === true,
-    logLevel: logLevel as LogLevel | undefined,
-    color: args['color'] as boolean | undefined,
-    timeoutMs,
-  };
-}
-
-function list(args: Record<string, unknown>, name: string): string[] {
-  const values = (args[name] ?? []) as string[];
-  if (values.includes('')) throw usage(`--${name} needs a value`);
-  return values;
-}
-
-/** yargs makes an array of a repeated option: one value was asked for, so two are a mistake. */
-function single(args: Record<string, unknown>, name: string): string | undefined {
-  const value = args[name];
-  if (Array.isArray(value)) throw usage(`--${name} is given twice`);
-  if (value === '') throw usage(`--${name} needs a value`);
-  return value as string | undefined;
-}
-
-function whole(args: Record<string, unknown>, name: string, least: number): number | undefined {
-  const text = single(args, name);
-  if (text === undefined) return undefined;
-  const value = Number(text);
-  if (!/^\d{1,6}$/.test(text) || value < least) throw usage(`--${name} "${text}" is no whole number from ${least} up`);
-  return value;
-}
-
-function limit(args: Record<string, unknown>, name: string): Limit | undefined {
-  const text = single(args, name);
-  if (text === undefined) return undefined;
-  const match = /^(\d{1,6})(%?)$/.exec(text);
-  const value = Number(match?.[1]);
-  if (match === null || (match[2] === '%' && value > 100))
-    throw usage(`--${name} "${text}" is no number and no percentage`);
-  return { value, percent: match[2] === '%' };
+  return { name: 'gate', ...options, manifests };
 }

@@ -8,7 +8,7 @@ import { count } from '../core/text.ts';
 import type { Report } from '../core/types.ts';
 import { unlessAborted } from '../adapters/deadline.ts';
 import { render } from '../reports/index.ts';
-import type { GateOptions } from './args.ts';
+import type { GateOptions } from './commands.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';
 import { createLog, judgeEvents } from './log.ts';
 import { loadInventory, loadSettings, openClients, runId, selectNodes, startRunDeadline } from './setup.ts';

@@ -8,7 +8,7 @@ import type { DesiredImage } from '../core/types.ts';
 import { isUnlearned, streamed } from '../pipeline/learn.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve.ts';
 import { plainTable } from '../reports/table.ts';
-import type { DigestOptions, NodesOptions } from './args.ts';
+import type { DigestOptions, NodesOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
 import { createLog, progressLog } from './log.ts';
 import { loadNodes, loadSettings, openRegistries, startRunDeadline } from './setup.ts';

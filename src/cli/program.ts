@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { fault, infoOf, ReconcileError } from '../core/errors.ts';
 import type { Signal } from '../core/report.ts';
-import { parseArgs, type Command } from './args.ts';
+import { parseArgs } from './args.ts';
+import type { Command } from './commands.ts';
 import { complain, type Io, type Tool } from './io.ts';
 
 const FATAL: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
@@ -57,7 +58,7 @@ async function main(): Promise<number> {
   };
   const { name, version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Tool;
   try {
-    return await dispatch(await parseArgs(process.argv.slice(2), version), io, { name, version });
+    return await dispatch(parseArgs(process.argv.slice(2), version), io, { name, version });
   } catch (error) {
     complain(io, error instanceof ReconcileError ? error : new ReconcileError(infoOf(error)));
     return 1;

@@ -6,7 +6,7 @@ import { count, formatDuration } from '../core/text.ts';
 import type { Node, Report } from '../core/types.ts';
 import type { RunEvents } from '../pipeline/run.ts';
 import { render } from '../reports/index.ts';
-import type { RunOptions } from './args.ts';
+import type { RunOptions } from './commands.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';
 import { createLog, judgeEvents, type Log } from './log.ts';
 import { loadNodes, loadSettings, openClients, runId, startRunDeadline } from './setup.ts';

@@ -8,7 +8,7 @@ import type { Node } from '../core/types.ts';
 import { startDeadline, type Deadline } from '../adapters/deadline.ts';
 import type { Registry } from '../adapters/registry.ts';
 import type { Ssh } from '../adapters/ssh.ts';
-import type { CommonOptions } from './args.ts';
+import type { CommonOptions } from './commands.ts';
 import type { Clients } from '../pipeline/judge.ts';
 import type { Io } from './io.ts';
 import type { Log } from './log.ts';

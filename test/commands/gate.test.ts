@@ -386,7 +386,7 @@ ${spec}  agent:
 
     it('JUnit is for a gate, and a gate alone', async () => {
       const { code, stderr } = await reconcile(fleet, '--dry-run', '-o', 'junit');
-      expect([code, stderr.split('\n')[0]]).toEqual([1, 'reconcile: --output junit makes no sense with "run"']);
+      expect([code, stderr.split('\n')[0]]).toEqual([1, 'reconcile: --output "junit" makes no sense with "run"']);
     });
 
     it('an epoch that gives no answer at all', async () => {

@@ -44,7 +44,7 @@ const core: Plant[] = [
   ['core/pure.ts', "import { readFile } from 'fs/promises';", IMPORT, 'no I/O'],
   ['core/pure.ts', "await import('node:fs');", IMPORT, 'no I/O'],
   ['core/pure.ts', "await import('node:timers/promises');", IMPORT, 'no I/O'],
-  ...['ssh2', 'undici', 'yargs', 'p-queue', 'cli-table3', 'pino', 'yaml', 'zod'].map((library): Plant => [
+  ...['ssh2', 'undici', 'p-queue', 'cli-table3', 'pino', 'yaml', 'zod'].map((library): Plant => [
     'core/pure.ts',
     `import * as ${library.replace(/\W/g, '_')} from '${library}';`,
     IMPORT,
