@@ -51,12 +51,16 @@ afterAll(async () => {
 const COLLECTING = ['--gc-interval=53', '--gc-interval=499', '--gc-interval=20011 --gc-global --max-semi-space-size=1'];
 
 describe.each(NODE_BINARIES)('%s', (execPath) => {
-  test.each(COLLECTING)(`${CONNECTIONS} connections end with %s`, async (flags) => {
-    const args = ['--dry-run', '--output', 'json', '--config', fleet.configFile];
-    const { ended } = start(args, { node: [execPath, ...flags.split(' ')] });
-    const { code, stdout, stderr } = await ended;
-    expect(stderr).toBe('');
-    expect(code).toBe(0);
-    expect(parseReport(stdout).summary.nodes.observed).toBe(CONNECTIONS);
-  }, 300_000);
+  test.each(COLLECTING)(
+    `${CONNECTIONS} connections end with %s`,
+    async (flags) => {
+      const args = ['--dry-run', '--output', 'json', '--config', fleet.configFile];
+      const { ended } = start(args, { node: [execPath, ...flags.split(' ')] });
+      const { code, stdout, stderr } = await ended;
+      expect(stderr).toBe('');
+      expect(code).toBe(0);
+      expect(parseReport(stdout).summary.nodes.observed).toBe(CONNECTIONS);
+    },
+    300_000,
+  );
 });
