@@ -160,7 +160,7 @@ export function createHttp(options: HttpOptions): Http {
       try {
         const { statusCode, body } = await follow('GET', repository, url, signal);
         if (statusCode !== 200) {
-          body.destroy();
+          await withDeadline({ signal, timeout }, (stop) => body.dump({ limit: MAX_ERROR_BYTES, signal: stop }));
           throw fault('REGISTRY_ANSWER_INVALID', { method: 'GET', url, what: `status ${statusCode}` });
         }
         for await (const chunk of body) yield chunk as Buffer;
