@@ -104,7 +104,7 @@ function digestTable(desired: DesiredImage[]): string {
   );
   const table = plainTable(['IMAGE', 'KIND', 'MANIFEST', 'CONTENT DIGEST', 'SIZE', 'LEARNED FROM'], rows);
   const said = desired.flatMap(({ image, tag, error, notes }) => [
-    ...(error === null ? [] : [`${image}:${tag}: ${error.message}${error.hint === null ? '' : `\n  → ${error.hint}`}`]),
+    ...(error === null ? [] : [`${image}:${tag}: ${error.message}\n  → ${error.hint}`]),
     ...notes.map((note) => `${image}:${tag}: ${note}`),
   ]);
   return `${[table, ...said].join('\n')}\n`;

@@ -39,5 +39,5 @@ export function levelOf(options: { logLevel: LogLevel | undefined; quiet: boolea
 
 /** `reconcile: what happened` and what to do, on stderr. */
 export function complain(io: Io, { info }: ReconcileError): void {
-  io.err(`reconcile: ${info.message}\n${info.hint === null ? '' : `  ${info.hint}\n`}`);
+  io.err(`reconcile: ${info.message}\n  ${info.hint}\n`);
 }

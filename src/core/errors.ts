@@ -5,7 +5,7 @@
 import { clip, count, formatBytes, formatDuration, shortDigest } from './text.ts';
 import type { ErrorInfo } from './types.ts';
 
-type Words = { message: string; hint: string | null };
+type Words = { message: string; hint: string };
 
 /** Who says where a node's store is. */
 const KEPT_BY: Record<string, string> = {
@@ -18,11 +18,14 @@ const catalog = {
   // the run
   CONFIG_INVALID: (a: { problem: string; hint?: string | undefined }): Words => ({
     message: a.problem,
-    hint: a.hint ?? null,
+    hint: a.hint ?? 'correct that and run again; config/reconcile.example.yaml explains every key',
   }),
   FILTER_EMPTY: (a: { option: string; value: string; near: string[] }): Words => ({
     message: `${a.option} ${a.value} matches nothing in the config or on any node that was read`,
-    hint: a.near.length > 0 ? `known: ${a.near.join(', ')}` : null,
+    hint:
+      a.near.length > 0
+        ? `known: ${a.near.join(', ')}`
+        : '`reconcile nodes` lists the nodes, `reconcile --dry-run --verbose` every image and snapshot',
   }),
   INVENTORY_EMPTY: (a: { filtered: boolean }): Words => ({
     message: a.filtered ? 'no node is left after the filters' : 'the inventory holds no node',
@@ -30,16 +33,19 @@ const catalog = {
   }),
   INVENTORY_FAILED: (a: { source: string; problem: string }): Words => ({
     message: `the inventory from ${a.source} cannot be used: ${a.problem}`,
-    hint: null,
+    hint: 'it must give the list that config/README.md describes: try that command or look at that file by hand',
   }),
-  MANIFEST_INVALID: (a: { problem: string }): Words => ({ message: a.problem, hint: null }),
+  MANIFEST_INVALID: (a: { problem: string }): Words => ({
+    message: a.problem,
+    hint: 'correct the manifest; a gate does not pass over one that it cannot use',
+  }),
   GATE_EMPTY: (a: { problem: string }): Words => ({
     message: `the gate has nothing to ask: ${a.problem}`,
-    hint: null,
+    hint: 'name a CocoonSet manifest (a file, a directory, or -), --snapshot or --image; a gate that asks nothing does not pass',
   }),
   GATE_UNREAD: (a: { nodes: number; first: ErrorInfo | null }): Words => ({
     message: `the gate has no answer: ${a.nodes === 1 ? 'the node that it asks could not' : `none of the ${a.nodes} nodes that it asks could`} be read${a.first === null ? '' : `: ${a.first.message}`}`,
-    hint: a.first?.hint ?? null,
+    hint: a.first?.hint ?? '`reconcile --dry-run` says of each node why',
   }),
   NOTHING_JUDGED: (a: {
     /** Nodes that were read. */
@@ -209,13 +215,13 @@ const catalog = {
   }),
   ARTIFACT_UNSUPPORTED: (a: { image: string; why: string }): Words => ({
     message: `${a.image}: ${clip(a.why, 300)}`,
-    hint: null,
+    hint: 'push it in a form that can be checked (one layer, qcow2 v3 without a backing file), or leave it out by images.ignore',
   }),
 
   // steps of an action
   PULL_FAILED: (a: { host: string; reference: string; exit: string; stderr: string }): Words => ({
     message: `${a.host}: \`cocoon image pull --force ${a.reference}\` ${a.exit}: ${clip(a.stderr, 600)}`,
-    hint: null,
+    hint: 'what cocoon said is the cause; mend that there, then run again',
   }),
   PULL_TIMEOUT: (a: { host: string; reference: string; afterMs: number }): Words => ({
     message: `${a.host}: pulling ${a.reference} took longer than ${formatDuration(a.afterMs)} and was ended`,
@@ -223,7 +229,7 @@ const catalog = {
   }),
   IMPORT_FAILED: (a: { host: string; reference: string; why: string }): Words => ({
     message: `${a.host}: importing ${a.reference} failed: ${clip(a.why, 600)}`,
-    hint: null,
+    hint: 'mend the cause there (room in the temporary directory, the connection, what cocoon says), then run again',
   }),
   BLOB_IN_USE: (a: { host: string; digest: string }): Words => ({
     message: `${a.host}: a process holds the blob ${shortDigest(a.digest)} open, so it is not replaced`,
@@ -241,7 +247,7 @@ const catalog = {
   }),
   CLONE_FAILED: (a: { host: string; snapshot: string; why: string }): Words => ({
     message: `${a.host}: a clone of ${a.snapshot} does not work: ${clip(a.why, 600)}`,
-    hint: null,
+    hint: 'the other nodes keep what they have; look at the cause there, push a sound image or bake the snapshot again, then run again',
   }),
   CANARY_LEFT: (a: { host: string; name: string; why: string }): Words => ({
     message: `${a.host}: the canary VM ${a.name} may still be there: ${clip(a.why, 300)}`,
@@ -263,7 +269,10 @@ const catalog = {
     message: `${a.host}: no snapshot there uses the new content of ${a.image}`,
     hint: 'the pull is verified; that a clone works is not proven',
   }),
-  NOT_STARTED: (a: { why: string }): Words => ({ message: a.why, hint: null }),
+  NOT_STARTED: (a: { why: string }): Words => ({
+    message: a.why,
+    hint: 'mend what failed before it, then run again',
+  }),
 };
 
 export type ErrorCode = keyof typeof catalog;
@@ -275,7 +284,7 @@ export const ERROR_CODES = Object.keys(catalog) as ErrorCode[];
 /** Code and arguments → the words that every report shows. */
 export function errorInfo<C extends ErrorCode>(code: C, args: Args<C>): ErrorInfo {
   const words = (catalog[code] as (a: Args<C>) => Words)(args);
-  return { code, message: clip(words.message, 1500), hint: words.hint === null ? null : clip(words.hint, 500) };
+  return { code, message: clip(words.message, 1500), hint: clip(words.hint, 500) };
 }
 
 /** The error that adapters throw and the pipeline turns into a row: it carries `ErrorInfo` and nothing secret. */

@@ -8,7 +8,8 @@
 export interface ErrorInfo {
   code: string;
   message: string;
-  hint: string | null;
+  /** What to do about it. */
+  hint: string;
 }
 
 /** A machine to log in to: where it is, as whom, and what proves either side. */

@@ -91,11 +91,11 @@ function tell({ question, askers, answer, nodes }: Group, paint: Paint): string 
 
 /** One line without a line end: PASS, BLOCKED or ERROR, and what it means. */
 export function gateVerdict({ run, gate }: Report): string {
-  if (run.error !== null || gate === null) {
-    const hint = run.error?.hint == null ? '' : ` (${run.error.hint})`;
-    const word = run.error?.code === 'NOTHING_JUDGED' ? 'BLOCKED' : 'ERROR';
-    return `${word} ${run.error?.code ?? ''}: ${run.error?.message ?? 'nothing was asked'}${hint}.`;
+  if (run.error !== null) {
+    const word = run.error.code === 'NOTHING_JUDGED' ? 'BLOCKED' : 'ERROR';
+    return `${word} ${run.error.code}: ${run.error.message} (${run.error.hint}).`;
   }
+  if (gate === null) return 'ERROR: nothing was asked.';
   const { questions, minReady, require } = gate;
   const asked = `${count(new Set(questions.map(({ image, mode }) => `${mode} ${image}`)).size, 'image')} on ${count(
     new Set(questions.flatMap(({ nodes }) => nodes.map(({ node }) => node))).size,

@@ -74,7 +74,7 @@ function casesOf(report: Report): Case[] {
   if (error === null) return answersOf(report);
   // Answers alone could look like a pass.
   const { code: type, message, hint } = error;
-  const fault = { kind: 'error' as const, type, message, text: hint ?? message };
+  const fault = { kind: 'error' as const, type, message, text: hint };
   return [...answersOf(report), { classname: 'gate', name: 'gate', ms: 0, fault }];
 }
 

@@ -13,8 +13,7 @@ const WORDS: Record<number, string> = { 0: 'OK', 2: 'DRIFT', 3: 'INCOMPLETE', 4:
 export function verdictLine({ run, nodes, summary }: Report): string {
   const isNothingJudged = run.error?.code === 'NOTHING_JUDGED';
   if (run.error !== null && !isNothingJudged) {
-    const hint = run.error.hint === null ? '' : ` (${run.error.hint})`;
-    return plain(`ERROR ${run.error.code}: ${run.error.message}${hint}. Nothing was changed.`);
+    return plain(`ERROR ${run.error.code}: ${run.error.message} (${run.error.hint}). Nothing was changed.`);
   }
   const observed = nodes.filter((node) => node.status === 'observed');
   const parts = [

@@ -18,17 +18,40 @@ const hostile = new Proxy(
   },
 ) as never;
 
+/** Answers with as little as there may be: nothing near, no reason known, no hint of its own. */
+const bare = new Proxy(
+  {},
+  {
+    get: (_target, name) => {
+      if (['known', 'near', 'tried', 'certificates', 'held', 'aliases', 'kept'].includes(String(name))) return [];
+      if (['hint', 'first', 'alias', 'via', 'authority', 'have', 'want'].includes(String(name))) return null;
+      return name === 'filtered'
+        ? false
+        : name === 'line' || /(port|Ms|Bytes|nodes|more)$/.test(String(name))
+          ? 7
+          : 'x';
+    },
+  },
+) as never;
+
 describe.each(ERROR_CODES)('%s', (code) => {
   const info = errorInfo(code, hostile);
 
   test('is one line of bounded length for people', () => {
     expect(info.code).toBe(code);
-    for (const text of [info.message, info.hint ?? '']) {
+    for (const text of [info.message, info.hint]) {
       // oxlint-disable-next-line no-control-regex -- finding control characters is the point
       expect(text).not.toMatch(/[\x00-\x1f\x7f-\x9f\u202e]/);
       expect(text.length).toBeLessThanOrEqual(1500);
     }
     expect(info.message.trim()).not.toBe('');
+  });
+
+  test.each([
+    ['with', hostile],
+    ['without', bare],
+  ])('says what to do, %s all that it may be told', (_, args) => {
+    expect(errorInfo(code, args).hint.trim()).not.toBe('');
   });
 
   test('is thrown with the same words', () => {
@@ -49,7 +72,7 @@ describe('what was caught', () => {
     expect(infoOf(fault('NOT_STARTED', { why: 'later' }))).toEqual({
       code: 'NOT_STARTED',
       message: 'later',
-      hint: null,
+      hint: 'mend what failed before it, then run again',
     });
   });
 

@@ -343,7 +343,7 @@ describe('how many nodes must be ready', () => {
         reasonCode: 'SSH_TIMEOUT',
         reason: 'SSH_TIMEOUT happened',
         pullHelps: false,
-        help: null,
+        help: 'mend it',
         commands: [],
       },
     ]);

@@ -35,7 +35,7 @@ export function sha(pair: string): string {
 /** The size of every healthy blob. */
 export const SIZE = 5_798_205_849;
 
-export function trouble(code: string, message = `${code} happened`, hint: string | null = null): ErrorInfo {
+export function trouble(code: string, message = `${code} happened`, hint = 'mend it'): ErrorInfo {
   return { code, message, hint };
 }
 
