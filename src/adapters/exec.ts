@@ -13,6 +13,7 @@ import type { Node } from '../core/types.ts';
 import { settleOnce } from './deadline.ts';
 import { CAUSES, errorCode, hangUp, quietly, unreachable } from './login.ts';
 import type { Log, Login } from './login.ts';
+import { MAX_STDERR_BYTES } from './node-limits.ts';
 
 export interface ExecOptions {
   /** Written at once. Then standard input ends, unless there is a heartbeat. */
@@ -23,7 +24,9 @@ export interface ExecOptions {
   heartbeatMs?: number;
   /** More than this is an error: a cut answer would look like a whole one. */
   maxStdoutBytes: number;
-  /** Of standard error only the last bytes are kept. */
+  /** Takes standard output piece by piece, and none is gathered then. What it throws ends the command. */
+  onStdout?: (piece: Buffer) => void;
+  /** Of standard error only the last bytes are kept; more than 32 MB of it are an error. */
   maxStderrBytes: number;
   timeoutMs: number;
   /** Closes the channel and rejects with the signal's reason. */
@@ -127,6 +130,7 @@ function follow(
 ): () => void {
   const stdout: Buffer[] = [];
   let stdoutBytes = 0;
+  let stderrBytes = 0;
   const stderr = keepTail(options.maxStderrBytes);
   let exit: { code: number | null; signal: string | null } | null = null;
   let orphan: NodeJS.Timeout | undefined;
@@ -136,7 +140,7 @@ function follow(
   const finish = (): void => {
     if (stopped) return;
     if (exit === null) return fail(lost(node, 'the command ended without an exit status'));
-    done({ stdout: Buffer.concat(stdout, stdoutBytes), stderr: stderr.text(), ...exit });
+    done({ stdout: Buffer.concat(stdout), stderr: stderr.text(), ...exit });
   };
   const onStreamClosed = (): void => {
     open -= 1;
@@ -154,10 +158,20 @@ function follow(
       const what = `more than ${options.maxStdoutBytes} bytes of output`;
       return fail(fault('NODE_ANSWER_INVALID', { host: node.host, what }));
     }
-    stdout.push(chunk);
+    try {
+      if (options.onStdout === undefined) stdout.push(chunk);
+      else options.onStdout(chunk);
+    } catch (error) {
+      return fail(error);
+    }
     waitForOrphan();
   });
   channel.stderr.on('data', (chunk: Buffer) => {
+    stderrBytes += chunk.length;
+    if (stderrBytes > MAX_STDERR_BYTES) {
+      const what = `more than ${MAX_STDERR_BYTES} bytes of error output`;
+      return fail(fault('NODE_ANSWER_INVALID', { host: node.host, what }));
+    }
     stderr.push(chunk);
     waitForOrphan();
   });

@@ -6,6 +6,7 @@ import { hexOf } from '../core/reference.ts';
 import { shellQuote } from '../core/text.ts';
 import type { ErrorInfo, Leftover, Node, TidyResult } from '../core/types.ts';
 import { withDeadline } from './deadline.ts';
+import { MAX_CHANGE_BYTES } from './node-limits.ts';
 import type { Connection } from './ssh.ts';
 
 /** The guard ends its command when it hears nothing for this long (contract §K). */
@@ -70,7 +71,7 @@ async function change(
     stdin: text.toString('utf8'),
     ...(content === undefined ? {} : { content }),
     heartbeatMs: (SILENCE_SECONDS * 1000) / 3,
-    maxStdoutBytes: 262_144,
+    maxStdoutBytes: MAX_CHANGE_BYTES,
     maxStderrBytes: 4096,
     timeoutMs: (content === undefined ? 1 : 2) * timeoutMs + GRACE_MS[verb],
     signal,

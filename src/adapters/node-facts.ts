@@ -4,9 +4,8 @@ import { array, digest, object, optionalText, parseJson, ShapeError, text, type 
 import { isCanaryName } from '../core/leftovers.ts';
 import { count, formatBytes } from '../core/text.ts';
 import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
+import { MAX_ENTRIES } from './node-limits.ts';
 import type { DirectoryFact, RawAnswer } from './probe-answer.ts';
-
-const MAX_ENTRIES = 10_000;
 
 /** Below the root directory (contract B.1). */
 const CLOUD_INDEX = 'cloudimg/db/images.json';
@@ -21,13 +20,18 @@ const ARCHITECTURES = new Map([
   ['aarch64', 'arm64'],
 ]);
 
-/** @throws ShapeError naming the place; ReconcileError NODE_ANSWER_INVALID where the free space is not told */
-export function observedFrom(raw: RawAnswer, node: Node): Observed {
+/**
+ * Yields where others may have their turn.
+ * @throws ShapeError naming the place; ReconcileError NODE_ANSWER_INVALID where the free space is not told
+ */
+export function* observedFrom(raw: RawAnswer, node: Node): Generator<void, Observed> {
   if (raw.freeBytes === null)
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
   const stored = raw.sqlite ? listedEntries(raw) : null;
+  yield;
   const stray = stored === null ? [] : strayEntries(raw);
   const entries = stored ?? jsonEntries(raw);
+  yield;
   const indexSource = raw.sqlite
     ? 'sqlite'
     : CLOUD_INDEX in raw.texts || OCI_INDEX in raw.texts || SNAPSHOT_INDEX in raw.texts
@@ -43,8 +47,14 @@ export function observedFrom(raw: RawAnswer, node: Node): Observed {
       `interrupted pulls left ${formatBytes(bytes)} in ${count(raw.leftBytes.length, 'file')}: garbage collection takes it some day`,
     );
   }
-  const snapshots = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
+  const records = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
+  yield;
   const vms = raw.sqlite ? listedVms(raw) : jsonVms(raw);
+  const snapshots: SnapshotFact[] = [];
+  for (const record of records) {
+    yield;
+    snapshots.push(snapshotFact(record, raw, node));
+  }
   return {
     cocoonVersion: raw.version,
     architecture: ARCHITECTURES.get(raw.machine) ?? raw.machine,
@@ -54,10 +64,10 @@ export function observedFrom(raw: RawAnswer, node: Node): Observed {
     conflicts: conflictsOf(entries, stray ?? []),
     blobs: raw.blobs,
     files: raw.files,
-    snapshots: snapshots.map((record) => snapshotFact(record, raw, node)),
+    snapshots,
     vms: vms.filter(({ name }) => !isCanaryName(name)),
     leftovers: leftoversOf(vms, raw),
-    unlistedBackings: raw.sqlite ? unlistedBackings(raw, snapshots) : [],
+    unlistedBackings: raw.sqlite ? unlistedBackings(raw, records) : [],
     notes,
   };
 }

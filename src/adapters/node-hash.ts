@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { fault } from '../core/errors.ts';
 import { shellQuote } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
+import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './node-limits.ts';
 import type { Connection } from './ssh.ts';
 
 let script: string | null = null;
@@ -39,11 +40,12 @@ export async function hashBlobs(
   const nonce = randomBytes(8).toString('hex');
   const { rootDir, sudo } = node.cocoon;
   const seconds = String(Math.ceil(timeoutMs / 1000));
+  const lines = items.reduce((sum, { ranges }) => sum + ranges.length + 1, 0);
   const wanted = items.map(({ hex, ranges }) => [hex, ...ranges].join(':'));
   const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, rootDir, seconds, ...wanted];
   const { stdout, stderr } = await connection.exec(words.map(shellQuote).join(' '), {
     stdin: script,
-    maxStdoutBytes: 4 * 2 ** 20,
+    maxStdoutBytes: MAX_BYTES_BEFORE + lines * MAX_HASH_LINE_BYTES,
     maxStderrBytes: 4096,
     timeoutMs,
     signal,

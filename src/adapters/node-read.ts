@@ -7,10 +7,12 @@ import { UNREADABLE } from '../core/qcow2.ts';
 import { shellQuote } from '../core/text.ts';
 import type { Node, Observed } from '../core/types.ts';
 import { observedFrom } from './node-facts.ts';
-import { between, isUnread, tokenise, type RawAnswer } from './probe-answer.ts';
+import { MAX_ANSWER_BYTES } from './node-limits.ts';
+import { isUnread, type RawAnswer } from './probe-answer.ts';
+import { createAnswerReader, type AnswerReader } from './probe-stream.ts';
+import { inSlices } from './slices.ts';
 import type { Connection } from './ssh.ts';
 
-const MAX_ANSWER_BYTES = 64 * 2 ** 20;
 /** So much of each overlay is read at first: qemu-img puts the path of the base within the first 600 bytes. */
 const HEAD_BYTES = 1024;
 /** Each answer may name files elsewhere which name others, and a file may go away while it is read. */
@@ -54,26 +56,27 @@ export async function readNode(
   for (let answers = 0; answers < MAX_ANSWERS; answers += 1) {
     const nonce = randomBytes(8).toString('hex');
     const { command, stdin } = probeCommand(node, scope, nonce, isInline);
+    const reader = createAnswerReader(nonce, node, scope.headBytes);
     const result = await connection.exec(command, {
       stdin,
+      onStdout: (piece) => reader.push(piece),
       maxStdoutBytes: MAX_ANSWER_BYTES,
       maxStderrBytes: 4096,
       timeoutMs,
       signal,
     });
-    const hasRun = result.stdout.includes(nonce);
-    if (sudo && result.code !== 0 && !hasRun) {
+    if (sudo && result.code !== 0 && !reader.hasBegun()) {
       throw fault('NODE_PERMISSION_DENIED', {
         host: node.name,
         user: node.user,
         what: result.stderr.trim() || 'sudo refused',
       });
     }
-    if (isInline && !hasRun) {
+    if (isInline && !reader.hasBegun()) {
       isInline = false; // a login shell that has no words of several lines
       continue;
     }
-    const { observed, wider } = parseProbe(result.stdout, nonce, node, scope, result.stderr);
+    const { observed, wider } = await inSlices(parseProbe(reader, node, scope, result.stderr));
     if (wider === null) return observed;
     scope = wider;
     isInline = false; // these words may be more than one command can hold
@@ -103,20 +106,18 @@ function probeCommand(node: Node, scope: Scope, nonce: string, isInline: boolean
  * @throws ReconcileError NODE_ANSWER_INVALID, NODE_INDEX_CORRUPT, NODE_BUSY, NODE_PERMISSION_DENIED, NODE_COCOON_MISSING,
  * NODE_STORE_MISSING
  */
-export function parseProbe(
-  answer: Buffer,
-  nonce: string,
+export function* parseProbe(
+  reader: AnswerReader,
   node: Node,
   scope: Scope = FIRST_SCOPE,
   stderr = '',
-): { observed: Observed; wider: Scope | null } {
+): Generator<void, { observed: Observed; wider: Scope | null }> {
   const host = node.name;
-  const found = between(answer, nonce);
-  if (found === null) {
+  const raw = reader.end();
+  if (raw === null) {
     const said = stderr.trim() === '' ? '' : `; it said: ${stderr.trim()}`;
     throw fault('NODE_ANSWER_INVALID', { host, what: `the answer is torn: its end mark is missing${said}` });
   }
-  const raw = tokenise(found, node, scope.headBytes);
   const [denied] = raw.denied;
   if (raw.cocoonMissing) throw fault('NODE_COCOON_MISSING', { host, binary: node.cocoon.binary });
   if (denied !== undefined) throw fault('NODE_PERMISSION_DENIED', { host, user: node.user, what: denied });
@@ -130,7 +131,7 @@ export function parseProbe(
     throw fault('NODE_ANSWER_INVALID', { host, what: 'its `find` lists nothing: GNU findutils are needed there' });
   }
   try {
-    const observed = observedFrom(raw, node);
+    const observed = yield* observedFrom(raw, node);
     return { observed, wider: widerScope(scope, raw, observed, node) };
   } catch (error) {
     if (error instanceof ReconcileError || !(error instanceof ShapeError)) throw error;

@@ -2,30 +2,9 @@
 import { type ReconcileError, fault } from '../core/errors.ts';
 import { leftoverAt } from '../core/leftovers.ts';
 import { backingPlace, HEADER_BYTES, UNREADABLE } from '../core/qcow2.ts';
+import { formatBytes } from '../core/text.ts';
 import type { BlobFact, FileState, Leftover, Node } from '../core/types.ts';
-
-const MAX_FILE_BYTES = 8 * 2 ** 20;
-
-/** What lies between the two marks. */
-export interface ProbeAnswer {
-  lines: string[];
-  /** The beginnings of files, one after the other as `head -v` writes them. */
-  heads: Buffer;
-}
-
-/** Null where a mark is missing. What shell start-up files print before the first one is not part of the answer. */
-export function between(answer: Buffer, nonce: string): ProbeAnswer | null {
-  const begin = `cocoon-probe 1 ${nonce}\n`;
-  const end = Buffer.from(`\ncocoon-probe end ${nonce}\n`);
-  const from = answer.indexOf(begin) + begin.length;
-  const to = answer.length - end.length;
-  if (from < begin.length || to < from - 1 || !answer.subarray(to).equals(end)) return null;
-  const heads = answer.indexOf(HEADS, from - 1); // no other line of the answer is like it
-  const lines = answer.toString('utf8', from, heads === -1 ? Math.max(from, to) : heads).split('\n');
-  return { lines, heads: answer.subarray(heads === -1 ? to : heads + HEADS.length, to) };
-}
-
-const HEADS = '\nheads\n';
+import { MAX_FILE_BYTES, MAX_LINES, MAX_LINES_OF_KIND, MORE_LINES_OF } from './node-limits.ts';
 
 /** A snapshot's directory as the probe saw it. */
 export interface DirectoryFact {
@@ -65,18 +44,18 @@ export interface RawAnswer {
   leftovers: Leftover[];
 }
 
-/**
- * The lines of the answer, each sorted by its first word, and what the beginnings of files tell.
- * @param headBytes how much of each beginning was asked for
- * @throws ReconcileError NODE_ANSWER_INVALID
- */
-export function tokenise({ lines, heads }: ProbeAnswer, node: Node, headBytes: number): RawAnswer {
-  const raw = sorted(lines, node);
-  readHeads(heads, raw, node, headBytes);
-  return raw;
+/** Sorts the lines of an answer, each by its first word. */
+export interface Sorter {
+  raw: RawAnswer;
+  /** @throws ReconcileError NODE_ANSWER_INVALID for a line that means nothing, and for one more than a node can have */
+  take(line: string): void;
+  /** Joins what came of a text so far, so that no line of it is kept on its own. */
+  settle(): void;
+  /** @throws ReconcileError NODE_ANSWER_INVALID where the last line needs another one */
+  end(): void;
 }
 
-function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): RawAnswer {
+export function createSorter({ name: host, cocoon: { rootDir } }: Node): Sorter {
   const raw: RawAnswer = {
     machine: '',
     version: '',
@@ -96,14 +75,45 @@ function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): Raw
     leftBytes: [],
     leftovers: [],
   };
-  for (let i = 0; i < lines.length; i += 1) {
-    const line = lines[i] as string;
-    if (line === '') continue;
+  let count = 0;
+  const countOf: Record<string, number> = {};
+  let text: Text | null = null;
+
+  const refused = (what: string): ReconcileError => fault('NODE_ANSWER_INVALID', { host, what });
+  const tooMany = (lines: string): ReconcileError =>
+    refused(`it has more than ${lines}, the most that is read of a node`);
+  const close = (): void => {
+    if (text === null) return;
+    if (text.name === null) throw text.invalid();
+    const [dir, member] = placeOf(text.name, rootDir);
+    (raw.directories[dir] ?? raw).texts[member] = [...text.parts, ...text.lines].join('\n');
+    text = null;
+  };
+  const take = (line: string): void => {
+    count += 1;
+    if (count > MAX_LINES) throw tooMany(`${MAX_LINES} lines`);
+    if (text !== null) {
+      if (text.name === null) {
+        text.name = line;
+        return;
+      }
+      if (line.startsWith('|')) {
+        text.bytes += line.length;
+        if (text.bytes > MAX_FILE_BYTES) throw tooLarge(text.name, host);
+        text.lines.push(line.slice(1));
+        return;
+      }
+      close();
+    }
+    if (line === '') return;
     const space = line.indexOf(' ');
     const key = space === -1 ? line : line.slice(0, space);
     const rest = space === -1 ? '' : line.slice(space + 1);
-    const invalid = (): ReconcileError =>
-      fault('NODE_ANSWER_INVALID', { host, what: `line ${i + 1}: ${line.slice(0, 120)}` });
+    const place = count;
+    const invalid = (): ReconcileError => refused(`line ${place}: ${line.slice(0, 120)}`);
+    const most = MORE_LINES_OF[key] ?? MAX_LINES_OF_KIND;
+    countOf[key] = (countOf[key] ?? 0) + 1;
+    if (countOf[key] > most) throw tooMany(`${most} lines of the kind ${key.slice(0, 20)}`);
     switch (key) {
       case 'machine':
         raw.machine = word(rest, invalid);
@@ -152,21 +162,10 @@ function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): Raw
         raw.texts[name] = ''; // an empty one has no text that follows
         break;
       }
-      case 'file': {
-        const name = lines[i + 1];
-        if (rest !== '' || name === undefined) throw invalid();
-        let end = i + 2;
-        while (end < lines.length && (lines[end] as string).startsWith('|')) end += 1;
-        const content = lines
-          .slice(i + 2, end)
-          .map((marked) => marked.slice(1))
-          .join('\n');
-        if (content.length > MAX_FILE_BYTES) throw tooLarge(name, host);
-        const [dir, member] = placeOf(name, rootDir);
-        (raw.directories[dir] ?? raw).texts[member] = content;
-        i = end - 1;
+      case 'file':
+        if (rest !== '') throw invalid();
+        text = { name: null, parts: [], lines: [], bytes: 0, invalid };
         break;
-      }
       case 'blob': {
         const [, type, bytes, stamp, name] = /^(.) (\d+) (\d+ [\d.]+) ([0-9a-f]{64})\.qcow2$/.exec(rest) ?? [];
         // A name that is no digest is no blob: a file set aside, or a stranger's.
@@ -217,15 +216,42 @@ function sorted(lines: string[], { name: host, cocoon: { rootDir } }: Node): Raw
       default:
         throw invalid();
     }
-  }
-  return raw;
+  };
+  return {
+    raw,
+    take,
+    settle() {
+      if (text === null || text.lines.length < 2) return;
+      text.parts.push(text.lines.join('\n'));
+      text.lines = [];
+    },
+    end: close,
+  };
+}
+
+/** The text of a file, of which more may come. */
+interface Text {
+  name: string | null;
+  parts: string[];
+  /** The last ones, which are not joined yet. */
+  lines: string[];
+  bytes: number;
+  /** The error of the line that began it. */
+  invalid: () => ReconcileError;
 }
 
 /**
- * The first bytes of blobs and overlays. What one file holds cannot pass for another one: each must be named once.
+ * The first bytes of blobs and overlays, one after the other as `head -v` writes them. What one file holds cannot pass for
+ * another one: each must be named once.
+ * @param headBytes how much of each was asked for
  * @throws ReconcileError NODE_ANSWER_INVALID
  */
-function readHeads(heads: Buffer, raw: RawAnswer, { name: host, cocoon: { rootDir } }: Node, headBytes: number): void {
+export function readHeads(
+  heads: Buffer,
+  raw: RawAnswer,
+  { name: host, cocoon: { rootDir } }: Node,
+  headBytes: number,
+): void {
   const text = heads.toString('latin1');
   const seen = new Set<string>();
   let take: ((head: Buffer) => void) | null = null;
@@ -290,7 +316,7 @@ const OVERLAY = 'overlay.qcow2';
 const MAX_HEAD_BYTES = 65_536;
 
 function tooLarge(name: string, host: string): ReconcileError {
-  return fault('NODE_ANSWER_INVALID', { host, what: `${name} is larger than 8 MiB` });
+  return fault('NODE_ANSWER_INVALID', { host, what: `${name} is larger than ${formatBytes(MAX_FILE_BYTES)}` });
 }
 
 /** A path without a leading slash is one below the root directory. */

@@ -17,7 +17,7 @@ LC_ALL=C
 export LC_ALL
 umask 077
 
-LIMIT=8388608    # bytes of an index
+LIMIT=4000000    # bytes of an index; the reader has the same number
 MEMBERS=262144   # bytes of a snapshot's small JSON files
 unclean='*[[:cntrl:]]*'
 newline='

@@ -5,12 +5,28 @@ export class ShapeError extends Error {}
 
 export type JsonObject = Record<string, unknown>;
 
+/** Of one text, in objects and lists together: each takes far more memory than its text. */
+const MAX_VALUES = 250_000;
+
+/** @throws ShapeError for what is no JSON, or holds more values than anything that we read */
 export function parseJson(text: string, where: string): unknown {
+  if (text.length > MAX_VALUES && hasMoreValues(text))
+    throw new ShapeError(`${where} has more than ${MAX_VALUES} values`);
   try {
     return JSON.parse(text);
   } catch (error) {
     throw new ShapeError(`${where} is no JSON: ${(error as Error).message}`);
   }
+}
+
+/** Counts what may come before a value, also where it is in a string. */
+function hasMoreValues(text: string): boolean {
+  let values = 0;
+  for (let i = 0; i < text.length && values <= MAX_VALUES; i += 1) {
+    const char = text.charCodeAt(i);
+    if (char === 0x2c || char === 0x5b || char === 0x7b) values += 1; // , [ {
+  }
+  return values > MAX_VALUES;
 }
 
 export function object(value: unknown, where: string): JsonObject {

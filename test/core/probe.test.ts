@@ -16,13 +16,14 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Connection } from '../../src/adapters/exec.ts';
-import { FIRST_SCOPE, parseProbe, readNode } from '../../src/adapters/node-read.ts';
+import { FIRST_SCOPE, readNode } from '../../src/adapters/node-read.ts';
+import { createAnswerReader } from '../../src/adapters/probe-stream.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import { judgeImages } from '../../src/core/images.ts';
 import { isDigest } from '../../src/core/reference.ts';
 import type { BlobFact, Node, Observed } from '../../src/core/types.ts';
 import { blob, blobPath, blobs, entry, node, observation, QCOW2, ROOT, served, sha, WIN11 } from '../helpers/facts.ts';
-import { bytesOf, head, NONCE, parse as parseFor, qcow2 } from '../helpers/probe.ts';
+import { bytesOf, head, NONCE, parse as parseFor, qcow2, understood } from '../helpers/probe.ts';
 import { mutate, random } from '../helpers/random.ts';
 import { treeOf } from '../helpers/tree.ts';
 
@@ -105,7 +106,7 @@ function parse(text: string, of: Node = node()): Observed {
 
 function errorOf(text: string, stderr = '', of: Node = node()): ReconcileError {
   try {
-    parseProbe(Buffer.from(text, 'latin1'), NONCE, of, FIRST_SCOPE, stderr);
+    understood(text, of, { stderr });
   } catch (error) {
     if (error instanceof ReconcileError) return error;
     throw error;
@@ -467,9 +468,9 @@ describe('trouble has a code of its own', () => {
     ['a key without end', answer(cloudimg({ ['x'.repeat(3000)]: {} }), FREE), 'NODE_INDEX_CORRUPT', /too long/],
     [
       'too many entries',
-      answer(cloudimg(Object.fromEntries(Array.from({ length: 10_001 }, (_, i) => [`k${i}`, {}]))), FREE),
+      answer(cloudimg(Object.fromEntries(Array.from({ length: 2_001 }, (_, i) => [`k${i}`, {}]))), FREE),
       'NODE_INDEX_CORRUPT',
-      /more than 10000 entries/,
+      /more than 2000 entries/,
     ],
     ['a snapshot without an object', answer(file(SNAPSHOTS, { snapshots: { x: 1 } }), FREE), 'NODE_INDEX_CORRUPT', /./],
     ['no free space told', answer(...MACHINE), 'NODE_ANSWER_INVALID', /free space/],
@@ -499,10 +500,10 @@ describe('trouble has a code of its own', () => {
       'NODE_ANSWER_INVALID',
       /line 1/,
     ],
-    ['an index of a size that is told', answer(`index ${2 ** 23 + 1} ${CLOUD}`, FREE), 'NODE_ANSWER_INVALID', /8 MiB/],
+    ['an index of a size that is told', answer(`index 4000001 ${CLOUD}`, FREE), 'NODE_ANSWER_INVALID', /4.00 MB/],
     ['an index without text', answer(`index 5 ${CLOUD}`, FREE), 'NODE_INDEX_CORRUPT', /no JSON/],
     ['a version in colour', answer('version \u001b[31mred', FREE), 'NODE_ANSWER_INVALID', /line 1/],
-    ['an index that is too large', answer(file(CLOUD, 'x'.repeat(2 ** 23 + 1)), FREE), 'NODE_ANSWER_INVALID', /8 MiB/],
+    ['an index that is too large', answer(file(CLOUD, 'x'.repeat(4_000_001)), FREE), 'NODE_ANSWER_INVALID', /4.00 MB/],
   ])('%s', (_name, text, code, message) => {
     const { info } = errorOf(text);
     expect(info.code).toBe(code);
@@ -514,13 +515,106 @@ describe('trouble has a code of its own', () => {
     ['nothing at all', ''],
     ['no end', GOOD.slice(0, -1)],
     ['no end mark', GOOD.slice(0, GOOD.lastIndexOf('cocoon-probe'))],
-    ['more after the end', `${GOOD}x`],
     ['no beginning', GOOD.slice(5)],
     ['the mark of another run', GOOD.replaceAll(NONCE, '0123456789abcdef')],
   ])('torn: %s', (_name, text) => {
     const { info } = errorOf(text, 'sh: 1: Syntax error\n');
     expect(info).toMatchObject({ code: 'NODE_ANSWER_INVALID' });
     expect(info.message).toMatch(/the answer is torn: its end mark is missing; it said: sh: 1: Syntax error$/);
+  });
+});
+
+test('what a login prints after the answer is not part of it', () => {
+  expect(parse(`${GOOD}logout\ncocoon-probe 1 ${NONCE}\nfree 1\n`)).toEqual(parse(GOOD));
+});
+
+// --------------------------------------------------------------------------------------------------------- bounds
+
+describe('an answer', () => {
+  const hex = (n: number): string => n.toString(16).padStart(64, '0');
+  const many = <T>(count: number, make: (n: number) => T): T[] => Array.from({ length: count }, (_, n) => make(n));
+  const lines = (count: number, line: (n: number) => string): string => answer(FREE, many(count, line).join('\n'));
+
+  test.each([1, 7, 1000])('in pieces of %d bytes is the same', (pieceBytes) => {
+    const whole = answer(
+      ...directory,
+      stale,
+      snapshots(record),
+      `blob f 5 77 1.5 ${HEX.a1}.qcow2`,
+      FREE,
+      head(`cloudimg/blobs/${HEX.a1}.qcow2`, QCOW2),
+    );
+    expect(understood(whole, node(), { pieceBytes })).toEqual(understood(whole, node()));
+  });
+
+  test('of a node with a thousand images of each kind, a thousand snapshots and a thousand VMs is understood', () => {
+    const id = (n: number): string => `S${n}`.padEnd(26, 'A');
+    const place = (n: number): string => `snapshot/localfile/${id(n)}`;
+    const layers = (n: number): { digest: string }[] => many(8, (i) => ({ digest: `sha256:${hex(8 * n + i)}` }));
+    const overlay = qcow2(`${ROOT}/cloudimg/blobs/${hex(1)}.qcow2`);
+    const members = ['state.json', 'memory-ranges', 'overlay.qcow2', 'cidata.img', 'cocoon.json', 'config.json'];
+    const said = understood(
+      answer(
+        ...MACHINE,
+        cloudimg(Object.fromEntries(many(1000, (n) => [`${WIN11}/${n}`, { content_sum: `sha256:${hex(n)}` }]))),
+        file(OCI, {
+          images: Object.fromEntries(
+            many(1000, (n) => [`ghcr.io/a/b:${n}`, { manifest_digest: sha('c3'), layers: layers(n) }]),
+          ),
+        }),
+        snapshots(...many(1000, (n) => ({ ...record, id: id(n), name: `hot:${n}`, data_dir: `${ROOT}/${place(n)}` }))),
+        file('cloudhypervisor/db/vms.json', {
+          vms: Object.fromEntries(
+            many(1000, (n) => [n, { state: 'running', config: { name: `vm-${n}` }, notes: 'x'.repeat(1500) }]),
+          ),
+        }),
+        ...many(1000, (n) => `blob f 512 77 1.5 ${hex(n)}.qcow2`),
+        ...many(8000, (n) => `path file oci/blobs/${hex(n)}.erofs`),
+        ...many(2000, (n) => `path file oci/boot/${hex(n)}/vmlinuz`),
+        ...many(1000, (n): Said[] => [
+          `snapshot ${place(n)}/.`,
+          ...members.map((member) => `has 512 ${place(n)}/./${member}`),
+          file(`${place(n)}/./cocoon.json`, { storage_configs: [], notes: 'x'.repeat(2000) }),
+          file(`${place(n)}/./config.json`, { ...CONFIG, notes: 'x'.repeat(4000) }),
+        ]).flat(),
+        `path file ${ROOT}/firmware/CLOUDHV.fd`,
+        FREE,
+        ...many(1000, (n) => head(`cloudimg/blobs/${hex(n)}.qcow2`, qcow2())),
+        ...many(1000, (n) => head(`${place(n)}/./overlay.qcow2`, overlay)),
+      ),
+      node(),
+      { pieceBytes: 32_768 },
+    );
+    expect(said.wider).toBeNull();
+    expect(said.observed.entries).toHaveLength(2000);
+    expect(said.observed.vms).toHaveLength(1000);
+    expect(said.observed.snapshots.filter(({ backing }) => backing !== null)).toHaveLength(1000);
+  });
+
+  test.each([
+    ['of output before it', 'x'.repeat(64_001), 'more than 64000 bytes of output came before it'],
+    ['of lines of one kind', lines(2001, (n) => `denied /${n}`), 'more than 2000 lines of the kind denied'],
+    ['of files', lines(12_001, (n) => `path file /${n}`), 'more than 12000 lines of the kind path'],
+    ['of texts', lines(6001, (n) => `file\n${n}`), 'more than 6000 lines of the kind file'],
+    ['of empty lines', lines(200_001, () => ''), 'more than 200000 lines'],
+    ['of lines of a file', answer(file(CLOUD, '\n'.repeat(200_001))), 'more than 200000 lines'],
+    ['of one line', `cocoon-probe 1 ${NONCE}\n${'x'.repeat(4_050_000)}`, 'a line of it is longer than 4.00 MB'],
+    [
+      'of the beginnings of files',
+      answer(`blob f 5 77 1.5 ${HEX.a1}.qcow2`, FREE, head(HEX.a1, Buffer.alloc(1_100_000))),
+      'the beginnings of its files are more than 1.05 MB',
+    ],
+  ])('with too much %s is given up before its end', (_what, text, why) => {
+    const reader = createAnswerReader(NONCE, node(), FIRST_SCOPE.headBytes);
+    const bytes = Buffer.from(text, 'latin1');
+    const pieces = many(Math.ceil(bytes.length / 32_768), (n) => bytes.subarray(n * 32_768, (n + 1) * 32_768));
+    expect(() => pieces.forEach((piece) => reader.push(piece))).toThrow(why);
+  });
+
+  test('with an index of too many values is no index', () => {
+    const { info } = errorOf(answer(file(CLOUD, `{"images": [${'[],'.repeat(250_001)}0]}`), FREE));
+    expect(info.code).toBe('NODE_INDEX_CORRUPT');
+    expect(info.message).toContain('images.json has more than 250000 values');
   });
 });
 
@@ -542,8 +636,7 @@ test.each([
   ['a blob', [`blob f 5 77 1.5 ${HEX.a1}.qcow2`], `cloudimg/blobs/${HEX.a1}.qcow2`, '5146'],
   ['an overlay', directory.slice(0, -1), OVERLAY, '514649fb0000'],
 ])('%s that cannot be read begins with less than it has: it is asked for again', (_what, said, name, hex) => {
-  const wider = (bytes: string): unknown =>
-    parseProbe(Buffer.from(answer(...said, FREE, head(name, bytes)), 'latin1'), NONCE, node()).wider;
+  const wider = (bytes: string): unknown => understood(answer(...said, FREE, head(name, bytes)), node()).wider;
   expect(wider('')).toEqual(FIRST_SCOPE);
   expect(wider(hex)).toEqual(FIRST_SCOPE);
   expect(wider(QCOW2)).toBeNull();
@@ -650,7 +743,7 @@ describe.each(shells)('the script in %s', (name, shell) => {
   let commands = 0;
   /** Runs commands here, as the user's login shell would there. */
   const connection: Connection = {
-    exec(command, { stdin = '' }) {
+    exec(command, { stdin = '', onStdout }) {
       commands += 1;
       const env = { PATH: `${join(base, 'as', name)}:${bin}`, TMPDIR: base };
       const { stdout, stderr, status } = spawnSync('/bin/sh', ['-c', command], {
@@ -660,6 +753,7 @@ describe.each(shells)('the script in %s', (name, shell) => {
         maxBuffer: 2 ** 26,
       });
       expect(stderr.toString()).toBe('');
+      onStdout?.(stdout);
       return Promise.resolve({ stdout, stderr: '', code: status, signal: null });
     },
     close: () => undefined,
@@ -969,8 +1063,8 @@ describe.each(shells)('the script in %s', (name, shell) => {
     expect(errorOf(run().stdout).info.code).toBe('NODE_INDEX_CORRUPT');
   });
 
-  test('an index larger than 8 MiB', () => {
-    put('cloudimg/db/images.json', Buffer.alloc(2 ** 23 + 5000, ' '));
+  test('an index larger than 4 MB', () => {
+    put('cloudimg/db/images.json', Buffer.alloc(4_005_000, ' '));
     expect(errorOf(run().stdout).info).toMatchObject({ code: 'NODE_ANSWER_INVALID' });
   });
 

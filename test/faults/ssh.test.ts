@@ -176,6 +176,25 @@ describe('a command', () => {
     expect(stderr).toBe('last\n');
   });
 
+  it('that floods its error output without end is an error too', async () => {
+    expect(await failure(exec('exec yes >&2'))).toMatchObject({
+      code: 'NODE_ANSWER_INVALID',
+      message: expect.stringContaining('more than 32000000 bytes of error output'),
+    });
+  });
+
+  it('hands on its output as it comes, and what takes it may end the command', async () => {
+    let bytes = 0;
+    const onStdout = (piece: Buffer): void => {
+      bytes += piece.length;
+      if (bytes > 100_000) throw new Error('that is enough');
+    };
+    const { stdout } = await exec('head -c 100000 /dev/zero', { onStdout });
+    expect([stdout.length, bytes]).toEqual([0, 100_000]);
+    await expect(exec('exec yes', { onStdout })).rejects.toThrow('that is enough');
+    expect((await exec('echo still here')).stdout.toString()).toBe('still here\n');
+  });
+
   it('that takes too long is ended, by name', async () => {
     const error = await failure(exec('exec sleep 1000', { timeoutMs: 300, what: 'the nap' }));
     expect(error).toMatchObject({ code: 'SSH_TIMEOUT', message: expect.stringContaining('the nap took longer') });

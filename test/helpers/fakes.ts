@@ -7,8 +7,9 @@ import type { Node } from '../../src/core/types.ts';
 /** A connection whose commands a shell of this machine runs. */
 export function localConnection(shell = '/bin/sh', env: NodeJS.ProcessEnv = process.env): Connection {
   return {
-    exec: async (command, { stdin }) => {
+    exec: async (command, { stdin, onStdout }) => {
       const { stdout, stderr, status, signal } = spawnSync(shell, ['-c', command], { input: stdin ?? '', env });
+      onStdout?.(stdout);
       return await Promise.resolve({ stdout, stderr: stderr.toString('utf8'), code: status, signal });
     },
     close: () => {},

@@ -1,5 +1,6 @@
 // Answers of the probe as texts in which each character is a byte, so that they can be changed at random.
-import { parseProbe } from '../../src/adapters/node-read.ts';
+import { FIRST_SCOPE, parseProbe, type Scope } from '../../src/adapters/node-read.ts';
+import { createAnswerReader } from '../../src/adapters/probe-stream.ts';
 import type { Node, Observed } from '../../src/core/types.ts';
 
 export const NONCE = 'c0ffee00c0ffee00';
@@ -27,7 +28,23 @@ export function qcow2(backing = ''): Buffer {
   return Buffer.concat([header, path]);
 }
 
+/** What a whole answer says, with what to ask for once more; it comes in pieces of so many bytes. */
+export function understood(
+  answer: string,
+  node: Node,
+  { stderr = '', pieceBytes = answer.length }: { stderr?: string; pieceBytes?: number } = {},
+): { observed: Observed; wider: Scope | null } {
+  const reader = createAnswerReader(NONCE, node, FIRST_SCOPE.headBytes);
+  const bytes = Buffer.from(answer, 'latin1');
+  for (let at = 0; at < bytes.length; at += pieceBytes) reader.push(bytes.subarray(at, at + pieceBytes));
+  const steps = parseProbe(reader, node, FIRST_SCOPE, stderr);
+  for (;;) {
+    const step = steps.next();
+    if (step.done === true) return step.value;
+  }
+}
+
 /** What a whole answer says; it needs nothing that it does not hold. */
 export function parse(answer: string, node: Node): Observed {
-  return parseProbe(Buffer.from(answer, 'latin1'), NONCE, node).observed;
+  return understood(answer, node).observed;
 }
