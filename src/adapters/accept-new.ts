@@ -6,7 +6,7 @@
 import { spawn } from 'node:child_process';
 import { mkdir, open, stat, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { fault } from '../core/errors.ts';
+import { fault, type ReconcileError } from '../core/errors.ts';
 import { indexLines, joinKnownHosts, keyType, lookupName, parseKnownHosts } from './known-hosts.ts';
 import type { HostKeyVerdict, KnownHostLine } from './known-hosts.ts';
 
@@ -99,12 +99,15 @@ async function append(handle: FileHandle, file: string, keys: NewKey[]): Promise
   return accepted;
 }
 
+const WHERE_ADDED = 'strictHostKeyChecking accept-new adds keys to the first of ssh.knownHostsFile';
+
 async function underLock<T>(file: string, signal: AbortSignal, work: (handle: FileHandle) => Promise<T>): Promise<T> {
   for (;;) {
     try {
       await mkdir(dirname(file), { recursive: true, mode: 0o700 });
       const handle = await open(file, 'a+', 0o600);
       try {
+        if (!(await handle.stat()).isFile()) throw notAFile(file);
         await lock(handle, signal);
         if (await isStill(handle, file)) return await work(handle);
       } finally {
@@ -114,10 +117,15 @@ async function underLock<T>(file: string, signal: AbortSignal, work: (handle: Fi
       const { code } = error as NodeJS.ErrnoException;
       if (code === undefined || signal.aborted) throw error;
       const problem = `known_hosts file ${file} cannot be written (${code})`;
-      const hint = 'strictHostKeyChecking accept-new adds keys to the first of ssh.knownHostsFile';
-      throw fault('CONFIG_INVALID', { problem, hint }, error);
+      throw fault('CONFIG_INVALID', { problem, hint: WHERE_ADDED }, error);
     }
   }
+}
+
+/** A pipe would be read for ever. */
+function notAFile(file: string): ReconcileError {
+  const problem = `known_hosts file ${file} cannot be written (it is not a regular file)`;
+  return fault('CONFIG_INVALID', { problem, hint: WHERE_ADDED });
 }
 
 /** False where another file has taken the name meanwhile, as `ssh-keygen -R` does it: then it is to be locked anew. */

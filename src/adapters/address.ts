@@ -20,3 +20,16 @@ export function addressProblem(host: string): string | null {
     ? `"${host}" is no IPv4 address: four numbers up to 255, without leading zeros`
     : null;
 }
+
+/** Whether ssh takes the text for an address and not for a name, whose letters it makes small. */
+export function looksLikeAddress(host: string): boolean {
+  return /[:%]/.test(host);
+}
+
+/** An IPv6 address as ssh spells and looks it up, a zone kept; anything else as it came. */
+export function sshAddress(host: string): string {
+  const [address = '', ...zone] = host.split('%');
+  if (!isIPv6(address)) return host;
+  const canonical = [new SocketAddress({ address, family: 'ipv6' }).address, ...zone].join('%');
+  return canonical.toLowerCase() === host.toLowerCase() ? host : canonical;
+}

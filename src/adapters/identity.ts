@@ -3,15 +3,22 @@
  * order of ssh. Nobody is ever asked for a passphrase.
  */
 import { createPrivateKey, sign } from 'node:crypto';
-import { access, readFile } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import ssh2 from 'ssh2';
 import type { AnyAuthMethod, ParsedKey } from 'ssh2';
 import { fault } from '../core/errors.ts';
+import { formatDuration } from '../core/text.ts';
 import type { SshTarget } from '../core/types.ts';
+import { settleOnce } from './deadline.ts';
+import { readRegularFile } from './file.ts';
 import { fingerprint } from './known-hosts.ts';
 
 /** sshd hangs up after `MaxAuthTries` (6) failures, and each key that it turns down is one. */
 const MAX_OFFERS = 5;
+/** How long the agent may take to say which keys it has. It does so at once, or hangs. */
+export const AGENT_MS = 1_000;
+/** Of keys and passphrases. */
+const MAX_FILE_BYTES = 2 ** 20;
 
 /** One key to offer. `label` is for people: a file, or a fingerprint; nothing secret. */
 export interface Offer {
@@ -47,11 +54,13 @@ type KeyResult = { key: ParsedKey } | { problem: string };
 /**
  * @param agentSocket the agent's Unix socket, or null for none
  * @param defaultFiles offered where a node names no file of its own, as far as they exist
+ * @param warn told of an agent that does not answer
  */
 export function createIdentities(
   agentSocket: string | null,
   defaultFiles: string[],
   passphrase: Passphrase,
+  warn: (message: string) => void,
 ): { load(wanted: Wanted): Promise<Identities> } {
   const agent = agentSocket === null ? null : ssh2.createAgent(agentSocket);
   const files = new Map<string, Promise<FileResult>>();
@@ -60,16 +69,19 @@ export function createIdentities(
   let secret: Promise<string | { problem: string } | null> | null = null;
   const unlock = (): Promise<string | { problem: string } | null> => (secret ??= readPassphrase(passphrase));
 
+  const agentName = `the agent (SSH_AUTH_SOCK=${agentSocket ?? ''})`;
+  const warnOfSilence = (): void => warn(`${agentName} does not answer: only key files are offered`);
+
   const load = async ({ identityFiles, identitiesOnly, mayLackIdentityFiles }: Wanted): Promise<Identities> => {
     const isConfigured = identityFiles.length > 0;
     const names = isConfigured || mayLackIdentityFiles === true ? identityFiles : defaultFiles; // `IdentityFile none`
     const [results, listed] = await Promise.all([
       Promise.all(names.map((name) => once(files, name, () => readFileOf(name, unlock)))),
-      agent === null ? [] : (agentKeys ??= listKeys(agent)),
+      agent === null ? [] : (agentKeys ??= listKeys(agent, warnOfSilence)),
     ]);
     const left: string[] = [];
     const inAgent = listed instanceof Error ? [] : listed;
-    if (listed instanceof Error) left.push(`the agent: ${listed.message}`);
+    if (listed instanceof Error) left.push(`${agentName}: ${listed.message}`);
     const certificates: string[] = [];
 
     const named: Offer[] = [];
@@ -141,11 +153,10 @@ export function createIdentities(
 /** The passphrase, null for none; the last newline of a file is no part of it. */
 async function readPassphrase({ text, file }: Passphrase): Promise<string | { problem: string } | null> {
   if (text !== null || file === null) return text;
-  try {
-    return (await readFile(file, 'utf8')).replace(/\r?\n$/, '');
-  } catch (error) {
-    return { problem: `its passphrase file ${file} cannot be read (${(error as NodeJS.ErrnoException).code})` };
-  }
+  const read = await readRegularFile(file, MAX_FILE_BYTES);
+  return 'bytes' in read
+    ? read.bytes.toString('utf8').replace(/\r?\n$/, '')
+    : { problem: `its passphrase file ${file} ${read.problem}` };
 }
 
 function agentOffer(agent: ssh2.BaseAgent, key: ParsedKey, label: string): Offer {
@@ -167,15 +178,16 @@ async function readFileOf(
   file: string,
   unlock: () => Promise<string | { problem: string } | null>,
 ): Promise<FileResult> {
-  let text: Buffer;
-  try {
-    text = await readFile(file);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    return code === 'ENOENT'
-      ? { file, problem: 'no such file', cause: 'absent' }
-      : { file, problem: `cannot be read (${code})`, cause: 'unreadable' };
+  const whole = await readRegularFile(file, MAX_FILE_BYTES);
+  if ('problem' in whole) {
+    const isAbsent = whole.cause === 'absent';
+    return {
+      file,
+      problem: isAbsent ? 'no such file' : `it ${whole.problem}`,
+      cause: isAbsent ? 'absent' : 'unreadable',
+    };
   }
+  const text = whole.bytes;
   const beside = `${file}-cert.pub`;
   const certificate = await access(beside).then(
     () => beside,
@@ -216,7 +228,8 @@ function parseKey(text: Buffer, passphrase?: string): ParsedKey | Error {
 }
 
 async function readPublicKey(file: string): Promise<Buffer | null> {
-  const key = await readFile(file).then(parseKey, () => null);
+  const read = await readRegularFile(file, MAX_FILE_BYTES);
+  const key = 'bytes' in read ? parseKey(read.bytes) : null;
   return key === null || key instanceof Error ? null : key.getPublicSSH();
 }
 
@@ -263,15 +276,22 @@ function signFast(key: ParsedKey): void {
   };
 }
 
-/** The agent's keys; what ssh2 cannot offer (certificates, hardware keys) is left out. An error where it is silent. */
-function listKeys(agent: ssh2.BaseAgent): Promise<ParsedKey[] | Error> {
-  return new Promise((resolve) => {
+/**
+ * The agent's keys; what ssh2 cannot offer (certificates, hardware keys) is left out. An error where it has none to say.
+ * @param onSilence called where it does not answer in time
+ */
+function listKeys(agent: ssh2.BaseAgent, onSilence: () => void): Promise<ParsedKey[] | Error> {
+  const reason = (): Error => {
+    onSilence();
+    return new Error(`no answer within ${formatDuration(AGENT_MS)}`);
+  };
+  return settleOnce<ParsedKey[] | Error>({ timeout: { afterMs: AGENT_MS, reason } }, ({ done, fail }) => {
     agent.getIdentities((error, keys) => {
-      if (error) return resolve(error);
+      if (error) return fail(error);
       const parsed = (keys ?? []).map((key) => ssh2.utils.parseKey(key as Buffer) as ParsedKey | ParsedKey[] | Error);
-      resolve(parsed.flatMap((key) => (key instanceof Error ? [] : key)));
+      done(parsed.flatMap((key) => (key instanceof Error ? [] : key)));
     });
-  });
+  }).catch((error: Error) => error);
 }
 
 /** ssh2 offers all keys of an agent in one go: this shows it one, and leaves the signing to the true agent. */

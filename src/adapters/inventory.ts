@@ -29,6 +29,7 @@ export interface InventorySources {
 
 /**
  * Every node of every source, ranges expanded, in the order of the sources.
+ * @param env what the ssh config may name
  * @param timeoutMs deadline of the inventory command
  * @throws ReconcileError INVENTORY_EMPTY, INVENTORY_FAILED for a command that gives no list, CONFIG_INVALID for a name
  * or a machine given twice and for whatever the file holds
@@ -36,10 +37,11 @@ export interface InventorySources {
 export async function resolveInventory(
   sources: InventorySources,
   defaults: NodeDefaults,
+  env: Record<string, string | undefined>,
   timeoutMs = COMMAND_TIMEOUT_MS,
 ): Promise<Node[]> {
   const { file, command } = sources;
-  const targets = await loadTargets(defaults.ssh);
+  const targets = await loadTargets(defaults.ssh, env);
   const lists = [{ source: 'the config (nodes)', specs: sources.nodes }];
   if (file !== null) lists.push({ source: file, specs: await sources.loadFile(file) });
   if (command !== null) {

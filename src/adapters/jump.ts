@@ -60,9 +60,9 @@ function direct(throttle: Throttle): Way & { close(): void } {
     throttle,
     // A lost packet of the first try may cost seconds; half the time is left for a second one.
     async open(target, stop) {
-      const afterMs = target.connectTimeoutMs;
+      const { host, connectTimeoutMs: afterMs, proxyCommand } = target;
       const late = (): Dropped =>
-        new Dropped(fault('SSH_TIMEOUT', { host: target.host, what: 'opening a TCP connection', afterMs }), 'slow');
+        new Dropped(fault('SSH_TIMEOUT', { host, what: 'opening a TCP connection', afterMs, proxyCommand }), 'slow');
       return await withDeadline({ signal: stop, timeout: { afterMs: afterMs / 2, reason: late } }, (signal) =>
         openTcp(target, signal),
       );

@@ -4,8 +4,8 @@
  * `@cert-authority` lines are never trusted: ssh2 verifies no host certificates.
  */
 import { createHash, hash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { fault } from '../core/errors.ts';
+import { readRegularFile } from './file.ts';
 
 export type Marker = 'none' | 'revoked' | 'authority';
 
@@ -70,17 +70,25 @@ const WIRE_FIELDS: Record<string, number> = {
 /** The longest pattern that ssh compares; a longer one makes the whole list match nothing. */
 const MAX_PATTERN = 1023;
 
+/** Longer than the known_hosts of any fleet. */
+const MAX_FILE_BYTES = 64 * 2 ** 20;
+
 /**
- * Reads the files; one that does not exist holds nothing.
- * @throws CONFIG_INVALID naming a file that is there and cannot be read
+ * Reads the files, of which all count; one that does not exist holds nothing.
+ * @throws CONFIG_INVALID naming a file that is there and cannot be read. One of the machine that is not for this user
+ *   to read holds nothing, as for ssh
  */
-export async function loadKnownHosts(files: string[], cache: KnownHostsCache = new Map()): Promise<KnownHosts> {
+export async function loadKnownHosts(
+  { own, global }: { own: string[]; global: string[] },
+  cache: KnownHostsCache = new Map(),
+): Promise<KnownHosts> {
+  const files = [...own.map((file) => ({ file, isOwn: true })), ...global.map((file) => ({ file, isOwn: false }))];
   return joinKnownHosts(
     await Promise.all(
-      files.map((file) => {
+      files.map(({ file, isOwn }) => {
         let parsed = cache.get(file);
         if (parsed === undefined) {
-          parsed = readLines(file).then(indexLines);
+          parsed = readLines(file, isOwn).then(indexLines);
           cache.set(file, parsed);
         }
         return parsed;
@@ -89,20 +97,12 @@ export async function loadKnownHosts(files: string[], cache: KnownHostsCache = n
   );
 }
 
-async function readLines(file: string): Promise<KnownHostLine[]> {
-  let text: string;
-  try {
-    text = await readFile(file, 'utf8');
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'ENOENT') return [];
-    throw fault(
-      'CONFIG_INVALID',
-      { problem: `known_hosts file ${file} cannot be read (${code})`, hint: 'see ssh.knownHostsFile' },
-      error,
-    );
-  }
-  return parseKnownHosts(text, file);
+async function readLines(file: string, isOwn: boolean): Promise<KnownHostLine[]> {
+  const read = await readRegularFile(file, MAX_FILE_BYTES);
+  if ('bytes' in read) return parseKnownHosts(read.bytes.toString('utf8'), file);
+  if (read.cause === 'absent' || (!isOwn && read.cause === 'denied')) return [];
+  const hint = isOwn ? 'see ssh.knownHostsFile' : 'see GlobalKnownHostsFile in the ssh config';
+  throw fault('CONFIG_INVALID', { problem: `known_hosts file ${file} ${read.problem}`, hint });
 }
 
 /** Text → its usable lines; comments, blank and broken lines are passed over, as ssh does. */

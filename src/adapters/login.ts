@@ -30,6 +30,8 @@ export interface Login {
 export interface Attempt {
   stage: 'reading keys' | 'opening a TCP connection' | 'the SSH handshake' | 'authentication';
   tried: string[];
+  /** The identity that was accepted where that was not enough, and what the server asks for besides. */
+  accepted: { label: string; wanted: string[] } | null;
 }
 
 /** Whom to trust for one machine. */
@@ -129,8 +131,10 @@ export function logIn(stream: Duplex, target: SshTarget, context: LoginContext):
       if (hostKeyFault !== null) return fail(hostKeyFault);
       if (isAuthFailure(error, attempt.stage)) {
         const { host, user } = target;
+        const { label: accepted = null, wanted = [] } = attempt.accepted ?? {};
         const tried = [...attempt.tried, ...identity.left];
-        return fail(fault('SSH_AUTH_FAILED', { host, user, tried, certificates: identity.certificates }, error));
+        const { certificates } = identity;
+        return fail(fault('SSH_AUTH_FAILED', { host, user, tried, certificates, accepted, wanted }, error));
       }
       // one identity that cannot be used (the agent does not sign, a broken key): ssh2 goes on to the next by itself
       if (error.level === 'agent' || error.level === 'client-authentication') {
@@ -258,7 +262,8 @@ export function trustedName({ host, port, hostKeyAlias }: SshTarget): { host: st
 /** Offers each identity in turn; the first without the `none` round trip by which ssh2 asks what is allowed. */
 function offerEach(user: string, identity: Identities, attempt: Attempt): ssh2.AuthHandlerMiddleware {
   const offers = identity.offers.values();
-  return (methodsLeft: string[] | null, _partial, next) => {
+  return (methodsLeft: string[] | null, isPartial, next) => {
+    if (isPartial) attempt.accepted = { label: attempt.tried.at(-1) ?? 'a key', wanted: methodsLeft ?? [] };
     const offer = methodsLeft === null || methodsLeft.includes('publickey') ? offers.next().value : undefined;
     if (offer === undefined) return next(false as never); // ssh2: nothing more to try
     attempt.tried.push(offer.label);
@@ -335,8 +340,8 @@ function causeOf(error: Error | null, stage: Attempt['stage']): string {
   return CAUSES[errorCode(error)] ?? `${stage} failed: ${error.message}`;
 }
 
-export function unreachable({ host, port }: SshTarget, cause: string, error?: unknown): ReconcileError {
-  return fault('SSH_UNREACHABLE', { host, port, cause }, error);
+export function unreachable({ host, port, proxyCommand }: SshTarget, cause: string, error?: unknown): ReconcileError {
+  return fault('SSH_UNREACHABLE', { host, port, cause, proxyCommand }, error);
 }
 
 /** ssh2 throws on a write to a connection whose protocol has ended: then there is nobody to tell. */

@@ -9,7 +9,7 @@ import type { Node, SshTarget } from '../core/types.ts';
 import { createAcceptor } from './accept-new.ts';
 import { startDeadline, withDeadline } from './deadline.ts';
 import { connectionOver, type Connection } from './exec.ts';
-import { createIdentities, type Passphrase } from './identity.ts';
+import { AGENT_MS, createIdentities, type Passphrase } from './identity.ts';
 import { createWays } from './jump.ts';
 import { loadKnownHosts } from './known-hosts.ts';
 import type { KnownHosts, KnownHostsCache } from './known-hosts.ts';
@@ -65,21 +65,22 @@ export function createSsh(options: SshOptions): Ssh {
   const { log, agentSocket, defaultIdentityFiles, passphrase = NO_PASSPHRASE } = options;
   const { retry = RETRY, keepaliveMs = KEEPALIVE_MS } = options;
   const closing = new AbortController();
-  const identities = createIdentities(agentSocket, defaultIdentityFiles, passphrase);
+  const warn = (message: string): void => log('warn', message, {});
+  const identities = createIdentities(agentSocket, defaultIdentityFiles, passphrase, warn);
   const acceptor = createAcceptor(closing.signal);
   const knownFiles: KnownHostsCache = new Map();
   const knownHosts = new Map<string, Promise<KnownHosts>>();
   const open = new Map<string, Connection>();
 
   const trustFor = async (target: SshTarget): Promise<Trust> => {
-    const { knownHostsFiles } = target;
-    const key = knownHostsFiles.join('\0');
+    const { knownHostsFiles: own, globalKnownHostsFiles: global = [] } = target;
+    const key = JSON.stringify([own, global]);
     let known = knownHosts.get(key);
     if (known === undefined) {
-      known = loadKnownHosts(knownHostsFiles, knownFiles);
+      known = loadKnownHosts({ own, global }, knownFiles);
       knownHosts.set(key, known);
     }
-    const file = knownHostsFiles[0];
+    const file = own[0];
     const mayAccept = target.acceptNewHostKey === true && file !== undefined;
     return { known: await known, accept: mayAccept ? (blob) => accept(target, file, blob) : null };
   };
@@ -95,11 +96,11 @@ export function createSsh(options: SshOptions): Ssh {
 
   /** Logs in to a machine by way of others, and again where that is worth it. */
   const reach = async (target: SshTarget, jumps: SshTarget[], signal: AbortSignal): Promise<Login> => {
-    const { host, connectTimeoutMs: afterMs } = target;
-    const attempt: Attempt = { stage: 'reading keys', tried: [] };
-    const late = (): ReconcileError => fault('SSH_TIMEOUT', { host, what: attempt.stage, afterMs });
+    const { host, proxyCommand, connectTimeoutMs: afterMs } = target;
+    const attempt: Attempt = { stage: 'reading keys', tried: [], accepted: null };
+    const late = (): ReconcileError => fault('SSH_TIMEOUT', { host, what: attempt.stage, afterMs, proxyCommand });
     const timeout = { afterMs, reason: late };
-    const [trust, identity] = await withDeadline({ signal, timeout }, () =>
+    const [trust, identity] = await withDeadline({ signal, timeout: { ...timeout, afterMs: afterMs + AGENT_MS } }, () =>
       Promise.all([trustFor(target), identities.load(target)]),
     );
     const way = ways.through(jumps);
@@ -111,6 +112,7 @@ export function createSsh(options: SshOptions): Ssh {
       const slow = setTimeout(() => place.leave(), SLOW_MS);
       attempt.stage = 'opening a TCP connection';
       attempt.tried = [];
+      attempt.accepted = null;
       try {
         const stream = await way.open(target, signal);
         attempt.stage = 'the SSH handshake';

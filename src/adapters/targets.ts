@@ -1,15 +1,21 @@
 /** From a host as the config names it to the machines to log in to: the node itself, and what lies on the way. */
 import { userInfo } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fault } from '../core/errors.ts';
 import type { NodeDefaults, SshSettings } from '../core/settings.ts';
 import type { SshTarget } from '../core/types.ts';
-import { expandPath, loadSshConfig, tokensOf } from './ssh-config.ts';
+import { sshAddress } from './address.ts';
+import { loadSshConfig } from './ssh-config.ts';
 import type { HostConfig, SshConfig } from './ssh-config.ts';
+import { isNone, parseHop } from './ssh-config-file.ts';
+import type { Hop } from './ssh-config-file.ts';
+import { expandPath, tokensOf } from './ssh-tokens.ts';
+import type { Surroundings } from './ssh-tokens.ts';
 
 const NODE_USER = 'root';
 const PORT = 22;
 const CONNECT_TIMEOUT_MS = 10_000;
+const GLOBAL_KNOWN_HOSTS = ['/etc/ssh/ssh_known_hosts', '/etc/ssh/ssh_known_hosts2'];
 /** More machines than this on the way to one are a loop. */
 const MAX_JUMPS = 8;
 
@@ -21,40 +27,39 @@ export interface Targets {
   of(host: string, settings: SshSettings): { target: SshTarget; jumps: SshTarget[] };
 }
 
-/** One machine of ProxyJump, as written. */
-interface Hop {
-  host: string;
-  port?: number;
-  user?: string;
-}
-
 /** @throws CONFIG_INVALID for an ssh config that cannot be read */
-export async function loadTargets(common: NodeDefaults['ssh']): Promise<Targets> {
+export async function loadTargets(common: NodeDefaults['ssh'], env: Surroundings['env']): Promise<Targets> {
   const { configFile, home } = common;
+  const around: Surroundings = { home, env };
   const file = configFile ?? join(home, '.ssh/config');
-  const config: SshConfig | null = configFile === null ? null : await loadSshConfig(configFile, home);
+  const config: SshConfig | null = configFile === null ? null : await loadSshConfig(configFile, around);
+  const usualKnownHosts = ['known_hosts', 'known_hosts2'].map((name) => join(home, '.ssh', name));
   const known = new Map<string, SshTarget[]>();
 
   const targetOf = (host: string, settings: SshSettings, found: HostConfig | null, defaultUser: string): SshTarget => {
-    const name = found?.hostName ?? host;
+    const name = found?.hostName ?? sshAddress(host);
     const user = settings.user ?? found?.user ?? defaultUser;
     const port = settings.port ?? found?.port ?? PORT;
     const alias = found?.hostKeyAlias ?? null;
     const tokens = tokensOf({ original: host, name, port, user, alias }, home);
     const paths = (list: string[] | null | undefined): string[] | undefined =>
-      list?.filter((path) => path !== 'none').map((path) => expandPath(path, tokens, home, file));
+      list?.filter((path) => !isNone(path)).map((path) => expandPath(path, tokens, around, file));
     const identityFiles = settings.identityFiles ?? paths(found?.identityFiles);
+    // ssh takes these names as they are
+    const globalFiles = found?.globalKnownHostsFiles?.filter((path) => !isNone(path));
     return {
       host: name,
       port,
       user,
       identityFiles: identityFiles ?? [],
-      knownHostsFiles: settings.knownHostsFiles ?? paths(found?.knownHostsFiles) ?? [join(home, '.ssh/known_hosts')],
+      knownHostsFiles: settings.knownHostsFiles ?? paths(found?.knownHostsFiles) ?? usualKnownHosts,
+      globalKnownHostsFiles: globalFiles?.map((path) => resolve(dirname(file), path)) ?? GLOBAL_KNOWN_HOSTS,
       connectTimeoutMs: settings.connectTimeoutMs ?? found?.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
       ...(alias === null ? {} : { hostKeyAlias: alias }),
       ...(found?.identitiesOnly === true ? { identitiesOnly: true } : {}),
       ...(settings.identityFiles === undefined && identityFiles !== undefined ? { mayLackIdentityFiles: true } : {}),
       ...(settings.acceptNewHostKey === true ? { acceptNewHostKey: true } : {}),
+      ...(found?.proxyCommand == null || settings.proxyJump !== undefined ? {} : { proxyCommand: found.proxyCommand }),
     };
   };
 
@@ -79,7 +84,7 @@ export async function loadTargets(common: NodeDefaults['ssh']): Promise<Targets>
   const jumpsOf = (written: string, depth: number): SshTarget[] => {
     const cached = known.get(written);
     if (cached !== undefined) return cached;
-    const hops = written.split(',').map(parseHop);
+    const hops = written.split(',').map(hopOf);
     const found = hops.map(findHop);
     const before = found[0]?.proxyJump ?? 'none';
     if (depth + hops.length > MAX_JUMPS) {
@@ -103,16 +108,8 @@ export async function loadTargets(common: NodeDefaults['ssh']): Promise<Targets>
   };
 }
 
-/** `[user@]host[:port]`, also as `ssh://…`. */
-function parseHop(text: string): Hop {
-  const match = /^(?:ssh:\/\/)?(?:(.+)@)?(?:\[([^\]]+)\]|([^:@[\]]+))(?::(\d{1,5}))?\/?$/.exec(text.trim());
-  const host = match?.[2] ?? match?.[3];
-  if (host === undefined || host.startsWith('-')) {
-    throw fault('CONFIG_INVALID', { problem: `ProxyJump: ${text} is not [user@]host[:port]` });
-  }
-  return {
-    host,
-    ...(match?.[4] === undefined ? {} : { port: Number(match[4]) }),
-    ...(match?.[1] === undefined ? {} : { user: match[1] }),
-  };
+function hopOf(text: string): Hop {
+  const hop = parseHop(text);
+  if (hop === null) throw fault('CONFIG_INVALID', { problem: `ProxyJump: ${text} is not [user@]host[:port]` });
+  return hop;
 }

@@ -49,6 +49,7 @@ export async function loadInventory({ file, settings }: Configured, io: Io): Pro
       parseList: (value, source) => parseNodeList(value, source, file, io.env),
     },
     { ssh: settings.ssh, cocoon: settings.cocoon },
+    io.env,
   );
   refuseUnknownPools(file, settings, new Set(nodes.map(({ pool }) => pool)));
   return nodes;
@@ -74,7 +75,8 @@ const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
 async function openSsh({ ssh }: Settings, io: Io, log: Log): Promise<Ssh> {
   const { createSsh } = await import('../adapters/ssh.ts');
   const { loadSshConfig } = await import('../adapters/ssh-config.ts');
-  const ignored = ssh.configFile === null ? [] : (await loadSshConfig(ssh.configFile, ssh.home)).ignored;
+  const ignored =
+    ssh.configFile === null ? [] : (await loadSshConfig(ssh.configFile, { home: ssh.home, env: io.env })).ignored;
   if (ignored.length > 0) log('info', `not honoured in the ssh config: ${ignored.join(', ')}`, {});
   return createSsh({
     agentSocket: io.env['SSH_AUTH_SOCK'] || null,

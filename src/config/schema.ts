@@ -103,7 +103,7 @@ const proxyJump = z
   .regex(new RegExp(`^${HOP}(,${HOP})*$`, 'u'), {
     error: 'must be [user@]host[:port], several of them with commas between, or none',
   })
-  .transform((text) => (text === 'none' ? [] : text.split(',')));
+  .transform((text) => (text.toLowerCase() === 'none' ? [] : text.split(',')));
 
 const sudo = z.union([z.literal('auto'), z.boolean()], { error: 'must be auto, true or false' });
 const pools = z.array(word).min(1);
@@ -304,7 +304,9 @@ const ssh = z.strictObject({
   user: user.optional().describe('Default: root.'),
   port: port.optional().describe('Default: 22.'),
   identityFile: files.optional().describe('Private keys. Default: the usual ones in ~/.ssh; the agent is asked too.'),
-  knownHostsFile: files.optional().describe('Default: ~/.ssh/known_hosts.'),
+  knownHostsFile: files
+    .optional()
+    .describe('Default: ~/.ssh/known_hosts and known_hosts2; those in /etc/ssh count besides.'),
   strictHostKeyChecking: hostKeyChecking
     .default('yes')
     .describe('accept-new: the key of a host that is not known yet is added. There is no "no".'),

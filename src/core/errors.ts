@@ -7,6 +7,13 @@ import type { ErrorInfo } from './types.ts';
 
 type Words = { message: string; hint: string };
 
+/** For a machine to which ssh would go by a command. */
+function notRun(proxyCommand: string | undefined): string | null {
+  return proxyCommand === undefined
+    ? null
+    : `the ssh config has a ProxyCommand for it (${proxyCommand}), and commands are not run: name the way as ProxyJump there, or as ssh.proxyJump`;
+}
+
 /** Who says where a node's store is. */
 const KEPT_BY: Record<string, string> = {
   default: 'there is one under',
@@ -83,13 +90,15 @@ const catalog = {
   }),
 
   // SSH
-  SSH_UNREACHABLE: (a: { host: string; port: number; cause: string }): Words => ({
+  SSH_UNREACHABLE: (a: { host: string; port: number; cause: string; proxyCommand?: string | undefined }): Words => ({
     message: `${a.host}:${a.port} cannot be reached: ${clip(a.cause, 300)}`,
-    hint: 'is the machine up, its address right, and sshd running?',
+    hint: notRun(a.proxyCommand) ?? 'is the machine up, its address right, and sshd running?',
   }),
-  SSH_TIMEOUT: (a: { host: string; what: string; afterMs: number }): Words => ({
+  SSH_TIMEOUT: (a: { host: string; what: string; afterMs: number; proxyCommand?: string | undefined }): Words => ({
     message: `${a.host}: ${a.what} took longer than ${formatDuration(a.afterMs)}`,
-    hint: 'the machine or the way to it is overloaded or hangs; raise ssh.connectTimeout if it is only slow',
+    hint:
+      notRun(a.proxyCommand) ??
+      'the machine or the way to it is overloaded or hangs; raise ssh.connectTimeout if it is only slow',
   }),
   SSH_AUTH_FAILED: (a: {
     host: string;
@@ -97,13 +106,26 @@ const catalog = {
     tried: string[];
     /** User certificates that were not offered. */
     certificates: string[];
-  }): Words => ({
-    message: `${a.user}@${a.host} accepted none of the identities (${a.tried.length > 0 ? a.tried.join(', ') : 'none to offer'})`,
-    hint:
-      a.certificates.length > 0
-        ? `user certificates (${a.certificates.join(', ')}) are not supported: add the public key itself to authorized_keys there, or name another identity`
-        : 'set ssh.identityFile, or add the key to the agent (ssh-add) and its public half to authorized_keys there',
-  }),
+    /** An identity that was accepted where that was not enough, and what the server asks for besides. */
+    accepted: string | null;
+    wanted: string[];
+  }): Words => {
+    const who = `${a.user}@${a.host}`;
+    const tried = a.tried.length > 0 ? a.tried.join(', ') : 'none to offer';
+    if (a.accepted !== null) {
+      return {
+        message: `${who} accepted ${a.accepted}, and asks for a second factor: ${a.wanted.join(' or ')} (offered: ${tried})`,
+        hint: 'no second factor can be given here: let a key be enough there (in sshd_config: Match User, AuthenticationMethods publickey)',
+      };
+    }
+    return {
+      message: `${who} accepted none of the identities (${tried})`,
+      hint:
+        a.certificates.length > 0
+          ? `user certificates (${a.certificates.join(', ')}) are not supported: add the public key itself to authorized_keys there, or name another identity`
+          : 'set ssh.identityFile, or add the key to the agent (ssh-add) and its public half to authorized_keys there',
+    };
+  },
   SSH_IDENTITY_UNUSABLE: (a: { file: string; problem: string }): Words => ({
     message: `identity file ${a.file} cannot be used: ${clip(a.problem, 200)}`,
     hint: 'name a private key that this user can read; one with a passphrase needs the agent, RECONCILE_SSH_PASSPHRASE or RECONCILE_SSH_PASSPHRASE_FILE',

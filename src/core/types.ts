@@ -18,7 +18,10 @@ export interface SshTarget {
   port: number;
   user: string;
   identityFiles: string[];
+  /** The user's, of which the first is where a new key is added. */
   knownHostsFiles: string[];
+  /** Those of the machine that we run on, which count as much. */
+  globalKnownHostsFiles?: string[];
   /** Deadline of one try: for the TCP connection, and again for the handshake with authentication. */
   connectTimeoutMs: number;
   /** The name under which known_hosts knows the machine, whatever its address and port (`HostKeyAlias`). */
@@ -29,6 +32,8 @@ export interface SshTarget {
   mayLackIdentityFiles?: boolean;
   /** `strictHostKeyChecking: accept-new` */
   acceptNewHostKey?: boolean;
+  /** Where the ssh config names a command that leads to the machine (`FILE:LINE`); it is never run. */
+  proxyCommand?: string;
 }
 
 /** One cocoon-vm machine after the config, its defaults, the ssh config and all inventory sources are joined. */

@@ -9,7 +9,7 @@ const hostile = new Proxy(
   {
     get: (_target, name) => {
       if (name === 'line' || name === 'port' || String(name).endsWith('Ms') || String(name).endsWith('Bytes')) return 7;
-      if (['known', 'near', 'tried', 'certificates', 'held', 'aliases'].includes(String(name)))
+      if (['known', 'near', 'tried', 'certificates', 'wanted', 'held', 'aliases'].includes(String(name)))
         return ['one\ntwo', '\x1b[31mthree'];
       if (name === 'filtered') return false;
       if (name === 'kept') return [{ by: 'login', dir: '/a\nb\x1b[31m' }];
@@ -23,8 +23,10 @@ const bare = new Proxy(
   {},
   {
     get: (_target, name) => {
-      if (['known', 'near', 'tried', 'certificates', 'held', 'aliases', 'kept'].includes(String(name))) return [];
-      if (['hint', 'first', 'alias', 'via', 'authority', 'have', 'want'].includes(String(name))) return null;
+      if (['known', 'near', 'tried', 'certificates', 'wanted', 'held', 'aliases', 'kept'].includes(String(name)))
+        return [];
+      if (['hint', 'first', 'alias', 'accepted', 'via', 'authority', 'have', 'want'].includes(String(name)))
+        return null;
       return name === 'filtered'
         ? false
         : name === 'line' || /(port|Ms|Bytes|nodes|more)$/.test(String(name))

@@ -33,7 +33,7 @@ function resolve({ nodes = [], file, command, defaults = DEFAULTS, timeoutMs }: 
     loadFile: (path: string) => loadNodeList(path, {}),
     parseList: (value: unknown, source: string) => parseNodeList(value, source, join(dir, 'reconcile.yaml'), {}),
   };
-  return resolveInventory(sources, defaults, timeoutMs);
+  return resolveInventory(sources, defaults, {}, timeoutMs);
 }
 
 /** A program that prints the value as JSON. */
@@ -61,6 +61,7 @@ describe('a node', () => {
         pool: 'default',
         identityFiles: ['/id'],
         knownHostsFiles: ['/kh'],
+        globalKnownHostsFiles: ['/etc/ssh/ssh_known_hosts', '/etc/ssh/ssh_known_hosts2'],
         connectTimeoutMs: 10_000,
         cocoon: { binary: 'cocoon', rootDir: '/var/lib/cocoon', runDir: null, logDir: null, sudo: false },
       },
@@ -78,7 +79,8 @@ describe('a node', () => {
       connectTimeoutMs: 1,
     };
     const cocoon = { binary: '/c', rootDir: '/r', runDir: '/run', logDir: '/log', sudo: false };
-    expect(await resolve({ nodes: [{ name: 'a', ...own, ...cocoon }] })).toEqual([{ name: 'a', ...own, cocoon }]);
+    const [only] = await resolve({ nodes: [{ name: 'a', ...own, ...cocoon }] });
+    expect(only).toMatchObject({ name: 'a', ...own, cocoon });
   });
 
   test.each([

@@ -333,15 +333,17 @@ describe('files', () => {
     const file = join(dir, 'once');
     await writeFile(file, `node1 ${keys.ed25519}\n`);
     const cache: KnownHostsCache = new Map();
-    const load = (): Promise<KnownHosts> => loadKnownHosts([join(dir, 'absent'), file], cache);
+    const load = (): Promise<KnownHosts> => loadKnownHosts({ own: [join(dir, 'absent')], global: [file] }, cache);
     expect((await load()).check('node1', 22, blobOf(keys.ed25519))).toEqual({ verdict: 'ok' });
     await writeFile(file, '');
     expect((await load()).check('node1', 22, blobOf(keys.ed25519))).toEqual({ verdict: 'ok' });
-    expect((await loadKnownHosts([file])).check('node1', 22, blobOf(keys.ed25519)).verdict).toBe('unknown');
+    expect((await loadKnownHosts({ own: [file], global: [] })).check('node1', 22, blobOf(keys.ed25519)).verdict).toBe(
+      'unknown',
+    );
   });
 
   it('that cannot be read are an error that names them', async () => {
-    const error = await loadKnownHosts([dir]).catch((caught: unknown) => caught);
+    const error = await loadKnownHosts({ own: [dir], global: [] }).catch((caught: unknown) => caught);
     expect((error as ReconcileError).info).toMatchObject({ code: 'CONFIG_INVALID' });
     expect((error as ReconcileError).message).toContain(dir);
   });
