@@ -5,6 +5,7 @@
 import { parseArgs as tokenize } from 'node:util';
 import { distance } from 'fastest-levenshtein';
 import { isUrl } from '../core/reference.ts';
+import type { Format } from '../reports/index.ts';
 import {
   COMMANDS,
   DIGEST,
@@ -48,6 +49,19 @@ export function parseArgs(argv: string[], version: string): Command {
   const stray = given.find(({ option }) => !taken.has(option.long));
   if (stray !== undefined) throw usage(`option ${stray.spelling} makes no sense with "${name}"`);
   return commandOf(name, given, operands);
+}
+
+/** What can be told of a command line that was refused: how it wanted to be answered. */
+export function intentOf(argv: string[]): { command: CommandName; dryRun: boolean; output: Format } {
+  const tokens = tokensOf(argv);
+  const options = tokens.flatMap((token) => (token.kind === 'option' ? [token] : []));
+  const formats = options.filter(({ name }) => name === 'output').map((token) => valueOf(token));
+  const { word } = wordsOf(tokens);
+  return {
+    command: word !== null && isCommandName(word) ? word : 'run',
+    dryRun: options.some(({ name }) => name === 'dry-run'),
+    output: (['json', 'junit'] as const).find((format) => formats.includes(format)) ?? 'table',
+  };
 }
 
 function isCommandName(word: string): word is CommandName {

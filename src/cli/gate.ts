@@ -1,16 +1,15 @@
 /** `reconcile gate`: can everything that the manifests and options name start on every node of its pool now? */
 import { askedByOption, placeQuestions, readManifests, type Manifests, type Question } from '../core/cocoonset.ts';
-import { fault, ReconcileError } from '../core/errors.ts';
+import { fault } from '../core/errors.ts';
 import { epochReference, isUrl, parseImageName, parseSnapshotName } from '../core/reference.ts';
-import { emptyReport } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count } from '../core/text.ts';
 import type { Report } from '../core/types.ts';
 import { unlessAborted } from '../adapters/deadline.ts';
-import { render } from '../reports/index.ts';
 import type { GateOptions } from './commands.ts';
-import { complain, wantsColor, type Io, type Tool } from './io.ts';
+import type { Io, Tool } from './io.ts';
 import { createLog, judgeEvents } from './log.ts';
+import { printReport } from './print.ts';
 import { loadInventory, loadSettings, openClients, runId, selectNodes, startRunDeadline } from './setup.ts';
 
 interface Begun {
@@ -24,16 +23,8 @@ interface Begun {
 /** Asks, prints the answers, and returns the exit code. Changes nothing anywhere. */
 export async function gateCommand(options: GateOptions, io: Io, tool: Tool): Promise<number> {
   const startedAt = new Date();
-  const begun: Begun = { options, io, tool, id: runId(startedAt), startedAt };
-  const report = await attempt(begun).catch((error: unknown) => {
-    if (!(error instanceof ReconcileError)) throw error;
-    const run = { id: begun.id, mode: 'gate' as const, startedAt: startedAt.toISOString(), blobDepth: null };
-    return emptyReport(
-      { tool, run: { ...run, finishedAt: new Date().toISOString() }, signal: io.interruptedBy() },
-      error.info,
-    );
-  });
-  await print(report, options, io);
+  const report = await attempt({ options, io, tool, id: runId(startedAt), startedAt });
+  await printReport(report, options, io);
   return report.run.exitCode;
 }
 
@@ -147,15 +138,4 @@ function imageAsked(name: string, { images, epoch }: Settings): Question {
 function poolsOf(tracked: { pools: string[] | null }[]): string[] | null {
   if (tracked.length === 0 || tracked.some(({ pools }) => pools === null)) return null;
   return [...new Set(tracked.flatMap(({ pools }) => pools ?? []))];
-}
-
-/** The answers on stdout; where the gate could not ask, people and pipelines find the reason on stderr too. */
-async function print(report: Report, options: GateOptions, io: Io): Promise<void> {
-  const { exitCode, error } = report.run;
-  if (options.quiet && exitCode === 0) return;
-  const isInTable = options.output === 'table' && error?.code === 'NOTHING_JUDGED';
-  if (error !== null && options.output !== 'json' && !isInTable) complain(io, new ReconcileError(error));
-  if (options.output === 'table' && report.gate === null) return;
-  const color = wantsColor(options.color, io, io.stdoutIsTerminal);
-  io.out(await render(options.output, report, { color, verbose: options.verbose, brief: options.quiet }));
 }

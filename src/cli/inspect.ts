@@ -3,14 +3,15 @@ import { fault } from '../core/errors.ts';
 import { publicDesired } from '../core/report.ts';
 import { meaningOf, parseImageName } from '../core/reference.ts';
 import { addressesOf } from '../core/settings.ts';
-import { clip, formatBytes, shortDigest } from '../core/text.ts';
+import { clip, count, formatBytes, shortDigest } from '../core/text.ts';
 import type { DesiredImage } from '../core/types.ts';
 import { isUnlearned, streamed } from '../pipeline/learn.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve.ts';
-import { plainTable } from '../reports/table.ts';
+import { plainTable } from '../reports/layout.ts';
 import type { DigestOptions, NodesOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
 import { createLog, progressLog } from './log.ts';
+import { printJson } from './print.ts';
 import { loadNodes, loadSettings, openRegistries, startRunDeadline } from './setup.ts';
 
 /** Prints the inventory after filters; contacts no node. */
@@ -24,7 +25,7 @@ export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): P
     pool,
   }));
   if (options.quiet) return 0;
-  if (options.output === 'json') io.out(`${JSON.stringify({ schemaVersion: 1, tool, nodes }, null, 2)}\n`);
+  if (options.output === 'json') printJson(io, tool, null, { nodes });
   else {
     const rows = nodes.map(({ name, host, port, user, pool }) =>
       [name, host, String(port), user, pool].map((cell) => clip(cell, 100)),
@@ -47,6 +48,7 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     const context = { ...clients, signal, onTrouble: () => undefined }; // the error of the image says it
     const stream = options.stream && settings.images.stream ? progressLog(log) : null;
     const found: DesiredImage[] = [];
+    for (const text of options.references) refuseUnknown(text, addresses);
     for (const text of options.references) {
       for (const image of await resolve(resolver, text, addresses)) {
         const isWorthReading = isUnlearned(image) && image.missingBlob === null;
@@ -59,14 +61,28 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     );
     const code = isUnasked ? 1 : found.some((image) => image.contentDigest === null) ? 3 : 0;
     if (options.quiet && code === 0) return code;
-    const desired = found.map(publicDesired);
-    if (options.output === 'json') io.out(`${JSON.stringify({ schemaVersion: 1, tool, desired }, null, 2)}\n`);
-    else io.out(digestTable(found));
+    if (options.output === 'json') {
+      printJson(io, tool, isUnasked ? (found[0]?.error ?? null) : null, { desired: found.map(publicDesired) });
+      if (code !== 0) io.err([...saidOf(found), digestVerdict(found, isUnasked)].map((line) => `${line}\n`).join(''));
+    } else io.out(digestTable(found));
     return code;
   } finally {
     deadline.end();
     await close();
   }
+}
+
+/** A word that can be no reference ends the command before anything is asked. */
+function refuseUnknown(text: string, addresses: string[]): void {
+  const { kind } = meaningOf(text, addresses);
+  if (kind !== 'download' && kind !== 'epoch-oci' && parseImageName(text) === null) throw noReference(text, addresses);
+}
+
+function noReference(text: string, addresses: string[]): Error {
+  return fault('CONFIG_INVALID', {
+    problem: `"${text}" is neither repo[:tag], nor a /dl reference of ${addresses[0]}, nor an image of another registry`,
+    hint: 'as simular/win11, simular/win11:v2 or ghcr.io/a/b:24.04',
+  });
 }
 
 /** What a person means by a reference: a URL of epoch, `repo[:tag]` at epoch, or an image of another registry. */
@@ -78,12 +94,7 @@ async function resolve(resolver: Resolver, text: string, addresses: string[]): P
     if (images.length > 0) return images.map((image) => ({ ...image, reference: text }));
   }
   const name = parseImageName(text);
-  if (name === null) {
-    throw fault('CONFIG_INVALID', {
-      problem: `"${text}" is neither repo[:tag], nor a /dl reference of ${addresses[0]}, nor an image of another registry`,
-      hint: 'as simular/win11, simular/win11:v2 or ghcr.io/a/b:24.04',
-    });
-  }
+  if (name === null) throw noReference(text, addresses);
   const { registry, repository } = name;
   const tag = name.tag ?? 'latest';
   if (registry === null) return [await resolver.image(repository, tag)];
@@ -103,9 +114,18 @@ function digestTable(desired: DesiredImage[]): string {
     ],
   );
   const table = plainTable(['IMAGE', 'KIND', 'MANIFEST', 'CONTENT DIGEST', 'SIZE', 'LEARNED FROM'], rows);
-  const said = desired.flatMap(({ image, tag, error, notes }) => [
+  return `${[table, ...saidOf(desired)].join('\n')}\n`;
+}
+
+function saidOf(desired: DesiredImage[]): string[] {
+  return desired.flatMap(({ image, tag, error, notes }) => [
     ...(error === null ? [] : [`${image}:${tag}: ${error.message}\n  → ${error.hint}`]),
     ...notes.map((note) => `${image}:${tag}: ${note}`),
   ]);
-  return `${[table, ...said].join('\n')}\n`;
+}
+
+function digestVerdict(desired: DesiredImage[], isUnasked: boolean): string {
+  if (isUnasked) return `ERROR ${desired[0]?.error?.code ?? ''}: no reference could be asked for.`;
+  const unknown = desired.filter(({ contentDigest }) => contentDigest === null).length;
+  return `INCOMPLETE: the content of ${unknown} of ${count(desired.length, 'reference')} is not known.`;
 }

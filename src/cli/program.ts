@@ -1,11 +1,11 @@
 /** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version (`bytecode.ts`). */
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { fault, infoOf, ReconcileError } from '../core/errors.ts';
+import { fault } from '../core/errors.ts';
 import type { Signal } from '../core/report.ts';
 import { parseArgs } from './args.ts';
 import type { Command } from './commands.ts';
-import { complain, type Io, type Tool } from './io.ts';
+import type { Io, Tool } from './io.ts';
 
 const FATAL: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 
@@ -57,11 +57,11 @@ async function main(): Promise<number> {
     ...watchSignals(),
   };
   const { name, version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Tool;
+  const argv = process.argv.slice(2);
   try {
-    return await dispatch(parseArgs(process.argv.slice(2), version), io, { name, version });
+    return await dispatch(parseArgs(argv, version), io, { name, version });
   } catch (error) {
-    complain(io, error instanceof ReconcileError ? error : new ReconcileError(infoOf(error)));
-    return 1;
+    return await (await import('./print.ts')).printFailure(error, argv, io, { name, version });
   }
 }
 

@@ -1,14 +1,12 @@
 /** `reconcile` and `reconcile --dry-run`. */
-import { ReconcileError } from '../core/errors.ts';
-import { emptyReport } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
 import type { Node, Report } from '../core/types.ts';
 import type { RunEvents } from '../pipeline/run.ts';
-import { render } from '../reports/index.ts';
 import type { RunOptions } from './commands.ts';
-import { complain, wantsColor, type Io, type Tool } from './io.ts';
+import type { Io, Tool } from './io.ts';
 import { createLog, judgeEvents, type Log } from './log.ts';
+import { printReport } from './print.ts';
 import { loadNodes, loadSettings, openClients, runId, startRunDeadline } from './setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
@@ -16,16 +14,8 @@ export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promi
   const startedAt = new Date();
   const id = runId(startedAt);
   const log = await createLog(options, io);
-  const begun: Begun = { options, io, tool, log, id, startedAt };
-  const report = await attempt(begun).catch((error: unknown) => {
-    if (!(error instanceof ReconcileError)) throw error;
-    const run = { id, mode: modeOf(options), startedAt: startedAt.toISOString(), blobDepth: null };
-    return emptyReport(
-      { tool, run: { ...run, finishedAt: new Date().toISOString() }, signal: io.interruptedBy() },
-      error.info,
-    );
-  });
-  await print(report, options, io);
+  const report = await attempt({ options, io, tool, log, id, startedAt });
+  await printReport(report, options, io);
   return report.run.exitCode;
 }
 
@@ -115,16 +105,4 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
 
 function modeOf({ dryRun }: RunOptions): 'run' | 'dry-run' {
   return dryRun ? 'dry-run' : 'run';
-}
-
-/** The result on stdout; where there is none because the run could not be done, people find the reason on stderr. */
-async function print(report: Report, options: RunOptions, io: Io): Promise<void> {
-  const { exitCode, error } = report.run;
-  if (options.quiet && exitCode === 0) return;
-  if (options.output === 'table' && error !== null && error.code !== 'NOTHING_JUDGED') {
-    complain(io, new ReconcileError(error));
-    if (report.nodes.length === 0) return;
-  }
-  const color = wantsColor(options.color, io, io.stdoutIsTerminal);
-  io.out(await render(options.output, report, { color, verbose: options.verbose, brief: options.quiet }));
 }

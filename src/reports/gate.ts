@@ -1,25 +1,21 @@
 /** A gate's answers for people: what says no, where, why and what helps; what says yes is folded; the verdict is last. */
-import { styleText } from 'node:util';
 import { fold } from '../core/nodeset.ts';
 import { clip, count, plain } from '../core/text.ts';
 import type { Answer, Gate, GateAnswer, GateQuestion, Report } from '../core/types.ts';
 import type { RenderOptions } from './index.ts';
-import { plainTable } from './table.ts';
+import { limited, painter, plainTable, type Paint } from './layout.ts';
 
 /** Reasons that are told; the rows of the table have a limit of their own. */
 const MAX_TOLD = 200;
+const MAX_REASONS = 20;
 const MAX_NAMED = 3;
-
-type Paint = (style: 'red' | 'yellow' | 'green' | 'bold', text: string) => string;
 
 const STYLE: Record<Answer, 'red' | 'yellow' | 'green'> = { no: 'red', unknown: 'yellow', yes: 'green' };
 const ORDER: Answer[] = ['no', 'unknown', 'yes'];
 
 export function renderGate(report: Report, options: RenderOptions): string {
-  const paint: Paint = (style, text) => (options.color ? styleText(style, text, { validateStream: false }) : text);
-  const last = gateVerdict(report);
-  const word = last.split(' ', 1)[0] as string;
-  const verdict = `${paint(report.run.exitCode === 0 ? 'green' : 'red', word)}${last.slice(word.length)}`;
+  const paint = painter(options.color);
+  const verdict = painted(report, paint);
   if (options.brief || report.gate === null) return `${verdict}\n`;
   const groups = groupsOf(report.gate);
   const head = ['ANSWER', 'IMAGE', 'MODE', 'POOL', 'NODES', 'WHY'].map((title) => paint('bold', title));
@@ -32,14 +28,35 @@ export function renderGate(report: Report, options: RenderOptions): string {
     answer.reasonCode,
   ]);
   const told = groups.filter(({ answer }) => options.verbose || answer.answer !== 'yes' || isNote(answer));
-  const sections = [
-    plainTable(head, rows),
-    told
-      .slice(0, MAX_TOLD)
-      .map((group) => tell(group, paint))
-      .join('\n'),
-  ];
-  return `${[...sections, verdict].filter((section) => section !== '').join('\n\n')}\n`;
+  return joined([plainTable(head, rows), ...toldOf(told, MAX_TOLD, paint)], verdict);
+}
+
+/** What says no, or is not known, and what helps; the verdict last. */
+export function renderGateReasons(report: Report, color: boolean): string {
+  const paint = painter(color);
+  const groups = report.gate === null ? [] : groupsOf(report.gate).filter(({ answer }) => answer.answer !== 'yes');
+  return joined(toldOf(groups, MAX_REASONS, paint), painted(report, paint));
+}
+
+function toldOf(groups: Group[], max: number, paint: Paint): string[] {
+  return groups.length === 0
+    ? []
+    : [
+        limited(
+          groups.map((group) => tell(group, paint)),
+          max,
+        ).join('\n'),
+      ];
+}
+
+function joined(sections: string[], verdict: string): string {
+  return `${[...sections, verdict].join('\n\n')}\n`;
+}
+
+function painted(report: Report, paint: Paint): string {
+  const verdict = gateVerdict(report);
+  const word = verdict.split(' ', 1)[0] as string;
+  return `${paint(report.run.exitCode === 0 ? 'green' : 'red', word)}${verdict.slice(word.length)}`;
 }
 
 /** A yes that comes with something to know. */

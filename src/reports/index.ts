@@ -7,6 +7,8 @@ export interface RenderOptions {
   verbose: boolean;
   /** The verdict in words and nothing else. */
   brief: boolean;
+  /** A filter names something: how that stands is said also where all is well. */
+  named: boolean;
 }
 
 export const FORMATS = ['table', 'json', 'junit'] as const;
@@ -24,4 +26,10 @@ const renderers: Record<Format, () => Promise<(report: Report, options: RenderOp
 /** Report → text that ends with a newline. */
 export async function render(format: Format, report: Report, options: RenderOptions): Promise<string> {
   return (await renderers[format]())(report, options);
+}
+
+/** Why a report's exit code is not 0: what is wrong and what to do, the verdict last. */
+export async function renderReasons(report: Report, color: boolean): Promise<string> {
+  if (report.run.mode === 'gate') return (await import('./gate.ts')).renderGateReasons(report, color);
+  return (await import('./table.ts')).renderTableReasons(report, color);
 }

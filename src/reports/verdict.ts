@@ -13,7 +13,8 @@ const WORDS: Record<number, string> = { 0: 'OK', 2: 'DRIFT', 3: 'INCOMPLETE', 4:
 export function verdictLine({ run, nodes, summary }: Report): string {
   const isNothingJudged = run.error?.code === 'NOTHING_JUDGED';
   if (run.error !== null && !isNothingJudged) {
-    return plain(`ERROR ${run.error.code}: ${run.error.message} (${run.error.hint}). Nothing was changed.`);
+    const unchanged = run.error.code === 'INTERNAL' ? '' : ' Nothing was changed.';
+    return plain(`ERROR ${run.error.code}: ${run.error.message} (${run.error.hint}).${unchanged}`);
   }
   const observed = nodes.filter((node) => node.status === 'observed');
   const parts = [

@@ -155,7 +155,7 @@ test('answers of a gate that failed do not look like a pass', () => {
 });
 
 describe('the table', () => {
-  const plain = { color: false, verbose: false, brief: false };
+  const plain = { color: false, verbose: false, brief: false, named: false };
 
   test('says what says no, where, why and what helps, and the verdict last', () => {
     expect(renderGate(WORLDS['a no, an unknown and a yes'] as Report, plain))

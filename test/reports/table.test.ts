@@ -97,7 +97,7 @@ function reportOf({ fleet, at = served(), hot: of = hot(), policy, outcome, part
   });
 }
 
-const PLAIN: RenderOptions = { color: false, verbose: false, brief: false };
+const PLAIN: RenderOptions = { color: false, verbose: false, brief: false, named: false };
 const draw = async (world: World, options: Partial<RenderOptions> = {}): Promise<string> =>
   await render('table', reportOf(world), { ...PLAIN, ...options });
 

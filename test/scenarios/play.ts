@@ -161,7 +161,7 @@ function codesOf({ run, nodes }: Report): string[] {
 
 /** All that people can read in a report, on one line. */
 function readable(of: Report): string {
-  const table = renderTable(of, { color: false, verbose: true, brief: false });
+  const table = renderTable(of, { color: false, verbose: true, brief: false, named: false });
   return table.replace(/\s+/g, ' ');
 }
 
