@@ -15,6 +15,8 @@ export interface Limits {
 
 export interface Deadline {
   signal: AbortSignal;
+  /** In ms; Infinity without a timeout. */
+  remainingMs: () => number;
   /** Stops the clock and lets go of the outer signals: the signal is never aborted after this. */
   end: () => void;
 }
@@ -35,8 +37,10 @@ export function startDeadline({ signal = [], timeout }: Limits): Deadline {
   const timer =
     timeout === undefined ? undefined : setTimeout(() => controller.abort(timeout.reason()), timeout.afterMs);
   const unlink = [signal].flat().map((outer) => onAbort(outer, () => controller.abort(outer.reason)));
+  const endsAt = timeout === undefined ? Infinity : performance.now() + timeout.afterMs;
   return {
     signal: controller.signal,
+    remainingMs: () => Math.max(0, endsAt - performance.now()),
     end() {
       clearTimeout(timer);
       for (const off of unlink) off();

@@ -94,7 +94,7 @@ export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => 
     close: () => end(() => unreachable(node, 'the connection was closed')),
     exec(command, options) {
       const { signal, timeoutMs: afterMs, what = 'a command' } = options;
-      const late = (): ReconcileError => fault('SSH_TIMEOUT', { host: node.host, what, afterMs });
+      const late = (): ReconcileError => fault('SSH_TIMEOUT', { host: node.host, what, afterMs, of: 'command' });
       return settleOnce<ExecResult>({ signal, timeout: { afterMs, reason: late } }, ({ done, fail, isOver, onEnd }) => {
         if (ended !== null) throw ended();
         running.add(fail);

@@ -64,6 +64,7 @@ export async function readNode(
       maxStderrBytes: 4096,
       timeoutMs,
       signal,
+      what: 'reading it',
     });
     if (sudo && result.code !== 0 && !reader.hasBegun()) {
       throw fault('NODE_PERMISSION_DENIED', {

@@ -52,6 +52,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
       clients,
       events: judgeEvents(log),
       signal: deadline.signal,
+      remainingMs: deadline.remainingMs,
       interruptedBy: io.interruptedBy,
       now: () => new Date(),
     });

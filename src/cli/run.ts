@@ -53,6 +53,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
       clients,
       events: eventsFor(log, nodes),
       signal: deadline.signal,
+      remainingMs: deadline.remainingMs,
       interruptedBy: io.interruptedBy,
       now: () => new Date(),
     });

@@ -398,7 +398,9 @@ export const configSchema = z.strictObject({
   gate: gate.prefault({}),
   run: z
     .strictObject({
-      timeout: duration.prefault('2h').describe('Deadline of the whole run.'),
+      timeout: duration
+        .prefault('2h')
+        .describe('Deadline of the whole run: half of it for reading nodes, three quarters for all verdicts.'),
       stateDir: file.optional().describe('What was learned once is kept here. Default: /var/lib/cocoon-reconcile.'),
     })
     .prefault({}),

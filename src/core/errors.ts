@@ -21,6 +21,16 @@ const KEPT_BY: Record<string, string> = {
   'vk-cocoon': 'COCOON_ROOT_DIR in /etc/cocoon/vk-cocoon.env is',
 };
 
+const HANGS = 'the machine or the way to it is overloaded or hangs';
+
+/** What to do where time ran out, by whose time it was. */
+const OUT_OF_TIME = {
+  connection: `${HANGS}; raise ssh.connectTimeout if it is only slow`,
+  command: `${HANGS}; log in and see what it waits for, its disks first`,
+  run: `${HANGS}; raise --timeout if it is only slow: nodes are read in the first half of the time`,
+  turn: 'others took all the time in which nodes are read, the first half of the run: raise --timeout or ssh.concurrency',
+} as const;
+
 const catalog = {
   // the run
   CONFIG_INVALID: (a: { problem: string; hint?: string | undefined }): Words => ({
@@ -76,8 +86,11 @@ const catalog = {
           : 'are epoch.url and cocoon.rootDir those of the nodes? epoch.aliases names other addresses of epoch, images.track what else is to be judged',
     };
   },
-  RUN_DEADLINE: (a: { timeoutMs: number }): Words => ({
-    message: `the run's deadline of ${formatDuration(a.timeoutMs)} passed`,
+  RUN_DEADLINE: (a: { timeoutMs: number } | { judgingMs: number }): Words => ({
+    message:
+      'judgingMs' in a
+        ? `judging took longer than ${formatDuration(a.judgingMs)}, its share of the run's time`
+        : `the run's deadline of ${formatDuration(a.timeoutMs)} passed`,
     hint: 'raise --timeout or run.timeout; what was left out is in the report',
   }),
   INTERRUPTED: (a: { signal: string }): Words => ({
@@ -94,11 +107,16 @@ const catalog = {
     message: `${a.host}:${a.port} cannot be reached: ${clip(a.cause, 300)}`,
     hint: notRun(a.proxyCommand) ?? 'is the machine up, its address right, and sshd running?',
   }),
-  SSH_TIMEOUT: (a: { host: string; what: string; afterMs: number; proxyCommand?: string | undefined }): Words => ({
+  SSH_TIMEOUT: (a: {
+    host: string;
+    what: string;
+    afterMs: number;
+    /** Whose time ran out; default that of the connection. */
+    of?: keyof typeof OUT_OF_TIME;
+    proxyCommand?: string | undefined;
+  }): Words => ({
     message: `${a.host}: ${a.what} took longer than ${formatDuration(a.afterMs)}`,
-    hint:
-      notRun(a.proxyCommand) ??
-      'the machine or the way to it is overloaded or hangs; raise ssh.connectTimeout if it is only slow',
+    hint: notRun(a.proxyCommand) ?? OUT_OF_TIME[a.of ?? 'connection'],
   }),
   SSH_AUTH_FAILED: (a: {
     host: string;

@@ -1,12 +1,14 @@
 /** Everything up to the verdicts: observe the nodes, ask the registries, learn what neither tells, judge. Changes nothing. */
+import { startDeadline } from '../adapters/deadline.ts';
 import type { Registry } from '../adapters/registry.ts';
 import type { Ssh } from '../adapters/ssh.ts';
 import type { State } from '../adapters/state.ts';
 import { needsStoredForm } from '../core/blobs.ts';
-import { infoOf } from '../core/errors.ts';
+import { errorInfo, fault, infoOf } from '../core/errors.ts';
 import { judgeImages, standsFor, suspectOf, type Served } from '../core/images.ts';
 import { ignores } from '../core/select.ts';
 import { addressesOf, type Settings } from '../core/settings.ts';
+import { formatDuration } from '../core/text.ts';
 import {
   basesFor,
   basesOn,
@@ -39,6 +41,8 @@ export interface JudgeRequest {
   nodes: Node[];
   clients: Clients;
   signal: AbortSignal;
+  /** What is left of the run's time, in ms. */
+  remainingMs: () => number;
   now: () => Date;
   events: JudgeEvents;
 }
@@ -61,23 +65,59 @@ export interface Judged {
   error: ErrorInfo | null;
 }
 
+/** Of the time that a run has left: for reading nodes, and for all that comes before the verdicts. */
+const READING = 1 / 2;
+const JUDGING = 3 / 4;
+
 /** Loading the HTTP library takes longer than this; by then the first nodes were spoken to, and are awaited. */
 const WARM_UP_AFTER_MS = 20;
 
 /**
- * Observes, resolves, learns and judges. Trouble is in the verdicts.
+ * Observes, resolves, learns and judges, in its share of the run's time: what nodes or registries have not said by then is
+ * unknown, and the rest is judged. Trouble is in the verdicts.
  * @param heldOf which references found on nodes registries are asked about, beside what the settings track
  */
 export async function judgeFleet(
   request: JudgeRequest,
   heldOf: (observations: Observation[]) => Held,
 ): Promise<Judged> {
+  const afterMs = request.remainingMs() * JUDGING;
+  const timeout = { afterMs, reason: () => fault('RUN_DEADLINE', { judgingMs: afterMs }) };
+  const { signal, end } = startDeadline({ signal: request.signal, timeout });
+  try {
+    const judged = await judgeInTime({ ...request, signal }, heldOf);
+    const isSilent = signal.aborted && !request.signal.aborted && !request.clients.epoch.hasAnswered();
+    if (!isSilent || judged.error !== null) return judged;
+    const cause = `no answer in the ${formatDuration(afterMs)} that a run of this length has for judging`;
+    const { url } = request.settings.epoch;
+    return { ...judged, error: errorInfo('REGISTRY_UNREACHABLE', { method: 'GET', url, cause }) };
+  } finally {
+    end();
+  }
+}
+
+async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observation[]) => Held): Promise<Judged> {
   const { settings, clients, signal, events } = request;
   const resolver = newResolver(request);
   const { images, snapshots } = settings;
+  const tracked = { images: images.track, snapshots: snapshots.track };
+  const resolve = (observations: Observation[]): Promise<Resolved> => {
+    const held = heldOf(observations);
+    return resolveAll(resolver, tracked, snapshots.discover ? held : { ...held, snapshots: [] }, images.discover);
+  };
+  const timeoutMs = request.remainingMs() * READING;
   setTimeout(() => void clients.epoch.warmUp().catch(() => undefined), WARM_UP_AFTER_MS).unref(); // a request will tell
   const [read] = await Promise.all([
-    observeAll(clients.ssh, request.nodes, settings.ssh.concurrency, signal, events.onNode),
+    observeAll(
+      clients.ssh,
+      request.nodes,
+      { concurrency: settings.ssh.concurrency, timeoutMs, signal },
+      (observation) => {
+        events.onNode(observation);
+        // What a node holds is asked about at once, and remembered: a node that hangs keeps no other one waiting.
+        if (observation.observed !== null) void resolve([observation]).catch(() => undefined); // it is asked again
+      },
+    ),
     // What can be asked without knowing the nodes is asked early; the answers are remembered.
     Promise.all([
       ...images.track
@@ -86,10 +126,7 @@ export async function judgeFleet(
       ...snapshots.track.map(async ({ snapshot }) => await resolver.snapshot(snapshot)),
     ]),
   ]);
-  const tracked = { images: images.track, snapshots: snapshots.track };
-  const held = heldOf(read);
-  const asked = snapshots.discover ? held : { ...held, snapshots: [] };
-  const resolved = await resolveAll(resolver, tracked, asked, images.discover);
+  const resolved = await resolve(read);
   const error = await noAnswer(request, resolved);
 
   const context = learnContext(request);

@@ -436,8 +436,9 @@ describe('a pull that does not end', () => {
 
   it('is not waited for where epoch hangs: the deadline leaves a report all the same', async () => {
     fleet.epoch.fail({ match: /^GET \/v2\//, times: Infinity, how: 'hang' });
-    const dry = await run('--dry-run', '--timeout', '3s');
-    expect(dry.run.exitCode).not.toBe(0);
+    const dry = await run('--dry-run', '--timeout', '4s');
+    expect(dry.run).toMatchObject({ exitCode: 1, error: { code: 'REGISTRY_UNREACHABLE' } });
+    expect(dry.run.error?.message).toContain('no answer in the 3.0 s');
     expect(dry.summary.nodes.observed).toBe(ALL.length);
     expect(imageOn(dry, node(1)).error?.code).toBe('RUN_DEADLINE');
   });

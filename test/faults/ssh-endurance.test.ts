@@ -172,13 +172,13 @@ describe('one run', () => {
     expect(nodeOf(observed, 'dying').error?.message).toContain('connection lost');
   });
 
-  it('ends at its deadline, with the other nodes read', async () => {
+  it('ends before its deadline, with the other nodes read', async () => {
     const mute = await startFake(() => neverAnswers);
     const good = fleet.nodes.map(({ name, host, port }) => ({ name, host, port, ...cocoon }));
     await fleet.writeConfig({ nodes: [...good, { name: 'mute', host: mute.host, port: mute.port, ...cocoon }] });
-    const observed = await report(fleet, '--dry-run', '--timeout', '5s');
+    const observed = await report(fleet, '--dry-run', '--timeout', '6s');
     expect(observed.nodes.map(({ status }) => status)).toEqual(['observed', 'observed', 'unreachable']);
-    expect(nodeOf(observed, 'mute').error?.code).toBe('RUN_DEADLINE');
+    expect(nodeOf(observed, 'mute').error?.code).toBe('SSH_TIMEOUT');
   });
 
   it('connects to no more nodes at once than files may be open, and says so', async () => {
@@ -264,7 +264,7 @@ describe('a connection', () => {
     ] as const) {
       let commands = 0;
       const server = await startFake(() => ((commands += 1) <= deaths ? dieAfter('cocoon-probe 1') : undefined));
-      expect((await observeNode(client(), node(server), never)).status).toBe(status);
+      expect((await observeNode(client(), node(server), never, 60_000)).status).toBe(status);
       expect(commands).toBe(2);
     }
   });
