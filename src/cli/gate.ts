@@ -2,9 +2,11 @@
 import { askedByOption, placeQuestions, readManifests, type Manifests, type Question } from '../core/cocoonset.ts';
 import { fault } from '../core/errors.ts';
 import { epochReference, isUrl, parseImageName, parseSnapshotName } from '../core/reference.ts';
+import { refusedGate } from '../core/gate.ts';
+import { emptyReport } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count } from '../core/text.ts';
-import type { Report } from '../core/types.ts';
+import type { Refusal, Report } from '../core/types.ts';
 import { unlessAborted } from '../adapters/deadline.ts';
 import type { GateOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
@@ -34,7 +36,14 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
   const asked = await questionsOf(options, settings, io);
   const inventory = await loadInventory(configured, io);
   const nodes = selectNodes(inventory, options.nodes);
-  const questions = placeQuestions(asked, inventory, nodes);
+  const { placed: questions, refused: unplaced } = placeQuestions(asked.questions, inventory, nodes);
+  const refused = [...asked.refused, ...unplaced];
+  const [first] = refused;
+  if (questions.length === 0 && first !== undefined) {
+    const times = { startedAt: startedAt.toISOString(), finishedAt: new Date().toISOString() };
+    const begun = { tool, run: { id, mode: 'gate' as const, ...times, blobDepth: null }, signal: io.interruptedBy() };
+    return emptyReport(begun, first.error, refusedGate(refused, settings.gate));
+  }
 
   const log = await createLog(options, io);
   log('info', `asking ${count(questions.length, 'question')}`, {});
@@ -49,6 +58,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
       settings,
       nodes,
       questions,
+      refused,
       clients,
       events: judgeEvents(log),
       signal: deadline.signal,
@@ -75,23 +85,30 @@ function withFlags(settings: Settings, options: GateOptions): Settings {
   };
 }
 
-/** @throws ReconcileError MANIFEST_INVALID, and GATE_EMPTY where nothing is asked: that must never pass for a yes */
-async function questionsOf(options: GateOptions, settings: Settings, io: Io): Promise<Question[]> {
+/**
+ * What is asked, and what of it could not be understood.
+ * @throws ReconcileError MANIFEST_INVALID, and GATE_EMPTY where nothing is asked: that must never pass for a yes
+ */
+async function questionsOf(
+  options: GateOptions,
+  settings: Settings,
+  io: Io,
+): Promise<{ questions: Question[]; refused: Refusal[] }> {
   const { loadManifests } = await import('../config/manifests.ts');
-  const documents = await loadManifests(options.manifests, interruptible(io));
+  const { documents, refused: unread } = await loadManifests(options.manifests, interruptible(io));
   const manifests = readManifests(documents);
-  const asked = [
+  const refused = [...unread, ...manifests.refused];
+  const questions = [
     ...manifests.questions,
     ...options.snapshots.map((name) => askedByOption('--snapshot', name, poolsOfSnapshot(name, settings))),
     ...options.images.map((name) => imageAsked(name, settings)),
   ];
-  if (options.manifests.length > 0 && manifests.sets === 0) throw fault('GATE_EMPTY', { problem: found(manifests) });
-  if (asked.length === 0) {
-    throw fault('GATE_EMPTY', {
-      problem: 'name a CocoonSet manifest (a file, a directory, or -), --snapshot or --image',
-    });
+  const isEmpty = manifests.sets === 0 && refused.length === 0;
+  if (options.manifests.length > 0 && isEmpty) throw fault('GATE_EMPTY', { problem: found(manifests) });
+  if (questions.length === 0 && isEmpty) {
+    throw fault('GATE_EMPTY', { problem: 'no manifest, --snapshot or --image is named' });
   }
-  return asked;
+  return { questions, refused };
 }
 
 /** Stdin, which an interrupt ends. */

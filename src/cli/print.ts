@@ -1,7 +1,7 @@
 /** How a command answers: the result on stdout, and on stderr why it is no good one, where stdout is for machines. */
 import { infoOf, ReconcileError } from '../core/errors.ts';
 import { emptyReport } from '../core/report.ts';
-import type { Report } from '../core/types.ts';
+import type { ErrorInfo, Report } from '../core/types.ts';
 import { render, renderReasons } from '../reports/index.ts';
 import { intentOf } from './args.ts';
 import type { CommonOptions, RunOptions } from './commands.ts';
@@ -13,17 +13,29 @@ type Asked = Pick<CommonOptions, 'output' | 'color' | 'quiet' | 'verbose'> &
 
 /** The report of a run or a gate. */
 export async function printReport(report: Report, asked: Asked, io: Io): Promise<void> {
-  const { exitCode, error } = report.run;
+  const { exitCode } = report.run;
   const { quiet, verbose } = asked;
   if (quiet && exitCode === 0) return;
   if (asked.output === 'table') {
-    if (error !== null && error.code !== 'NOTHING_JUDGED') complain(io, new ReconcileError(error));
+    for (const info of complaintsOf(report)) complain(io, new ReconcileError(info));
+    if (report.gate?.questions.length === 0) return;
   } else if (exitCode !== 0) {
     io.err(await renderReasons(report, wantsColor(asked.color, io, io.stderrIsTerminal)));
   }
   const color = wantsColor(asked.color, io, io.stdoutIsTerminal);
   const named = [...(asked.images ?? []), ...(asked.snapshots ?? [])].some((pattern) => !pattern.startsWith('!'));
   io.out(await render(asked.output, report, { color, verbose, brief: quiet, named }));
+}
+
+/** Manifests that were refused beyond these are in the report. */
+const MAX_COMPLAINTS = 20;
+
+/** What could not be done at all. Where nothing was judged, the table says it. */
+function complaintsOf({ run, gate }: Report): ErrorInfo[] {
+  const refused = (gate?.errors ?? []).map(({ error }) => error);
+  const { error } = run;
+  const isTold = error === null || error.code === 'NOTHING_JUDGED' || refused.includes(error);
+  return [...(isTold ? [] : [error]), ...refused].slice(0, MAX_COMPLAINTS);
 }
 
 /** What a command that only looks says as JSON. */

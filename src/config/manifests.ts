@@ -5,8 +5,9 @@
 import { lstat, readdir, realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, visit, type Document } from 'yaml';
-import { mayAsk, type ManifestDocument } from '../core/cocoonset.ts';
-import { fault, type ReconcileError } from '../core/errors.ts';
+import { ManifestError, mayAsk, refusalOf, type ManifestDocument } from '../core/cocoonset.ts';
+import { fault } from '../core/errors.ts';
+import type { Refusal } from '../core/types.ts';
 import { readText } from './document.ts';
 
 const MAX_FILE_BYTES = 2 ** 20;
@@ -19,61 +20,85 @@ const MAX_ALIASES = 100;
 /** Deeper keys need no line of their own. */
 const MAX_LINE_DEPTH = 12;
 
+export interface LoadedManifests {
+  documents: ManifestDocument[];
+  /** Files and documents that cannot be used; all others are. */
+  refused: Refusal[];
+}
+
 /**
  * Reads what a person names: files, the manifests of a directory (as `kubectl -f DIR` does: not those of directories in
  * it), and `-` for stdin.
- * @throws ReconcileError MANIFEST_INVALID that names file and line
+ * @throws ReconcileError MANIFEST_INVALID where it is too much in all
  */
-export async function loadManifests(
-  names: string[],
-  stdin: () => AsyncIterable<Uint8Array>,
-): Promise<ManifestDocument[]> {
-  const documents: ManifestDocument[] = [];
+export async function loadManifests(names: string[], stdin: () => AsyncIterable<Uint8Array>): Promise<LoadedManifests> {
+  if (names.filter((name) => name === '-').length > 1) throw tooMuch('stdin can be read only once');
+  const loaded: LoadedManifests = { documents: [], refused: [] };
   let files = 0;
   let bytes = 0;
-  for await (const { source, text } of textsOf(names, stdin)) {
-    files += 1;
-    bytes += Buffer.byteLength(text);
-    if (files > MAX_FILES) throw invalid(source, `the manifests are in more than ${MAX_FILES} files`);
-    if (bytes > MAX_BYTES) throw invalid(source, `the manifests are larger than ${MAX_BYTES / 2 ** 20} MiB in all`);
-    for (const document of parseManifests(source, text)) {
-      documents.push(document);
-      if (documents.length > MAX_DOCUMENTS) throw invalid(source, `there are more than ${MAX_DOCUMENTS} documents`);
-    }
+  for (const name of names) {
+    await orRefused(loaded, async () => {
+      for await (const { source, read } of filesOf(name, stdin)) {
+        await orRefused(loaded, async () => {
+          const text = await read();
+          files += 1;
+          bytes += Buffer.byteLength(text ?? '');
+          if (files > MAX_FILES) throw tooMuch(`the manifests are in more than ${MAX_FILES} files`);
+          if (bytes > MAX_BYTES) throw tooMuch(`the manifests are larger than ${MAX_BYTES / 2 ** 20} MiB in all`);
+          for (const parsed of text === null ? [] : parseManifests(source, text)) {
+            if (parsed instanceof ManifestError) loaded.refused.push(refusalOf(parsed));
+            else loaded.documents.push(parsed);
+            const documents = loaded.documents.length + loaded.refused.length;
+            if (documents > MAX_DOCUMENTS) throw tooMuch(`there are more than ${MAX_DOCUMENTS} documents`);
+          }
+        });
+      }
+    });
   }
-  return documents;
+  return loaded;
 }
 
-function invalid(source: string, problem: string): ReconcileError {
-  return fault('MANIFEST_INVALID', { problem: `${source}: ${problem}` });
+/** What is wrong with one manifest is remembered, and the others are read. */
+async function orRefused({ refused }: LoadedManifests, load: () => Promise<void>): Promise<void> {
+  try {
+    await load();
+  } catch (error) {
+    refused.push(refusalOf(error));
+  }
+}
+
+function tooMuch(problem: string): Error {
+  return fault('MANIFEST_INVALID', { problem });
 }
 
 // ----------------------------------------------------------------------------------------------- reading
 
-interface Text {
+interface Source {
   source: string;
-  text: string;
+  /** Null for a directory in a directory. */
+  read: () => Promise<string | null>;
 }
 
-async function* textsOf(names: string[], stdin: () => AsyncIterable<Uint8Array>): AsyncGenerator<Text> {
-  if (names.filter((name) => name === '-').length > 1) throw invalid('-', 'stdin can be read only once');
-  for (const name of names) {
-    if (name === '-') {
-      yield { source: 'stdin', text: await readAll(stdin()) };
-      continue;
-    }
-    const real = await inside(name, homeOf(name));
-    if (!(await stat(real)).isDirectory()) {
-      yield { source: name, text: await readOne(name, real) };
-      continue;
-    }
-    const found = (await readdir(real)).filter((file) => /\.(ya?ml|json)$/.test(file)).sort();
-    if (found.length === 0) throw invalid(name, 'the directory holds no .yaml, .yml or .json file');
-    for (const file of found) {
-      const source = join(name, file);
+/** @throws ManifestError for a path that is none */
+async function* filesOf(name: string, stdin: () => AsyncIterable<Uint8Array>): AsyncGenerator<Source> {
+  if (name === '-') {
+    yield { source: 'stdin', read: async () => await readAll(stdin()) };
+    return;
+  }
+  const real = await inside(name, homeOf(name));
+  if (!(await stat(real)).isDirectory()) {
+    yield { source: name, read: async () => await readOne(name, real) };
+    return;
+  }
+  const found = (await readdir(real)).filter((file) => /\.(ya?ml|json)$/.test(file)).sort();
+  if (found.length === 0) throw new ManifestError(name, 'the directory holds no .yaml, .yml or .json file');
+  for (const file of found) {
+    const source = join(name, file);
+    const read = async (): Promise<string | null> => {
       const target = await inside(join(real, file), real, source);
-      if (!(await stat(target)).isDirectory()) yield { source, text: await readOne(source, target) };
-    }
+      return (await stat(target)).isDirectory() ? null : await readOne(source, target);
+    };
+    yield { source, read };
   }
 }
 
@@ -91,22 +116,22 @@ async function inside(path: string, home: string, named = path): Promise<string>
   try {
     const [real, root] = await Promise.all([realpath(path), realpath(home)]);
     if (real === root || real.startsWith(root === sep ? root : `${root}${sep}`)) return real;
-    throw invalid(named, `a symbolic link leads out of ${home}, to ${real}: name that itself if it is meant`);
+    throw new ManifestError(named, `a symbolic link leads out of ${home}, to ${real}: name that itself if it is meant`);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR') {
       const isLink = await lstat(path).catch(() => null);
-      throw invalid(named, isLink === null ? 'does not exist' : 'is a symbolic link to nothing');
+      throw new ManifestError(named, isLink === null ? 'does not exist' : 'is a symbolic link to nothing');
     }
-    if (code === 'EACCES') throw invalid(named, 'cannot be read: permission denied');
-    if (code === 'ELOOP') throw invalid(named, 'is a symbolic link to itself');
+    if (code === 'EACCES') throw new ManifestError(named, 'cannot be read: permission denied');
+    if (code === 'ELOOP') throw new ManifestError(named, 'is a symbolic link to itself');
     throw error;
   }
 }
 
 async function readOne(source: string, file: string): Promise<string> {
   const read = await readText(file, MAX_FILE_BYTES);
-  if ('problem' in read) throw invalid(source, read.problem);
+  if ('problem' in read) throw new ManifestError(source, read.problem);
   return read.text;
 }
 
@@ -115,27 +140,29 @@ async function readAll(chunks: AsyncIterable<Uint8Array>): Promise<string> {
   let length = 0;
   for await (const chunk of chunks) {
     length += chunk.length;
-    if (length > MAX_BYTES) throw invalid('stdin', `is larger than ${MAX_BYTES / 2 ** 20} MiB`);
+    if (length > MAX_BYTES) throw new ManifestError('stdin', `is larger than ${MAX_BYTES / 2 ** 20} MiB`);
     parts.push(chunk);
   }
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(parts));
   } catch {
-    throw invalid('stdin', 'is not UTF-8 text');
+    throw new ManifestError('stdin', 'is not UTF-8 text');
   }
 }
 
 // ----------------------------------------------------------------------------------------------- parsing
 
 /**
- * Every document of a YAML text; JSON is YAML. Nesting is watched while the text is read, because deep nesting alone
- * brings the parser down.
+ * Every document of a YAML text, or what is wrong with it; JSON is YAML. Nesting is watched while the text is read, because
+ * deep nesting alone brings the parser down.
+ * @throws ManifestError where the rest of the text is not read
  */
-function* parseManifests(source: string, text: string): Generator<ManifestDocument> {
+function* parseManifests(source: string, text: string): Generator<ManifestDocument | ManifestError> {
   const lines = new LineCounter();
   lines.addNewLine(0);
   const lineAt = (offset: number): number => lines.linePos(offset).line;
-  const wrong = (offset: number, problem: string): ReconcileError => invalid(`${source}:${lineAt(offset)}`, problem);
+  const wrong = (offset: number, problem: string): ManifestError =>
+    new ManifestError(`${source}:${lineAt(offset)}`, problem);
   // Unique keys are seen to below: the library compares each key with each.
   const composer = new Composer({ uniqueKeys: false, stringKeys: true, merge: true, logLevel: 'error' });
   const parser = new Parser(lines.addNewLine);
@@ -148,6 +175,10 @@ function* parseManifests(source: string, text: string): Generator<ManifestDocume
     yield* parser.end();
   };
   for (const document of composer.compose(tokens(), false, text.length)) {
+    yield orError(() => understood(document));
+  }
+
+  function understood(document: Document.Parsed): ManifestDocument {
     const [first] = document.errors;
     if (first !== undefined) throw wrong(first.pos[0], `no valid YAML: ${first.message}`);
     const twice = keyGivenTwice(document);
@@ -155,16 +186,23 @@ function* parseManifests(source: string, text: string): Generator<ManifestDocume
     const value = toPlain(document, (problem) => wrong(document.range[0], problem));
     const known: Record<string, number> = Object.create(null) as Record<string, number>;
     const kind: unknown = isMap(document.contents) ? document.get('kind') : null;
-    if (typeof kind === 'string' && !mayAsk(kind)) {
-      yield { source, value: { kind }, lines: known }; // the rest of it need not be kept
-      continue;
-    }
+    if (typeof kind === 'string' && !mayAsk(kind)) return { source, value: { kind }, lines: known }; // the rest need not be kept
     noteLines(document.contents, '', 0, known, lineAt);
-    yield { source, value, lines: known };
+    return { source, value, lines: known };
   }
 }
 
-function toPlain(document: Document, wrong: (problem: string) => ReconcileError): unknown {
+/** What is wrong with one document hides no other of its file. */
+function orError(understood: () => ManifestDocument): ManifestDocument | ManifestError {
+  try {
+    return understood();
+  } catch (error) {
+    if (error instanceof ManifestError) return error;
+    throw error;
+  }
+}
+
+function toPlain(document: Document, wrong: (problem: string) => ManifestError): unknown {
   try {
     return document.toJS({ maxAliasCount: MAX_ALIASES });
   } catch (error) {

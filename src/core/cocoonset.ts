@@ -1,8 +1,8 @@
 /** CocoonSet manifests → what a gate asks: every image that they name, and where it is to start (contract F.2, F.3). */
-import { fault, type ReconcileError } from './errors.ts';
+import { errorInfo, fault, ReconcileError } from './errors.ts';
 import { ShapeError, array, object, optionalText, type JsonObject } from './json.ts';
 import { count } from './text.ts';
-import type { StartMode } from './types.ts';
+import type { Refusal, StartMode } from './types.ts';
 
 /** One document of a manifest file, as plain data. */
 export interface ManifestDocument {
@@ -28,8 +28,26 @@ export interface Question {
   nodeName: string | null;
 }
 
+/** What is wrong with one manifest; those beside it are asked about all the same. */
+export class ManifestError extends ReconcileError {
+  readonly source: string;
+  /** @param source FILE:LINE, or FILE */
+  constructor(source: string, problem: string) {
+    super(errorInfo('MANIFEST_INVALID', { source, problem }));
+    this.source = source;
+  }
+}
+
+/** What was caught of one manifest; any other error is thrown on. */
+export function refusalOf(error: unknown): Refusal {
+  if (!(error instanceof ManifestError)) throw error;
+  return { source: error.source, error: error.info };
+}
+
 export interface Manifests {
   questions: Question[];
+  /** Objects that are not understood. */
+  refused: Refusal[];
   /** How many CocoonSets there are, and the kinds of all other objects. */
   sets: number;
   otherKinds: string[];
@@ -53,14 +71,22 @@ function isList(kind: string): boolean {
 }
 
 /**
- * Reads every CocoonSet; objects of other kinds are only counted, the items of lists are looked into.
- * @throws ReconcileError MANIFEST_INVALID with file and line, for a CocoonSet that is not understood and for what is no
- * Kubernetes object at all
+ * Reads every CocoonSet; objects of other kinds are only counted, the items of lists are looked into. A CocoonSet that is not
+ * understood, and what is no Kubernetes object at all, is refused with file and line.
+ * @throws ReconcileError MANIFEST_INVALID where there are too many
  */
 export function readManifests(documents: ManifestDocument[]): Manifests {
-  const manifests: Manifests = { questions: [], sets: 0, otherKinds: [] };
-  for (const document of documents) readObject({ document, path: '' }, document.value, null, manifests);
+  const manifests: Manifests = { questions: [], refused: [], sets: 0, otherKinds: [] };
+  for (const document of documents) readOrRefuse({ document, path: '' }, document.value, null, manifests);
   return manifests;
+}
+
+function readOrRefuse(...[place, value, listed, into, depth]: Parameters<typeof readObject>): void {
+  try {
+    readObject(place, value, listed, into, depth);
+  } catch (error) {
+    into.refused.push(refusalOf(error));
+  }
 }
 
 /** Where in a document something is. */
@@ -80,9 +106,9 @@ function sourceOf({ document, path }: Place): string {
   return `${document.source}:${document.lines[known] ?? 1}`;
 }
 
-function wrong(place: Place, message: string): ReconcileError {
+function wrong(place: Place, message: string): ManifestError {
   const key = place.path === '' ? '' : `${place.path}: `;
-  return fault('MANIFEST_INVALID', { problem: `${sourceOf(place)}: ${key}${message}` });
+  return new ManifestError(sourceOf(place), `${key}${message}`);
 }
 
 /** What `read` gives; what it finds wrong is said of this place. */
@@ -114,7 +140,7 @@ function readObject(
     const items = at(place, 'items');
     const inherited = kind === 'List' ? null : { apiVersion, kind: 'CocoonSet' };
     for (const [i, item] of reading(items, () => array(map['items'] ?? [], 'items', MAX_LIST_ITEMS)).entries()) {
-      readObject(at(items, i), item, inherited, into, depth + 1);
+      readOrRefuse(at(items, i), item, inherited, into, depth + 1);
     }
     return;
   }
@@ -130,7 +156,9 @@ function readObject(
   }
   into.sets += 1;
   into.questions.push(...readSet(place, map));
-  if (into.questions.length > MAX_QUESTIONS) throw wrong(place, `the manifests name more than ${MAX_QUESTIONS} images`);
+  if (into.questions.length > MAX_QUESTIONS) {
+    throw fault('MANIFEST_INVALID', { problem: `the manifests name more than ${MAX_QUESTIONS} images` });
+  }
 }
 
 function readSet(place: Place, map: JsonObject): Question[] {
@@ -214,49 +242,64 @@ interface Member {
 }
 
 /**
- * Finds the nodes of every question.
+ * Finds the nodes of every question. Refused is one of a pool or node that is not known, and one for which the filters leave
+ * no node: a gate that asks nobody must not pass.
  * @param inventory all nodes, before any filter: a pool that none of them is in is not known
  * @param selected those that are left after `--node`
- * @throws ReconcileError MANIFEST_INVALID for a pool or node that is not known; GATE_EMPTY where the filters leave none,
- * since a gate that asks nobody must not pass
+ * @throws ReconcileError MANIFEST_INVALID where there would be too many answers
  */
-export function placeQuestions(questions: Question[], inventory: Member[], selected: Member[]): PlacedQuestion[] {
-  const placed = questions.flatMap(({ pools, ...question }): PlacedQuestion[] => {
-    if (question.nodeName !== null) return [onNode({ ...question, nodeName: question.nodeName }, inventory, selected)];
-    return (pools ?? [...new Set(selected.map(({ pool }) => pool))]).map((pool) => {
-      const inPool = (member: Member): boolean => member.pool === pool;
-      const known = [...new Set(inventory.map((member) => member.pool))].sort().join(', ');
-      if (!inventory.some(inPool)) throw unknown(question.source, `no node is in pool "${pool}" (pools: ${known})`);
-      const nodes = selected.filter(inPool).map(({ name }) => name);
-      if (nodes.length === 0) throw unasked(question.source, `no node of pool "${pool}"`);
-      return { ...question, pool, nodes };
-    });
-  });
-  const answers = placed.reduce((sum, { nodes }) => sum + nodes.length, 0);
-  if (answers > MAX_ANSWERS) {
-    throw unknown('', `the gate would give ${answers} answers, more than ${MAX_ANSWERS}: ask for fewer sets at once`);
-  }
-  return placed;
-}
-
-function onNode(
-  question: Omit<Question, 'pools'> & { nodeName: string },
+export function placeQuestions(
+  questions: Question[],
   inventory: Member[],
   selected: Member[],
-): PlacedQuestion {
+): { placed: PlacedQuestion[]; refused: Refusal[] } {
+  const placed: PlacedQuestion[] = [];
+  const refused: Refusal[] = [];
+  for (const { pools, ...question } of questions) {
+    const where = question.nodeName === null ? (pools ?? [...new Set(selected.map(({ pool }) => pool))]) : [null];
+    for (const pool of where) {
+      const found = pool === null ? onNode(question, inventory, selected) : inPool(question, pool, inventory, selected);
+      if ('error' in found) refused.push(found);
+      else placed.push(found);
+    }
+  }
+  const answers = placed.reduce((sum, { nodes }) => sum + nodes.length, 0);
+  if (answers > MAX_ANSWERS) {
+    const problem = `the gate would give ${answers} answers, more than ${MAX_ANSWERS}: ask for fewer sets at once`;
+    throw fault('MANIFEST_INVALID', { problem });
+  }
+  return { placed, refused };
+}
+
+function inPool(
+  question: Omit<Question, 'pools'>,
+  pool: string,
+  inventory: Member[],
+  selected: Member[],
+): PlacedQuestion | Refusal {
+  const isIn = (member: Member): boolean => member.pool === pool;
+  const known = [...new Set(inventory.map((member) => member.pool))].sort().join(', ');
+  if (!inventory.some(isIn)) return unknown(question.source, `no node is in pool "${pool}" (pools: ${known})`);
+  const nodes = selected.filter(isIn).map(({ name }) => name);
+  return nodes.length === 0 ? unasked(question.source, `no node of pool "${pool}"`) : { ...question, pool, nodes };
+}
+
+function onNode(question: Omit<Question, 'pools'>, inventory: Member[], selected: Member[]): PlacedQuestion | Refusal {
   const { source, nodeName } = question;
   const node = inventory.find(({ name }) => name === nodeName);
-  if (node === undefined) throw unknown(source, `nodeName "${nodeName}" is none of ${count(inventory.length, 'node')}`);
-  if (!selected.some(({ name }) => name === nodeName)) throw unasked(source, `node "${nodeName}", which it names,`);
-  return { ...question, pool: node.pool, nodes: [nodeName] };
+  if (node === undefined)
+    return unknown(source, `nodeName "${nodeName}" is none of ${count(inventory.length, 'node')}`);
+  if (!selected.some(({ name }) => name === nodeName)) return unasked(source, `node "${nodeName}", which it names,`);
+  return { ...question, pool: node.pool, nodes: [node.name] };
 }
 
-function unknown(source: string, problem: string): ReconcileError {
-  return fault('MANIFEST_INVALID', { problem: `${source}${source === '' ? '' : ': '}${problem}` });
+function unknown(source: string, problem: string): Refusal {
+  return refusalOf(new ManifestError(source, problem));
 }
 
-function unasked(source: string, what: string): ReconcileError {
-  return fault('GATE_EMPTY', { problem: `${source}: ${what} is left after the --node filters` });
+function unasked(source: string, what: string): Refusal {
+  const problem = `${source}: ${what} is left after the --node filters`;
+  return { source, error: errorInfo('GATE_EMPTY', { problem }) };
 }
 
 /**

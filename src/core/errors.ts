@@ -52,8 +52,12 @@ const catalog = {
     message: `the inventory from ${a.source} cannot be used: ${a.problem}`,
     hint: 'it must give the list that config/README.md describes: try that command or look at that file by hand',
   }),
-  MANIFEST_INVALID: (a: { problem: string }): Words => ({
-    message: a.problem,
+  MANIFEST_INVALID: (a: {
+    problem: string;
+    /** FILE:LINE, or FILE. */
+    source?: string;
+  }): Words => ({
+    message: a.source === undefined ? a.problem : `${a.source}: ${a.problem}`,
     hint: 'correct the manifest; a gate does not pass over one that it cannot use',
   }),
   GATE_EMPTY: (a: { problem: string }): Words => ({

@@ -18,6 +18,7 @@ import type {
   Limit,
   NodeVerdicts,
   Observation,
+  Refusal,
   SnapshotRow,
   SnapshotVerdict,
 } from './types.ts';
@@ -69,7 +70,7 @@ export interface GateFacts {
 }
 
 /** Answers every question on every node that it is about. */
-export function judgeGate(questions: PlacedQuestion[], facts: GateFacts, settings: GateSettings): Gate {
+export function judgeGate(questions: PlacedQuestion[], facts: GateFacts, settings: GateSettings): Omit<Gate, 'errors'> {
   const nodes = new Map(
     facts.observations.map((observation, i) => [
       observation.node.name,
@@ -90,10 +91,18 @@ export function judgeGate(questions: PlacedQuestion[], facts: GateFacts, setting
   });
   return {
     pass: answered.every(({ outcome }) => outcome === 'pass'),
-    minReady: `${settings.minReady.value}${settings.minReady.percent ? '%' : ''}`,
-    require: settings.require,
+    ...shownSettings(settings),
     questions: answered,
   };
+}
+
+/** The gate that had nothing to ask, because what it was given could not be used. */
+export function refusedGate(errors: Refusal[], settings: GateSettings): Gate {
+  return { pass: false, ...shownSettings(settings), questions: [], errors };
+}
+
+function shownSettings({ minReady, require }: GateSettings): Pick<Gate, 'minReady' | 'require'> {
+  return { minReady: `${minReady.value}${minReady.percent ? '%' : ''}`, require };
 }
 
 interface NodeFacts {

@@ -84,8 +84,12 @@ export interface Parts {
 export type Signal = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
 /** The report of a command that could not begin. */
-export function emptyReport(begun: Pick<Parts, 'tool' | 'run' | 'signal'>, error: ErrorInfo): Report {
-  return assemble({
+export function emptyReport(
+  begun: Pick<Parts, 'tool' | 'run' | 'signal'>,
+  error: ErrorInfo,
+  gate: Gate | null = null,
+): Report {
+  const nothing = {
     ...begun,
     error,
     desired: [],
@@ -94,7 +98,8 @@ export function emptyReport(begun: Pick<Parts, 'tool' | 'run' | 'signal'>, error
     verdicts: [],
     actions: [],
     tidied: [],
-  });
+  };
+  return assemble(nothing, gate);
 }
 
 /** Parts → report. With a gate it is the gate's answers that decide, and no verdict. */

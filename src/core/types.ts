@@ -447,11 +447,19 @@ export interface GateQuestion {
   nodes: GateAnswer[];
 }
 
+/** A manifest, or a set in it, of which nothing was asked. */
+export interface Refusal {
+  /** FILE:LINE, or FILE. */
+  source: string;
+  error: ErrorInfo;
+}
+
 export interface Gate {
   pass: boolean;
   minReady: string;
   require: 'start' | 'in-sync';
   questions: GateQuestion[];
+  errors: Refusal[];
 }
 
 export interface Report {

@@ -7,18 +7,20 @@ import { isAnyJudged, nothingJudgedOn } from '../core/judged.ts';
 import { addressOf, isSameDownload, localSnapshotName } from '../core/reference.ts';
 import { assemble } from '../core/report.ts';
 import { addressesOf, type Settings } from '../core/settings.ts';
-import type { ErrorInfo, Gate, ImageRow, NodeVerdicts, Observation, Report } from '../core/types.ts';
+import type { ErrorInfo, Gate, ImageRow, NodeVerdicts, Observation, Refusal, Report } from '../core/types.ts';
 import { architecturesOf, judgeFleet, type JudgeRequest } from './judge.ts';
 import type { Held } from './resolve.ts';
 import type { RunRequest } from './run.ts';
 
 export interface GateRequest extends JudgeRequest, Pick<RunRequest, 'tool' | 'id' | 'startedAt' | 'interruptedBy'> {
   questions: PlacedQuestion[];
+  /** What could not be asked; the gate does not pass over it. */
+  refused: Refusal[];
 }
 
 /** Answers the questions by the verdicts on the nodes that they are about; no other node is read. */
 export async function runGate(request: GateRequest): Promise<Report> {
-  const { questions, tool, id, startedAt } = request;
+  const { questions, refused, tool, id, startedAt } = request;
   const asked = questionsByNode(questions);
   const nodes = request.nodes.filter(({ name }) => asked.has(name));
   const settings = settingsFor(request.settings, questions);
@@ -28,7 +30,7 @@ export async function runGate(request: GateRequest): Promise<Report> {
   );
   const facts = { served, snapshots: hot.snapshots, observations, verdicts };
   const gate = judgeGate(questions, facts, settings.gate);
-  const failed = error ?? unread(observations) ?? unjudged(gate, served, observations, verdicts);
+  const failed = error ?? unread(observations) ?? refused[0]?.error ?? unjudged(gate, served, observations, verdicts);
   return assemble(
     {
       tool,
@@ -48,7 +50,7 @@ export async function runGate(request: GateRequest): Promise<Report> {
       actions: [],
       tidied: [],
     },
-    { ...gate, pass: gate.pass && failed === null },
+    { ...gate, pass: gate.pass && failed === null, errors: refused },
   );
 }
 
@@ -136,7 +138,7 @@ function unread(observations: Observation[]): ErrorInfo | null {
  * directories may be wrong, and the nodes start something else.
  */
 function unjudged(
-  gate: Gate,
+  gate: Omit<Gate, 'errors'>,
   { addresses, suspects }: Served,
   observations: Observation[],
   verdicts: NodeVerdicts[],

@@ -34,8 +34,20 @@ export function renderGate(report: Report, options: RenderOptions): string {
 /** What says no, or is not known, and what helps; the verdict last. */
 export function renderGateReasons(report: Report, color: boolean): string {
   const paint = painter(color);
+  const { errors = [] } = report.gate ?? {};
   const groups = report.gate === null ? [] : groupsOf(report.gate).filter(({ answer }) => answer.answer !== 'yes');
-  return joined(toldOf(groups, MAX_REASONS, paint), painted(report, paint));
+  const refused = limited(
+    errors.map(({ error }) => `${clip(error.message, 600)}\n  → ${clip(error.hint, 500)}`),
+    MAX_REASONS,
+  );
+  const sections = [
+    ...toldOf(groups, MAX_REASONS, paint),
+    ...(errors.length > 1 || groups.length > 0 ? [refused.join('\n')] : []),
+  ];
+  return joined(
+    sections.filter((section) => section !== ''),
+    painted(report, paint),
+  );
 }
 
 function toldOf(groups: Group[], max: number, paint: Paint): string[] {
@@ -110,7 +122,10 @@ function tell({ question, askers, answer, nodes }: Group, paint: Paint): string 
 export function gateVerdict({ run, gate }: Report): string {
   if (run.error !== null) {
     const word = run.error.code === 'NOTHING_JUDGED' ? 'BLOCKED' : 'ERROR';
-    return `${word} ${run.error.code}: ${run.error.message} (${run.error.hint}).`;
+    const { message } = run.error;
+    const others = (gate?.errors ?? []).filter(({ error }) => error.message !== message).length;
+    const more = others === 0 ? '' : ` ${others} more could not be asked.`;
+    return `${word} ${run.error.code}: ${run.error.message} (${run.error.hint}).${more}`;
   }
   if (gate === null) return 'ERROR: nothing was asked.';
   const { questions, minReady, require } = gate;

@@ -64,15 +64,17 @@ ${spec}  agent:
     expect(xml, stderr).toMatch(/^<\?xml/);
     for (const schema of Object.keys(SCHEMAS)) expect(await junitProblems(xml, schema), schema).toEqual([]);
     const found = xml.matchAll(
-      /<testcase classname="([^"]*)" name="([^"]*)" time="[^"]*">\s*(?:<(failure|error) type="(\w+)")?/g,
+      /<testcase classname="([^"]*)" name="(?:\S+ (?:clone|run) on )?([^"]*)"[^>]*>\s*(?:<(failure|error|skipped)(?: type="(\w+)")?)?/g,
     );
     const cases = [...found].map(([, image = '', name = '', kind, type]) => ({
       image,
       node: name,
-      fault: kind === undefined ? null : `${kind} ${type}`,
+      fault: kind === undefined ? null : [kind, type].filter(Boolean).join(' '),
     }));
     return { code, cases, xml };
   };
+
+  const undotted = (image: string): string => image.replaceAll('.', '_');
 
   const lastLine = ({ stdout }: Run): string | undefined => stdout.trimEnd().split('\n').at(-1);
 
@@ -89,6 +91,42 @@ ${spec}  agent:
         })),
       );
       expect(xml).toContain('tests="4" failures="1" errors="0"');
+    });
+
+    it('what minReady tolerates is skipped: no reader counts it', async () => {
+      const set = await file('set.yaml', setOf());
+      const { code, cases, xml } = await junit('--min-ready', '3', set);
+      expect(code).toBe(0);
+      expect(cases.filter(({ fault }) => fault !== null)).toEqual([
+        { image: incident.snapshot, node: DRIFTED, fault: 'skipped' },
+      ]);
+      expect(xml).toContain('tests="4" failures="0" errors="0" skipped="1"');
+      expect(xml).toContain(`name="win11-hot-testing:v1-20260509 clone on ${DRIFTED}" time=`);
+      expect(xml).toContain(`file="${set}" line="8">`);
+    });
+
+    it('a manifest that is not understood is an error of its own, and hides no other question: 1', async () => {
+      const sets = join(dir, 'mixed');
+      await mkdir(sets);
+      await writeFile(join(sets, 'a.yaml'), 'kind: [CocoonSet\n');
+      await writeFile(join(sets, 'b.yaml'), `${setOf()}---\n${setOf(incident.snapshot, '  nodePool: gpus\n')}`);
+      const { code, cases } = await junit(sets, join(dir, 'gone.yaml'));
+      expect([code, cases.map(({ fault }) => fault).filter(Boolean)]).toEqual([
+        1,
+        ['failure BASE_DRIFTED', ...Array.from({ length: 3 }, () => 'error MANIFEST_INVALID')],
+      ]);
+      const { run, gate: asked } = await report(fleet, 'gate', sets, join(dir, 'gone.yaml'));
+      expect(run).toMatchObject({ exitCode: 1, error: { code: 'MANIFEST_INVALID' } });
+      expect(asked).toMatchObject({ pass: false, questions: [{ ready: 3, outcome: 'blocked' }] });
+      expect(asked?.errors.map(({ source }) => source.replace(`${dir}/`, ''))).toEqual([
+        'mixed/a.yaml:2',
+        'gone.yaml',
+        'mixed/b.yaml:18',
+      ]);
+      const { stdout, stderr } = await reconcile(fleet, 'gate', sets);
+      expect(stdout).toMatch(/^no +simular\/win11-hot-testing:v1-20260509 +clone/m);
+      expect(stdout).toMatch(/\nERROR MANIFEST_INVALID: .*mixed\/a\.yaml:2: no valid YAML/);
+      expect(stderr.match(/^reconcile: /gm)).toHaveLength(2);
     });
 
     it('and is right: a clone there fails, and on another node of the pool it does not', async () => {
@@ -216,10 +254,10 @@ ${spec}  agent:
       expect(cases).toEqual([
         { image: incident.snapshot, node: node(1), fault: null },
         { image: incident.snapshot, node: DRIFTED, fault: 'failure BASE_DRIFTED' },
-        { image: incident.reference, node: node(1), fault: null },
-        { image: incident.reference, node: DRIFTED, fault: null },
-        { image: 'ghcr.io/cocoonstack/cocoon/ubuntu:24.04', node: node(1), fault: 'error REGISTRY_NOT_KNOWN' },
-        { image: 'ghcr.io/cocoonstack/cocoon/ubuntu:24.04', node: DRIFTED, fault: 'error REGISTRY_NOT_KNOWN' },
+        { image: undotted(incident.reference), node: node(1), fault: null },
+        { image: undotted(incident.reference), node: DRIFTED, fault: null },
+        { image: 'ghcr_io/cocoonstack/cocoon/ubuntu:24_04', node: node(1), fault: 'error REGISTRY_NOT_KNOWN' },
+        { image: 'ghcr_io/cocoonstack/cocoon/ubuntu:24_04', node: DRIFTED, fault: 'error REGISTRY_NOT_KNOWN' },
       ]);
     });
 
@@ -361,7 +399,7 @@ ${spec}  agent:
     });
 
     it.each<[string, string[], RegExp]>([
-      ['nothing named', [], /^reconcile: the gate has nothing to ask: name a CocoonSet manifest/],
+      ['nothing named', [], /^reconcile: the gate has nothing to ask: no manifest.*\n {2}name a CocoonSet manifest/],
       ['a file that is not there', ['gone.yaml'], /^reconcile: gone\.yaml: does not exist\n {2}correct the manifest/],
       [
         'a filter that leaves no node of the pool',

@@ -25,18 +25,22 @@ function stdinOf(text: string | Buffer): () => AsyncIterable<Uint8Array> {
   };
 }
 
-async function read(text: string | Buffer): Promise<Manifests> {
-  return readManifests(await loadManifests(['-'], stdinOf(text)));
+async function read(text: string | Buffer, ...names: string[]): Promise<Manifests> {
+  const { documents, refused } = await loadManifests([...names, '-'], stdinOf(text));
+  const manifests = readManifests(documents);
+  return { ...manifests, refused: [...refused, ...manifests.refused] };
 }
 
 async function load(...names: string[]): Promise<Manifests> {
-  return readManifests(await loadManifests(names, stdinOf('')));
+  const { documents, refused } = await loadManifests(names, stdinOf(''));
+  const manifests = readManifests(documents);
+  return { ...manifests, refused: [...refused, ...manifests.refused] };
 }
 
 /** The one line that is said, with the directory of the test as DIR. */
-async function problemOf(loading: Promise<unknown>): Promise<string> {
+async function problemOf(loading: Promise<Manifests>): Promise<string> {
   const message = await loading.then(
-    () => 'nothing was wrong',
+    ({ refused }) => refused.map(({ error }) => error.message).join(' and ') || 'nothing was wrong',
     (error: Error) => error.message,
   );
   expect(message).not.toContain('\n');
@@ -185,6 +189,23 @@ describe('a manifest that is not understood is refused by file and line', () => 
     else expect(said).toMatch(expected);
   });
 
+  test('and hides nothing beside it: not in its list, its file or its directory', async () => {
+    await mkdir(join(dir, 'mixed'), { recursive: true });
+    await writeFile(join(dir, 'mixed/a.yaml'), 'kind: [\n');
+    await writeFile(join(dir, 'mixed/b.yaml'), SET.replace('demo', 'in-b'));
+    const items = JSON.stringify([{ kind: 7 }, JSON.parse('{"kind": "Pod"}')]);
+    const text = `${SET}---\na: 1\na: 2\n---\nkind: List\nitems: ${items}\n---\n${SET.replace('demo', 'last')}`;
+    const { questions, refused, otherKinds } = await read(text, join(dir, 'gone.yaml'), join(dir, 'mixed'));
+    expect(questions.map(({ set }) => set)).toEqual(['default/in-b', 'default/demo', 'default/last']);
+    expect(otherKinds).toEqual(['Pod']);
+    expect(refused.map(({ source }) => source.replace(dir, 'DIR'))).toEqual([
+      'DIR/gone.yaml',
+      'DIR/mixed/a.yaml:2',
+      'stdin:7',
+      'stdin:10',
+    ]);
+  });
+
   test.each([
     ['an alias bomb', bomb(), /^stdin:1: no usable YAML: Excessive alias count/],
     ['one in a resource that nobody asks for', bomb('kind: Other'), /Excessive alias count/],
@@ -196,7 +217,7 @@ describe('a manifest that is not understood is refused by file and line', () => 
       `${'{kind: List, items: ['.repeat(5)}{kind: Pod}${']}'.repeat(5)}`,
       /lists are nested more than 3 deep/,
     ],
-    ['many documents', '---\nkind: Pod\n'.repeat(10_001), 'stdin: there are more than 10000 documents'],
+    ['many documents', '---\nkind: Pod\n'.repeat(10_001), 'there are more than 10000 documents'],
     ['a flood', Buffer.alloc(16 * 2 ** 20 + 1, 0x20), 'stdin: is larger than 16 MiB'],
   ])('%s', async (_, text, expected) => {
     const startedAt = performance.now();
@@ -243,16 +264,13 @@ describe('files and directories', () => {
   });
 
   test('files and stdin together', async () => {
-    const documents = await loadManifests([join(dir, 'outside.yaml'), '-'], stdinOf(SET));
-    expect(readManifests(documents).questions.map(({ source }) => source.replace(dir, 'DIR'))).toEqual([
-      'DIR/outside.yaml:4',
-      'stdin:4',
-    ]);
+    const { questions } = await read(SET, join(dir, 'outside.yaml'));
+    expect(questions.map(({ source }) => source.replace(dir, 'DIR'))).toEqual(['DIR/outside.yaml:4', 'stdin:4']);
   });
 
   test('what is empty asks nothing', async () => {
-    expect(await load(join(dir, 'empty.yaml'))).toEqual({ questions: [], sets: 0, otherKinds: [] });
-    expect(await read('# nothing\n---\n---\n')).toEqual({ questions: [], sets: 0, otherKinds: [] });
+    expect(await load(join(dir, 'empty.yaml'))).toEqual({ questions: [], refused: [], sets: 0, otherKinds: [] });
+    expect(await read('# nothing\n---\n---\n')).toEqual({ questions: [], refused: [], sets: 0, otherKinds: [] });
   });
 
   test('a symbolic link may lead anywhere in the directory, but not out of it', async () => {
@@ -293,7 +311,7 @@ describe('files and directories', () => {
     [['DIR/none'], 'DIR/none: the directory holds no .yaml, .yml or .json file'],
     [['DIR/large.yaml'], 'DIR/large.yaml: is larger than 1024 KiB'],
     [['/dev/zero'], '/dev/zero: is not a regular file'],
-    [['-', '-'], '-: stdin can be read only once'],
+    [['-', '-'], 'stdin can be read only once'],
   ])('%s', async (names, expected) => {
     expect(await problemOf(load(...names.map((name) => name.replace('DIR', dir))))).toBe(expected);
   });
@@ -310,8 +328,10 @@ describe('the nodes of a question', () => {
     source: 'x.yaml:4',
     ...over,
   });
-  const place = (over: Partial<Question>, selected = inventory): unknown =>
-    placeQuestions([ask(over)], inventory, selected).map(({ pool, nodes }) => [pool, ...nodes]);
+  const place = (over: Partial<Question>, selected = inventory): unknown => {
+    const { placed, refused } = placeQuestions([ask(over)], inventory, selected);
+    return [...placed.map(({ pool, nodes }) => [pool, ...nodes]), ...refused.map(({ error }) => error.message)];
+  };
 
   test('those of its pool; of every pool one by one where it names none; the one node that it names', () => {
     expect(place({ pools: ['default'] })).toEqual([['default', 'n1', 'n2']]);
@@ -323,14 +343,16 @@ describe('the nodes of a question', () => {
     expect(place({ pools: ['default'] }, inventory.slice(1))).toEqual([['default', 'n2']]);
   });
 
-  test('a question that would be asked of nobody is an error', () => {
-    expect(() => place({ pools: ['gpus'] })).toThrow('x.yaml:4: no node is in pool "gpus" (pools: default, gpu)');
-    expect(() => place({ nodeName: 'n9' })).toThrow('x.yaml:4: nodeName "n9" is none of 3 nodes');
-    expect(() => place({ pools: ['gpu'] }, inventory.slice(0, 2))).toThrow(
-      /pool "gpu" is left after the --node filters/,
-    );
-    expect(() => place({ nodeName: 'g1' }, inventory.slice(0, 2))).toThrow(
-      /node "g1".*is left after the --node filters/,
-    );
+  test('a question that would be asked of nobody is refused', () => {
+    expect(place({ pools: ['gpus'] })).toEqual(['x.yaml:4: no node is in pool "gpus" (pools: default, gpu)']);
+    expect(place({ nodeName: 'n9' })).toEqual(['x.yaml:4: nodeName "n9" is none of 3 nodes']);
+    expect(place({ pools: ['gpu'] }, inventory.slice(0, 2))).toEqual([
+      'the gate has nothing to ask: x.yaml:4: no node of pool "gpu" is left after the --node filters',
+    ]);
+    expect(place({ nodeName: 'g1' }, inventory.slice(0, 2))).toEqual([
+      'the gate has nothing to ask: x.yaml:4: node "g1", which it names, is left after the --node filters',
+    ]);
+    // and hides none beside it
+    expect(place({ pools: ['gpus', 'gpu'] })).toEqual([['gpu', 'g1'], expect.stringContaining('pool "gpus"')]);
   });
 });

@@ -79,7 +79,7 @@ function ask(questions: PlacedQuestion[], observations: Observation[], { at, wan
       snapshots: judgeSnapshots(facts, snapshots, seen),
     })),
   };
-  return judgeGate(questions, all, settings ?? START);
+  return { ...judgeGate(questions, all, settings ?? START), errors: [] };
 }
 
 function answer(on: Partial<Observed>, over: Partial<PlacedQuestion> = {}, world: World = {}): GateAnswer {

@@ -1,7 +1,8 @@
 /** The gate's JUnit validates against the schemas of Ant and of Jenkins, which a package publishes, whatever is in it. */
+import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { assemble } from '../../src/core/report.ts';
-import type { Gate, GateAnswer, GateQuestion, Report } from '../../src/core/types.ts';
+import { assemble, type Parts, type Signal } from '../../src/core/report.ts';
+import type { Answer, ErrorInfo, Gate, GateAnswer, GateQuestion, Refusal, Report } from '../../src/core/types.ts';
 import { gateVerdict, renderGate } from '../../src/reports/gate.ts';
 import { renderJunit } from '../../src/reports/junit.ts';
 import { observation, node, trouble, unreachable } from '../helpers/facts.ts';
@@ -41,9 +42,10 @@ function question(nodes: GateAnswer[], over: Partial<GateQuestion> = {}): GateQu
   };
 }
 
-function report(questions: GateQuestion[] | null, over: Partial<Gate> = {}): Report {
+function report(questions: GateQuestion[] | null, over: Partial<Gate> = {}, parts: Partial<Parts> = {}): Report {
   const pass = questions?.every(({ outcome }) => outcome === 'pass') ?? false;
-  const gate = questions === null ? null : { pass, minReady: '100%', require: 'start' as const, questions, ...over };
+  const gate =
+    questions === null ? null : { pass, minReady: '100%', require: 'start' as const, questions, errors: [], ...over };
   return assemble(
     {
       tool: { name: 'cocoon-reconcile', version: '0.1.0' },
@@ -63,9 +65,16 @@ function report(questions: GateQuestion[] | null, over: Partial<Gate> = {}): Rep
       verdicts: [],
       actions: [],
       tidied: [],
+      ...parts,
     },
     gate,
   );
+}
+
+/** One question is answered, and these could not be asked. */
+function refusing(errors: Refusal[]): Report {
+  const of = report([question([answer('n1')])], { errors, pass: false });
+  return { ...of, run: { ...of.run, exitCode: 1, error: errors[0]?.error ?? null } };
 }
 
 /** Every character that a YAML file, a node or a registry could put into a text. */
@@ -95,6 +104,27 @@ const WORLDS: Record<string, Report> = {
       source: NASTY,
     }),
   ]),
+  'a no and an unknown within minReady': report(
+    [
+      question(
+        [
+          answer('n1'),
+          answer('n2', drifted),
+          answer('n3', { answer: 'unknown', reasonCode: 'SSH_TIMEOUT', reason: 'n3 took too long' }),
+        ],
+        { needed: 1, outcome: 'pass' },
+      ),
+    ],
+    { minReady: '1' },
+  ),
+  'more nodes are needed than there are': report(
+    [question([answer('n1')], { needed: 2, outcome: 'blocked', image: 'https://epoch.example/dl/base/ubuntu-24.04' })],
+    { minReady: '2' },
+  ),
+  'manifests that are not understood': refusing([
+    { source: 'sets/bad.yaml:3', error: trouble('MANIFEST_INVALID', 'sets/bad.yaml:3: spec is required') },
+    { source: 'sets/gone.yaml', error: trouble('MANIFEST_INVALID', 'sets/gone.yaml: does not exist') },
+  ]),
   'nothing could be asked': report(null),
   'answers, and an epoch that gave none': {
     ...report([question([answer('n1')])]),
@@ -113,16 +143,16 @@ test('the schemas find what is wrong', async () => {
   for (const schema of Object.keys(SCHEMAS)) expect(await junitProblems(wrong, schema)).not.toEqual([]);
 });
 
-test('one test case per image and node: a no is a failure, an unknown an error', () => {
+test('one test case per question and node: a no is a failure, an unknown an error', () => {
   const xml = renderJunit(WORLDS['a no, an unknown and a yes'] as Report);
   expect(xml).toContain(
-    'timestamp="2026-05-09T12:00:00" hostname="localhost" tests="3" failures="1" errors="1" time="2.250"',
+    'timestamp="2026-05-09T12:00:00" hostname="localhost" tests="3" failures="1" errors="1" skipped="0" time="2.250"',
   );
-  const cases = [...xml.matchAll(/<testcase classname="([^"]*)" name="([^"]*)" time="([^"]*)">\s*<(\S+)/g)];
+  const cases = [...xml.matchAll(/<testcase classname="([^"]*)" name="([^"]*)" time="([^"]*)"[^>]*>\s*<(\S+)/g)];
   expect(cases.map((match) => match.slice(1))).toEqual([
-    [HOT, 'n1', '0.300', '/testcase>'],
-    [HOT, 'n2', '0.000', 'failure'],
-    [HOT, 'n3', '10.000', 'error'],
+    [HOT, 'win11-hot:v1 clone on n1', '0.300', '/testcase>'],
+    [HOT, 'win11-hot:v1 clone on n2', '0.000', 'failure'],
+    [HOT, 'win11-hot:v1 clone on n3', '10.000', 'error'],
   ]);
   expect(xml).toContain('<failure type="BASE_DRIFTED" message="its base is not there">');
   expect(xml).toContain('asked by agent of default/demo (sets/win.yaml:9)');
@@ -135,9 +165,68 @@ test('who asks for the same is named in one test case; modes of one image have e
   expect(same).toContain('asked by agent of default/other (sets/other.yaml:4)');
   const both = renderJunit(WORLDS['one image in both modes'] as Report);
   expect([...both.matchAll(/<testcase [^>]*name="([^"]*)"/g)].map((match) => match[1])).toEqual([
-    'n1 (clone)',
-    'n1 (run)',
+    'win11-hot:v1 clone on n1',
+    'win11-hot:v1 run on n1',
   ]);
+});
+
+test('the place is that of the question, and the class name has no dot at which readers would split it', () => {
+  const xml = renderJunit(WORLDS['more nodes are needed than there are'] as Report);
+  expect(xml).toContain(
+    '<testcase classname="https://epoch_example/dl/base/ubuntu-24_04" name="ubuntu-24.04 clone on n1" time="0.300" file="sets/win.yaml" line="9">',
+  );
+});
+
+test('what minReady tolerates is skipped, with the reason', () => {
+  const xml = renderJunit(WORLDS['a no and an unknown within minReady'] as Report);
+  expect(xml).toContain('tests="3" failures="0" errors="0" skipped="2"');
+  expect(xml).toContain('<skipped message="tolerated by minReady: its base is not there">');
+  expect(xml).toContain('<skipped message="tolerated by minReady: n3 took too long">');
+});
+
+test('a pool with too few nodes is a failure though each says yes', () => {
+  const xml = renderJunit(WORLDS['more nodes are needed than there are'] as Report);
+  expect(xml).toContain('tests="2" failures="1" errors="0"');
+  expect(xml).toContain('<failure type="TOO_FEW_NODES" message="ready on 1 of 1 node of pool default, 2 needed">');
+});
+
+test('each manifest that is not understood is an error with its place, beside the answers', () => {
+  const xml = renderJunit(WORLDS['manifests that are not understood'] as Report);
+  expect(xml).toContain('tests="3" failures="0" errors="2"');
+  expect(xml).toContain('name="manifest sets/bad.yaml:3" time="0.000" file="sets/bad.yaml" line="3">');
+  expect(xml).toContain('name="manifest sets/gone.yaml" time="0.000" file="sets/gone.yaml">');
+});
+
+test('failures and errors are 0 exactly when the exit code is', () => {
+  const anAnswer = fc.constantFrom<Answer>('yes', 'no', 'unknown');
+  const aQuestion = fc
+    .tuple(fc.array(anAnswer, { minLength: 1, maxLength: 4 }), fc.nat(5), fc.constantFrom('a/b:1', 'c/b:1', 'a/b'))
+    .map(([said, needed, image]) => {
+      const ready = said.filter((each) => each === 'yes').length;
+      const reachable = said.filter((each) => each !== 'no').length;
+      const outcome = ready >= needed ? 'pass' : reachable >= needed ? 'incomplete' : 'blocked';
+      return question(
+        said.map((each, i) => answer(`n${i}`, { answer: each })),
+        { needed, outcome, image },
+      );
+    });
+  const aReport = fc
+    .tuple(
+      fc.array(aQuestion, { minLength: 1, maxLength: 4 }),
+      fc.constantFrom<ErrorInfo | null>(null, null, trouble('REGISTRY_UNREACHABLE')),
+      fc.constantFrom<Signal | null>(null, null, 'SIGINT'),
+    )
+    .map(([questions, error, signal]) => report(questions, {}, { error, signal }));
+  fc.assert(
+    fc.property(aReport, (of) => {
+      const xml = renderJunit(of);
+      const [, failures, errors] = /failures="(\d+)" errors="(\d+)"/.exec(xml) ?? [];
+      expect(Number(failures) + Number(errors) === 0).toBe(of.run.exitCode === 0);
+      const names = [...xml.matchAll(/<testcase classname="([^"]*)" name="([^"]*)"/g)].map((found) => found[0]);
+      expect(new Set(names).size).toBe(names.length);
+    }),
+    { numRuns: 500, seed: 20260509 },
+  );
 });
 
 test('a gate that could not ask is an error in itself', () => {
