@@ -101,9 +101,16 @@ async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observa
   const resolver = newResolver(request);
   const { images, snapshots } = settings;
   const tracked = { images: images.track, snapshots: snapshots.track };
-  const resolve = (observations: Observation[]): Promise<Resolved> => {
-    const held = heldOf(observations);
-    return resolveAll(resolver, tracked, snapshots.discover ? held : { ...held, snapshots: [] }, images.discover);
+  const resolve = (held: Held): Promise<Resolved> =>
+    resolveAll(resolver, tracked, snapshots.discover ? held : { ...held, snapshots: [] }, images.discover);
+  const known = new Set<string>();
+  /** What a node holds is asked about at once, and remembered: a node that hangs keeps no other one waiting. */
+  const askAhead = (observation: Observation): void => {
+    if (observation.observed === null) return;
+    const held = heldOf([observation]);
+    const before = known.size;
+    for (const word of Object.values(held).flat()) known.add(word);
+    if (known.size > before) void resolve(held).catch(() => undefined); // it is asked again when all nodes are read
   };
   const timeoutMs = request.remainingMs() * READING;
   setTimeout(() => void clients.epoch.warmUp().catch(() => undefined), WARM_UP_AFTER_MS).unref(); // a request will tell
@@ -114,8 +121,7 @@ async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observa
       { concurrency: settings.ssh.concurrency, timeoutMs, signal },
       (observation) => {
         events.onNode(observation);
-        // What a node holds is asked about at once, and remembered: a node that hangs keeps no other one waiting.
-        if (observation.observed !== null) void resolve([observation]).catch(() => undefined); // it is asked again
+        askAhead(observation);
       },
     ),
     // What can be asked without knowing the nodes is asked early; the answers are remembered.
@@ -126,7 +132,7 @@ async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observa
       ...snapshots.track.map(async ({ snapshot }) => await resolver.snapshot(snapshot)),
     ]),
   ]);
-  const resolved = await resolve(read);
+  const resolved = await resolve(heldOf(read));
   const error = await noAnswer(request, resolved);
 
   const context = learnContext(request);
