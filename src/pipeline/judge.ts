@@ -41,7 +41,7 @@ export interface JudgeRequest {
   nodes: Node[];
   clients: Clients;
   signal: AbortSignal;
-  /** What is left of the run's time, in ms. */
+  /** What is left of the time that the signal gives, in ms. */
   remainingMs: () => number;
   now: () => Date;
   events: JudgeEvents;
@@ -65,9 +65,9 @@ export interface Judged {
   error: ErrorInfo | null;
 }
 
-/** Of the time that a run has left: for reading nodes, and for all that comes before the verdicts. */
-const READING = 1 / 2;
+/** So much of the run's time is for all that comes before the verdicts; of that so much for reading nodes: half of the run's. */
 const JUDGING = 3 / 4;
+const READING = 2 / 3;
 
 /** Loading the HTTP library takes longer than this; by then the first nodes were spoken to, and are awaited. */
 const WARM_UP_AFTER_MS = 20;
@@ -83,9 +83,9 @@ export async function judgeFleet(
 ): Promise<Judged> {
   const afterMs = request.remainingMs() * JUDGING;
   const timeout = { afterMs, reason: () => fault('RUN_DEADLINE', { judgingMs: afterMs }) };
-  const { signal, end } = startDeadline({ signal: request.signal, timeout });
+  const { signal, remainingMs, end } = startDeadline({ signal: request.signal, timeout });
   try {
-    const judged = await judgeInTime({ ...request, signal }, heldOf);
+    const judged = await judgeInTime({ ...request, signal, remainingMs }, heldOf);
     const isSilent = signal.aborted && !request.signal.aborted && !request.clients.epoch.hasAnswered();
     if (!isSilent || judged.error !== null) return judged;
     const cause = `no answer in the ${formatDuration(afterMs)} that a run of this length has for judging`;
