@@ -1,32 +1,27 @@
-/** Hashes blobs where they lie, at idle priority: proof of a content digest, and verification in depth. */
+/** Hashes blobs where they lie, at idle priority: what a node proves of itself, and verification in depth. */
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault } from '../core/errors.ts';
-import { shellQuote } from '../core/text.ts';
+import type { HashedBlob, HashItem } from '../core/proofs.ts';
+import { clip, shellQuote } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
 import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './node-limits.ts';
 import type { Connection } from './ssh.ts';
 
-let script: string | null = null;
+/** What hashes ends itself when it hears nothing for so long. */
+const SILENCE_SECONDS = 30;
+/** Of the deadline so much is for hashing itself: what is done by then must still arrive. */
+const SHARE_OF_TIME = 0.8;
 
-/** A blob to hash, by the hex of its name; with the lengths of ranges to hash as well, in bytes. */
-export interface HashItem {
-  hex: string;
-  ranges: number[];
-}
+let script: Buffer | null = null;
 
-/** What a blob hashes to; null where it is gone, or was written to meanwhile. */
-export interface HashedBlob {
-  hex: string;
-  whole: string;
-  ranges: string[];
-  /** Size, inode and mtime of the file that was hashed, as the probe tells them. */
-  stamp: string;
-}
+/** Why a blob was not hashed: it is gone, was written to meanwhile, could not be read, or its turn did not come in time. */
+export type NotHashed = 'gone' | 'changed' | 'failed' | 'late';
 
 /**
- * Hashes the items one after another. Digests are `sha256:<hex>`.
+ * Hashes the items one after another, until the time is over. It ends with its connection.
  * @param timeoutMs deadline for all of them
+ * @returns what came of each, in their order
  * @throws ReconcileError SSH_*, NODE_ANSWER_INVALID for a torn or malformed answer
  */
 export async function hashBlobs(
@@ -35,16 +30,19 @@ export async function hashBlobs(
   items: HashItem[],
   timeoutMs: number,
   signal: AbortSignal,
-): Promise<HashedBlob[]> {
-  script ??= readFileSync(new URL('./hash.sh', import.meta.url), 'utf8');
+): Promise<(HashedBlob | NotHashed)[]> {
+  script ??= readFileSync(new URL('./hash.sh', import.meta.url));
   const nonce = randomBytes(8).toString('hex');
   const { rootDir, sudo } = node.cocoon;
-  const seconds = String(Math.ceil(timeoutMs / 1000));
   const lines = items.reduce((sum, { ranges }) => sum + ranges.length + 1, 0);
+  const seconds = Math.max(1, Math.floor((timeoutMs * SHARE_OF_TIME) / 1000));
   const wanted = items.map(({ hex, ranges }) => [hex, ...ranges].join(':'));
-  const words = [...(sudo ? ['sudo', '-n'] : []), 'sh', '-s', '--', nonce, rootDir, seconds, ...wanted];
+  const limits = [seconds, SILENCE_SECONDS].map(String);
+  const command = ['sh', '-c', `script=$(head -c ${script.length}); eval "$script"`, 'hash', nonce, rootDir, ...limits];
+  const words = [...(sudo ? ['sudo', '-n'] : []), ...command, ...wanted];
   const { stdout, stderr } = await connection.exec(words.map(shellQuote).join(' '), {
-    stdin: script,
+    stdin: script.toString('utf8'),
+    heartbeatMs: (SILENCE_SECONDS * 1000) / 3,
     maxStdoutBytes: MAX_BYTES_BEFORE + lines * MAX_HASH_LINE_BYTES,
     maxStderrBytes: 4096,
     timeoutMs,
@@ -53,28 +51,41 @@ export async function hashBlobs(
   });
   const answer = stdout.toString('utf8');
   const begin = `cocoon-hash 1 ${nonce}\n`;
-  const end = `cocoon-hash end ${nonce}\n`;
   const from = answer.indexOf(begin);
-  if (from === -1 || !answer.endsWith(end)) {
-    throw fault('NODE_ANSWER_INVALID', { host: node.name, what: `the hashes are torn; it said: ${stderr.trim()}` });
+  const to = answer.indexOf(`\ncocoon-hash end ${nonce}\n`, from);
+  if (from === -1 || to === -1) {
+    const what = `the hashes are torn; it said: ${clip(stderr.trim(), 400)}`;
+    throw fault('NODE_ANSWER_INVALID', { host: node.name, what });
   }
-  return parseHashes(answer.slice(from + begin.length, -end.length), items, node);
+  return parseHashes(answer.slice(from + begin.length, to), items, node);
 }
 
-function parseHashes(answer: string, items: HashItem[], node: Node): HashedBlob[] {
-  const hashed: HashedBlob[] = [];
-  const ranges = new Map(items.map(({ hex }) => [hex, [] as string[]]));
+/**
+ * The answer tells of each item in its turn; of the last ones nothing, where the work was ended when its time was over. What
+ * is out of turn, or more or less than was asked for, cannot be trusted.
+ */
+function parseHashes(answer: string, items: HashItem[], node: Node): (HashedBlob | NotHashed)[] {
+  const results: (HashedBlob | NotHashed)[] = [];
+  const invalid = (what: string): unknown => fault('NODE_ANSWER_INVALID', { host: node.name, what });
+  let ranges: string[] = [];
   for (const line of answer.split('\n').filter((text) => text !== '')) {
-    const [, kind, hex = '', rest = ''] = /^(range|whole|gone|changed) ([0-9a-f]{64})(?: (.*))?$/.exec(line) ?? [];
-    const known = ranges.get(hex);
+    const item = items[results.length];
+    const [, kind, hex, rest = ''] =
+      /^(range|whole|gone|changed|failed|late) ([0-9a-f]{64})(?: (.*))?$/.exec(line) ?? [];
     const [, digest, stamp] = /^([0-9a-f]{64})(?: (\d+ \d+ [\d.]+))?$/.exec(rest) ?? [];
-    if (known !== undefined && kind === 'range' && digest !== undefined && stamp === undefined) {
-      known.push(`sha256:${digest}`);
-    } else if (known !== undefined && kind === 'whole' && stamp !== undefined) {
-      hashed.push({ hex, whole: `sha256:${digest}`, ranges: known, stamp });
-    } else if (known === undefined || rest !== '' || kind === 'range' || kind === 'whole') {
-      throw fault('NODE_ANSWER_INVALID', { host: node.name, what: `a hash line: ${line.slice(0, 100)}` });
+    if (item === undefined || hex !== item.hex) throw invalid(`a hash line: ${line.slice(0, 100)}`);
+    if (kind === 'range' && digest !== undefined && stamp === undefined) {
+      ranges.push(`sha256:${digest}`);
+      continue;
     }
+    if (kind === 'whole' && stamp !== undefined && ranges.length === item.ranges.length) {
+      results.push({ hex, whole: `sha256:${digest}`, ranges, stamp });
+    } else if (rest === '' && kind !== 'range' && kind !== 'whole') {
+      results.push(kind as NotHashed);
+    } else {
+      throw invalid(`a hash line: ${line.slice(0, 100)}`);
+    }
+    ranges = [];
   }
-  return hashed;
+  return items.map((_item, i) => results[i] ?? 'late');
 }

@@ -177,6 +177,8 @@ export function createSorter({ name: host, cocoon: { rootDir } }: Node): Sorter 
             header: null,
             stamp: `${bytes} ${stamp}`,
             sha256: null,
+            proofs: {},
+            unhashed: null,
           };
         }
         break;

@@ -1,28 +1,34 @@
 /**
- * What reconcile remembers on the bastion between runs: content digests that were learned once, and hashes of blobs on
- * nodes. All of it is a cache keyed by what can never change, so a lost or damaged file costs time and nothing else.
+ * What reconcile remembers on the bastion between runs: content digests that epoch's bytes told, for every node, and what
+ * nodes proved of their own files, each for itself alone. All of it is a cache keyed by what can never change, so a lost
+ * or damaged file costs time and nothing else.
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fault } from '../core/errors.ts';
-import { digest, object, parseJson, ShapeError, text } from '../core/json.ts';
+import { digest, object, parseJson, ShapeError } from '../core/json.ts';
 import type { Learned } from '../core/desired.ts';
-import type { ContentDigestSource } from '../core/types.ts';
+import { PROOFS, type Proof } from '../core/types.ts';
 
 const MAX_ENTRIES = 20_000;
 const FILE = 'learned.json';
+/** Version 1 held for all nodes what single ones had claimed: what another version than this one says is not believed. */
+const VERSION = 2;
 
 export interface State {
   dir: string;
-  learned(manifestDigest: string): Learned;
+  /** What epoch's bytes told about a manifest; null where nothing did yet. */
+  learned(manifestDigest: string): Learned | null;
   /** The manifests that were seen to yield a content digest, the newest first. */
   manifestsOf(contentDigest: string): string[];
-  learnContent(manifestDigest: string, contentDigest: string, source: ContentDigestSource): void;
-  disprove(manifestDigest: string, contentDigest: string): void;
-  /** The sha256 of a blob file as it was when it had this size, mtime and inode; null where it was never hashed. */
-  hashOf(stamp: string): string | null;
-  rememberHash(stamp: string, sha256: string): void;
+  learn(manifestDigest: string, learned: Learned): void;
+  /**
+   * What a node's own hashes proved of a file of it; null where it was never hashed.
+   * @param file node, path, stamp (size, inode, mtime) and the manifest that it was held against
+   */
+  proofOf(file: string): Proof | null;
+  rememberProof(file: string, proof: Proof): void;
   /** Writes what is new, whole, by rename. */
   save(): Promise<void>;
 }
@@ -56,46 +62,34 @@ export async function openState(
 
 interface Content {
   learned: Map<string, Learned>;
-  hashes: Map<string, string>;
+  proofs: Map<string, Proof>;
 }
 
 async function loadState(dir: string): Promise<State & { probe: () => Promise<void> }> {
   const file = join(dir, FILE);
-  const { learned, hashes } = parse(await readFile(file, 'utf8').catch(() => ''));
+  const { learned, proofs } = parse(await readFile(file, 'utf8').catch(() => ''));
   let isDirty = false;
   const write = async (): Promise<void> => {
     const fresh = `${file}.new-${randomBytes(6).toString('hex')}`;
-    const document = { version: 1, learned: newest(learned), hashes: newest(hashes) };
+    const document = { version: VERSION, learned: newest(learned), proofs: newest(proofs) };
     await writeFile(fresh, JSON.stringify(document), { mode: 0o600 });
     await rename(fresh, file);
   };
-  const recall = (manifestDigest: string): Learned => learned.get(manifestDigest) ?? { content: null, disproved: [] };
-  const learn = (manifestDigest: string, change: Partial<Learned>): void => {
-    const known = recall(manifestDigest);
-    learned.delete(manifestDigest); // the newest go last, and the oldest are forgotten first
-    learned.set(manifestDigest, { ...known, ...change });
+  /** The newest go last, and the oldest are forgotten first. */
+  const put = <T>(map: Map<string, T>, key: string, value: T): void => {
+    map.delete(key);
+    map.set(key, value);
     isDirty = true;
   };
   return {
     dir,
     probe: write,
-    learned: recall,
+    learned: (manifestDigest) => learned.get(manifestDigest) ?? null,
     manifestsOf: (contentDigest) =>
-      [...learned]
-        .flatMap(([manifest, { content }]) => (content?.digest === contentDigest ? [manifest] : []))
-        .reverse(),
-    learnContent: (manifestDigest, contentDigest, source) =>
-      learn(manifestDigest, { content: { digest: contentDigest, source } }),
-    disprove: (manifestDigest, contentDigest) => {
-      const { disproved } = recall(manifestDigest);
-      learn(manifestDigest, { disproved: [...new Set([...disproved, contentDigest])].slice(-100) });
-    },
-    hashOf: (stamp) => hashes.get(stamp) ?? null,
-    rememberHash: (stamp, sha256) => {
-      hashes.delete(stamp);
-      hashes.set(stamp, sha256);
-      isDirty = true;
-    },
+      [...learned].flatMap(([manifest, content]) => (content.digest === contentDigest ? [manifest] : [])).reverse(),
+    learn: (manifestDigest, content) => put(learned, manifestDigest, content),
+    proofOf: (file) => proofs.get(file) ?? null,
+    rememberProof: (file, proof) => put(proofs, file, proof),
     save: async () => {
       if (isDirty) await write();
       isDirty = false;
@@ -107,32 +101,31 @@ function newest<T>(map: Map<string, T>): Record<string, T> {
   return Object.fromEntries([...map].slice(-MAX_ENTRIES));
 }
 
-/** A file that cannot be understood is an empty cache. */
+/** A file that cannot be understood, or that another version wrote, is an empty cache. */
 function parse(content: string): Content {
-  const empty: Content = { learned: new Map(), hashes: new Map() };
-  if (content === '') return empty;
+  const empty = (): Content => ({ learned: new Map(), proofs: new Map() });
+  if (content === '') return empty();
   try {
+    const found = empty();
     const document = object(parseJson(content, FILE), FILE);
-    for (const [manifest, value] of Object.entries(object(document['learned'] ?? {}, 'learned'))) {
+    if (document['version'] !== VERSION) return empty();
+    for (const [manifest, value] of Object.entries(object(document['learned'], 'learned'))) {
       const item = object(value, manifest);
-      const known = item['content'] === null ? null : object(item['content'], 'content');
-      empty.learned.set(digest(manifest, 'manifest'), {
-        content:
-          known === null
-            ? null
-            : {
-                digest: digest(known['digest'], 'digest'),
-                source: text(known['source'], 'source') as ContentDigestSource,
-              },
-        disproved: (item['disproved'] as unknown[]).map((value_) => digest(value_, 'disproved')),
-      });
+      const source = oneOf(item['source'], ['checksums', 'stream'] as const);
+      found.learned.set(digest(manifest, 'manifest'), { digest: digest(item['digest'], 'digest'), source });
     }
-    for (const [stamp, value] of Object.entries(object(document['hashes'] ?? {}, 'hashes'))) {
-      empty.hashes.set(stamp, digest(value, stamp));
+    for (const [file, value] of Object.entries(object(document['proofs'], 'proofs'))) {
+      found.proofs.set(file, oneOf(value, PROOFS));
     }
-    return empty;
+    return found;
   } catch (error) {
-    if (!(error instanceof ShapeError || error instanceof TypeError)) throw error;
-    return { learned: new Map(), hashes: new Map() };
+    if (!(error instanceof ShapeError)) throw error;
+    return empty();
   }
+}
+
+function oneOf<T extends string>(value: unknown, known: readonly T[]): T {
+  const found = known.find((one) => one === value);
+  if (found === undefined) throw new ShapeError(`${FILE}: a word that this version does not know`);
+  return found;
 }

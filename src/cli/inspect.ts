@@ -5,7 +5,7 @@ import { meaningOf, parseImageName } from '../core/reference.ts';
 import { addressesOf } from '../core/settings.ts';
 import { clip, count, formatBytes, shortDigest } from '../core/text.ts';
 import type { DesiredImage } from '../core/types.ts';
-import { isUnlearned, streamed } from '../pipeline/learn.ts';
+import { streamed } from '../pipeline/learn.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve.ts';
 import { plainTable } from '../reports/layout.ts';
 import type { DigestOptions, NodesOptions } from './commands.ts';
@@ -51,7 +51,7 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     for (const text of options.references) refuseUnknown(text, addresses);
     for (const text of options.references) {
       for (const image of await resolve(resolver, text, addresses)) {
-        const isWorthReading = isUnlearned(image) && image.missingBlob === null;
+        const isWorthReading = image.unlearned && image.missingBlob === null;
         found.push(stream !== null && isWorthReading ? await streamed(image, context, stream) : image);
       }
     }

@@ -335,7 +335,9 @@ const images = z.strictObject({
   stream: z
     .boolean()
     .default(true)
-    .describe('Read the parts of a split image once to learn its content digest, where nothing cheaper tells it.'),
+    .describe(
+      'Read the parts of a split image once to learn its content digest; with false each node proves for itself what it holds.',
+    ),
 });
 
 const snapshots = z.strictObject({

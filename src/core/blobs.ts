@@ -42,7 +42,7 @@ export function blobState(observed: Observed, digest: string, desired: Form | nu
   const isQcow2 = hasPlainHeader(blob);
   const problem = flaw(blob, isQcow2, desired, depth);
   if (problem === null) return { state: 'sound', why: desired?.sizeBytes == null ? CHECKED.header : CHECKED.size };
-  if (problem === UNHASHED) return { state: 'unproven', why: problem };
+  if (problem === UNHASHED) return { state: 'unproven', why: [problem, blob.unhashed].filter(Boolean).join(': ') };
   if (desired?.stored === 'as-is') return { state: 'corrupt', why: problem };
   if (desired?.stored === 'converted' && isQcow2) {
     return { state: 'sound', why: CHECKED.converted };
@@ -92,6 +92,12 @@ export function ociState(
   return gone === undefined
     ? { state: 'sound', why: OCI_CHECKED }
     : { state: 'absent', why: `${gone[0]} is not there` };
+}
+
+/** Whether a file with bytes is there under a digest. */
+export function isHeld({ blobs }: Observed, digest: string): boolean {
+  const blob = blobs[hexOf(digest)];
+  return blob !== undefined && blob.regular && blob.sizeBytes > 0;
 }
 
 /** True where a VM is running on the blob: replacing it would pull the ground from under the guest's next start. */

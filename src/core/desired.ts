@@ -47,6 +47,7 @@ export interface Content {
   contentDigestSource: ContentDigestSource | null;
   sizeBytes: number | null;
   blobs: { digest: string; sizeBytes: number }[];
+  unlearned: boolean;
   error: ErrorInfo | null;
 }
 
@@ -62,6 +63,7 @@ export function contentOf(image: string, manifest: Manifest): Content {
     contentDigestSource: null,
     sizeBytes: null,
     blobs: [],
+    unlearned: false,
     error: errorInfo('ARTIFACT_UNSUPPORTED', { image, why }),
   });
   const kind = kindOf(manifest);
@@ -82,9 +84,17 @@ export function contentOf(image: string, manifest: Manifest): Content {
   const sizeBytes = blobs.reduce((sum, blob) => sum + blob.sizeBytes, 0);
   if (blobs.length > 1) {
     const why = `the image is split into ${blobs.length} parts: their digests do not tell the digest of the joined file`;
-    return { ...none('cloud-image', why), sizeBytes, blobs };
+    return { ...none('cloud-image', why), sizeBytes, blobs, unlearned: true };
   }
-  return { kind, contentDigest: only.digest, contentDigestSource: 'layer', sizeBytes, blobs, error: null };
+  return {
+    kind,
+    contentDigest: only.digest,
+    contentDigestSource: 'layer',
+    sizeBytes,
+    blobs,
+    unlearned: false,
+    error: null,
+  };
 }
 
 /** Epoch joins parts in the order of their titles compared byte by byte (contract E.9): `part.10` before `part.2`. */
@@ -111,21 +121,19 @@ export function storedAs(head: Uint8Array): 'as-is' | 'converted' {
   return isPlainQcow2(head) ? 'as-is' : 'converted';
 }
 
-/** What was learned about one manifest beyond what it says: true for ever, because a digest names its bytes. */
+/** What epoch's own bytes told about a split image beyond its manifest: true for ever, because a digest names its bytes. */
 export interface Learned {
-  /** The digest that a node records after pulling it, and how that was learned. */
-  content: { digest: string; source: ContentDigestSource } | null;
-  /** Digests that nodes hold and that are proven not to be its content. */
-  disproved: string[];
+  /** The digest that a node records after pulling it. */
+  digest: string;
+  source: 'checksums' | 'stream';
 }
 
-/** A split image with what was learned about it; `source` tells a fresh lesson from one out of the cache. */
+/** A split image with its content digest; `source` tells a fresh lesson from one out of the cache. */
 export function withLearned(
   image: DesiredImage,
-  { content, disproved }: Learned,
+  learned: Learned | null,
   source: ContentDigestSource = 'cache',
 ): DesiredImage {
-  if (image.contentDigest !== null || image.blobs.length < 2) return image;
-  if (content === null) return { ...image, disproved };
-  return { ...image, contentDigest: content.digest, contentDigestSource: source, disproved: [], error: null };
+  if (!image.unlearned || learned === null) return image;
+  return { ...image, contentDigest: learned.digest, contentDigestSource: source, unlearned: false, error: null };
 }

@@ -2,6 +2,7 @@
 import { blobState } from './blobs.ts';
 import { snapshotAsked, type PlacedQuestion } from './cocoonset.ts';
 import { coverOf, suspectOf, type Served, type Suspect } from './images.ts';
+import { provenOn } from './proofs.ts';
 import { isSameDownload, localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from './reference.ts';
 import type { GateSettings } from './settings.ts';
 import { formatBytes, shortDigest } from './text.ts';
@@ -209,11 +210,15 @@ function movedOn(
   wanted: DesiredSnapshot | null,
   served: Served,
 ): string | null {
-  const now = baseOf(observation, row, served)?.contentDigest ?? null;
+  const base = baseOf(observation, row, served);
+  const now = base?.contentDigest ?? null;
   if (row.baseDigest === null) return null;
   const pinned = shortDigest(row.baseDigest);
   if (now !== null && now !== row.baseDigest) {
     return `the tag of its base has moved on to ${shortDigest(now)}; clones keep using ${pinned}, which is there`;
+  }
+  if (base !== null && proofOn(observation, base, row.baseDigest) === 'other') {
+    return `the tag of its base has moved on, as its parts prove; clones keep using ${pinned}, which is there`;
   }
   const rebaked = wanted?.baseDigest ?? null;
   if (rebaked === null || rebaked === row.baseDigest) return null;
@@ -228,13 +233,20 @@ function notComparable(
   served: Served,
 ): Said | null {
   const base = baseOf(observation, row, served);
-  if (base !== null && base.contentDigest === null)
+  const isProven = base !== null && row.baseDigest !== null && proofOn(observation, base, row.baseDigest) !== null;
+  if (base !== null && base.contentDigest === null && !isProven)
     return byError(base.error, 'what the tag of its base is, is not known');
   return wanted?.error?.code.startsWith('REGISTRY_') === true ? byError(wanted.error, '') : null;
 }
 
 function baseOf(observation: Observation, { base }: SnapshotRow, served: Served): DesiredImage | null {
   return base === null ? null : servedFor(observation, base, served);
+}
+
+/** What this node proved about a digest of it, where epoch's own bytes did not tell what it serves. */
+function proofOn({ observed }: Observation, image: DesiredImage, digest: string): 'same' | 'other' | null {
+  const proof = observed === null ? null : provenOn(observed, image, digest);
+  return proof === 'nothing' ? null : proof;
 }
 
 /** What a reference stands for on the platform of this node. */
@@ -304,7 +316,8 @@ function runAnswer(node: NodeFacts, question: PlacedQuestion, served: Served, in
   if (atEpoch !== null && (forcePull || here.type === 'oci')) return atEpoch;
   if (here.verdict !== 'stale') return byVerdict('yes', here.verdict, here);
   const said = here.type === 'oci' ? byVerdict('yes', 'stale', here) : staleAnswer(node, here, served);
-  const note = `it starts from ${shortDigest(here.have)}, and epoch serves ${shortDigest(here.want)} now`;
+  const now = here.want === null ? 'other content' : shortDigest(here.want);
+  const note = `it starts from ${shortDigest(here.have)}, and epoch serves ${now} now`;
   const noted = withNote(said, 'STALE', note, inSync);
   return noted.answer === 'no' ? { ...noted, ...helpOf(byVerdict('no', 'stale', here)) } : noted;
 }
@@ -347,9 +360,13 @@ function staleAnswer({ observation }: NodeFacts, row: ImageRow, served: Served):
   }
 }
 
-/** Null where the registry can serve the image; else what follows from that it cannot. */
-function canPull({ error, missingBlob, unpullable }: DesiredImage): Said | null {
+/**
+ * Null where the registry can serve the image; else what follows from that it cannot. A split image of which nothing else
+ * is wrong can be had, whether or not anybody knows the digest of what comes.
+ */
+function canPull({ error, missingBlob, unpullable, unlearned }: DesiredImage): Said | null {
   if (unpullable !== null) return say('unknown', 'REGISTRY_NOT_KNOWN', unpullable);
+  if (unlearned && missingBlob === null && error?.code === 'ARTIFACT_UNSUPPORTED') return null;
   return error === null && missingBlob === null ? null : byError(error, PLAIN_REASON.unknown);
 }
 

@@ -2,7 +2,8 @@
 import { blobState, isInUse, ociState, type BlobState } from './blobs.ts';
 import { reimportCommands, replaceCommands } from './commands.ts';
 import { imageNameOf, isInPool, isManaged, otherPools, placesOf, type Coverage } from './coverage.ts';
-import { isUrl, meaningOf } from './reference.ts';
+import { provenOn } from './proofs.ts';
+import { hexOf, isUrl, meaningOf } from './reference.ts';
 import type {
   BlobDepth,
   DesiredImage,
@@ -110,15 +111,7 @@ function judgeEntry(world: World, entry: IndexEntry): ImageRow {
   }
   const doubt = doubtAbout(observed, desired, entry.reference);
   if (doubt !== null) return row(base, { verdict: 'unknown', reason: doubt });
-  if (desired.contentDigest === null && desired.disproved.includes(entry.digest)) {
-    const reason = 'epoch serves other content: the digests of its parts prove it';
-    return withRefresh(world, desired, row(base, { verdict: 'stale', reason }));
-  }
-  if (desired.contentDigest === null) {
-    const kept = desired.error?.code === 'TAG_NOT_FOUND' ? 'the local copy is kept' : null;
-    const reason = [desired.error?.message, kept].filter(Boolean).join('; ') || null;
-    return row(base, { verdict: 'unknown', reason, error: desired.error });
-  }
+  if (desired.contentDigest === null) return judgeUnlearned(world, desired, entry, base);
   if (entry.digest !== desired.contentDigest) return withRefresh(world, desired, row(base, { verdict: 'stale' }));
   const blob =
     entry.type === 'oci'
@@ -132,6 +125,34 @@ function judgeEntry(world: World, entry: IndexEntry): ImageRow {
   }
   if (blob.state === 'unproven') return row(base, { verdict: 'unknown', reason: blob.why });
   return row(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
+}
+
+/**
+ * An entry of which nobody knows what digest it should have. The node's own hashes may prove that it holds what epoch
+ * serves, or that it does not.
+ */
+function judgeUnlearned(world: World, desired: DesiredImage, entry: IndexEntry, base: Base): ImageRow {
+  const { observed, served } = world;
+  const proof = provenOn(observed, desired, entry.digest);
+  if (proof === 'other') {
+    const reason = 'epoch serves other content: the digests of its parts prove it';
+    return withRefresh(world, desired, row(base, { verdict: 'stale', reason }));
+  }
+  if (proof === 'same') {
+    const { state, why } = blobState(observed, entry.digest, desired, served.depth);
+    return state === 'sound'
+      ? row(base, { verdict: 'in-sync', reason: 'its own hashes match the parts', error: lostAtEpoch(desired) })
+      : row(base, { verdict: 'unknown', reason: why });
+  }
+  const blob = observed.blobs[hexOf(entry.digest)];
+  const kept = desired.error?.code === 'TAG_NOT_FOUND' ? 'the local copy is kept' : null;
+  const unproven = !desired.unlearned
+    ? null
+    : proof === 'nothing'
+      ? 'the bytes of the blob are not what its name says, so its own hashes prove nothing'
+      : blob?.unhashed && `the bytes of the blob could not be hashed: ${blob.unhashed}`;
+  const reason = [desired.error?.message, kept, unproven].filter(Boolean).join('; ') || null;
+  return row(base, { verdict: 'unknown', reason, error: desired.error });
 }
 
 /** Why it is in doubt what cocoon takes a reference for, or null. Under such a one nothing is pulled. */

@@ -6,6 +6,7 @@ import { blobState, keepersOf, OCI_CHECKED, ociState } from './blobs.ts';
 import { replaceCommands, restoreCommands } from './commands.ts';
 import { isInPool } from './coverage.ts';
 import { byReplacing, coverOf, doubtAbout, judgeImages, replaced, type Served, type World } from './images.ts';
+import { isServedAs, provenOn } from './proofs.ts';
 import { UNREADABLE } from './qcow2.ts';
 import { hexOf, isDigest, isUrl, localSnapshotName } from './reference.ts';
 import { shortDigest } from './text.ts';
@@ -185,7 +186,7 @@ type Judgement = Pick<SnapshotRow, 'verdict' | 'reason'> & Partial<SnapshotRow>;
 function judgeBase(world: World, hot: ServedSnapshots, base: string | null, digest: string): Judgement {
   const { served, observed } = world;
   const desired = base === null ? null : coverOf(world, base);
-  const serving = desired?.contentDigest === digest ? desired : yielding(served, digest);
+  const serving = desired !== null && isServedAs(observed, desired, digest) ? desired : yielding(served, digest);
   const known = base === null || serving !== null ? undefined : hot.lookups[lookupKey({ base, digest })];
   const old = known?.state === 'there' ? known : null;
   const blob = blobState(observed, digest, serving ?? old, served.depth);
@@ -193,7 +194,7 @@ function judgeBase(world: World, hot: ServedSnapshots, base: string | null, dige
     return judgeGone(world, hot, base, digest, `its base ${shortDigest(digest)}: ${blob.why}`);
   if (blob.state === 'unproven') return { verdict: 'unknown', reason: `its base: ${blob.why}` };
   if (blob.state === 'corrupt') {
-    if (serving === null) return judgeOldCorrupt(world, old, digest, blob.why);
+    if (serving?.contentDigest !== digest) return judgeOldCorrupt(world, old, digest, blob.why);
     const from = sourceOf(world, serving, digest);
     const doubt = doubtAbout(observed, serving, from);
     if (doubt !== null) return { verdict: 'base-corrupt', reason: `its base: ${blob.why}; ${doubt}` };
@@ -437,7 +438,9 @@ function leftWithoutKeeper(world: World, base: string, digest: string): string |
   const desired = coverOf(world, base);
   const isMoved =
     desired !== null &&
-    (desired.contentDigest === null ? desired.disproved.includes(digest) : desired.contentDigest !== digest);
+    (desired.contentDigest === null
+      ? provenOn(world.observed, desired, digest) === 'other'
+      : desired.contentDigest !== digest);
   return only === base && more.length === 0 && isMoved
     ? 'once the tag is pulled again nothing keeps its base on this node'
     : null;

@@ -75,7 +75,7 @@ export interface TrackedSnapshot {
 }
 
 export type DesiredKind = 'cloud-image' | 'container-image';
-export type ContentDigestSource = 'layer' | 'manifest' | 'cache' | 'checksums' | 'node' | 'stream';
+export type ContentDigestSource = 'layer' | 'manifest' | 'cache' | 'checksums' | 'stream';
 
 /** What a registry serves now for one image and tag. Where `error` is set, digests may be null. */
 export interface Desired {
@@ -101,10 +101,10 @@ export interface DesiredImage extends Desired {
   /** The layers of a container image, in order. */
   layers: string[];
   /**
-   * Digests on nodes that are proven not to be this content, where the content digest itself is not known: the parts of
-   * a split image tell what it is not before anything tells what it is.
+   * A split image whose content digest nothing has told yet: streaming its parts would, and a node's own hashes may prove
+   * what that node holds.
    */
-  disproved: string[];
+  unlearned: boolean;
   /** A blob that the manifest names and the registry does not have: nothing can be pulled until it is back. */
   missingBlob: string | null;
   /** Why cocoon cannot pull this reference, whatever the registry serves; null where it can. */
@@ -151,7 +151,18 @@ export interface BlobFact {
   stamp: string;
   /** The digest of its bytes, where they were hashed. */
   sha256: string | null;
+  /** What its node's own hashes say of it against the parts of split images, by their manifest digests. */
+  proofs: Record<string, Proof>;
+  /** Why its bytes were to be hashed and were not; null where they were, or nobody asked. */
+  unhashed: string | null;
 }
+
+/**
+ * What the hashes of a blob in ranges say about the split image that it may be. `nothing`: it is not what its name says,
+ * so it was converted, or is damaged.
+ */
+export const PROOFS = ['same', 'other', 'nothing'] as const;
+export type Proof = (typeof PROOFS)[number];
 
 /** A virtual machine of a node, as far as it matters to images. */
 export interface VmFact {

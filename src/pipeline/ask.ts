@@ -28,7 +28,7 @@ export const NOTHING_KNOWN: Omit<DesiredImage, 'image' | 'tag' | 'reference'> = 
   tracked: false,
   blobs: [],
   layers: [],
-  disproved: [],
+  unlearned: false,
   missingBlob: null,
   unpullable: null,
   stored: null,

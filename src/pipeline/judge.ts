@@ -22,7 +22,8 @@ import {
 } from '../core/snapshots.ts';
 import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/types.ts';
 import { findSuspects } from './aliases.ts';
-import { hashDeep, learnContents, type LearnContext } from './learn.ts';
+import { hashFleet, type HashContext } from './hashing.ts';
+import { learnContents, type LearnContext } from './learn.ts';
 import { observeAll } from './observe.ts';
 import { createResolver, resolveAll, type Held, type Resolved, type Resolver } from './resolve.ts';
 
@@ -136,8 +137,10 @@ async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observa
   const error = await noAnswer(request, resolved);
 
   const context = learnContext(request);
-  const observations = settings.verify.blob === 'sha256' ? await hashDeep(read, context) : read;
-  const served = await servedBy(request, resolver, resolved, observations, context);
+  const asServed = await servedBy(request, read, resolved);
+  const learned = images.stream ? await learnContents(asServed, read, context, events.onStream) : asServed;
+  const observations = await hashFleet(read, learned, context);
+  const served = await withForms(learned, resolver, observations);
   const hot = await hotBy(request, resolver, served, resolved, observations);
   await clients.state.save();
   const verdicts = observations.map((observation) => ({
@@ -158,9 +161,10 @@ export function newResolver({
   return createResolver({ addresses: addressesOf(settings), epoch, registryOf, state, signal });
 }
 
-export function learnContext({ settings, clients, signal, events }: JudgeRequest): LearnContext {
+function learnContext(request: JudgeRequest): LearnContext & HashContext {
+  const { settings, clients, signal, events, remainingMs } = request;
   const { ssh, epoch, state } = clients;
-  return { ssh, epoch, state, concurrency: settings.ssh.concurrency, signal, onTrouble: events.onTrouble };
+  return { ssh, epoch, state, concurrency: settings.ssh.concurrency, signal, remainingMs, onTrouble: events.onTrouble };
 }
 
 /** Every reference that a node holds, and that a snapshot which is judged there is based on. */
@@ -192,22 +196,15 @@ async function noAnswer({ clients: { epoch }, signal }: JudgeRequest, resolved: 
   }
 }
 
-/** What registries serve, with what had to be learned: content digests of split images, and stored forms. */
-async function servedBy(
-  request: JudgeRequest,
-  resolver: Resolver,
-  resolved: Resolved,
-  observations: Observation[],
-  context: LearnContext,
-): Promise<Served> {
-  const { settings, events } = request;
-  const depth = settings.verify.blob;
+/** What registries serve, as far as they said it without being read. */
+async function servedBy(request: JudgeRequest, observations: Observation[], resolved: Resolved): Promise<Served> {
+  const { settings } = request;
   const { images, snapshots } = settings;
   const watched = { tracked: snapshots.track, discover: snapshots.discover, snapshots: resolved.snapshots };
   const bases = Object.fromEntries(
     observations.map((one) => [one.node.name, [...basesOn(watched, one), ...basesFor(watched, one.node)]]),
   );
-  const asServed: Served = {
+  return {
     addresses: addressesOf(settings),
     suspects: await suspectsOf(request, observations, resolved),
     desired: resolved.desired,
@@ -216,16 +213,18 @@ async function servedBy(
     tracked: images.track,
     discover: images.discover,
     bases,
-    depth,
+    depth: settings.verify.blob,
     repair: settings.repair,
   };
-  const onStream = settings.images.stream ? events.onStream : null;
-  const learned = await learnContents(asServed, resolved.snapshots, observations, context, onStream);
-  const unclear = new Set(needsStoredForm(learned.desired, observations, depth));
+}
+
+/** The same with how cocoon stores what looks wrong somewhere. */
+async function withForms(served: Served, resolver: Resolver, observations: Observation[]): Promise<Served> {
+  const unclear = new Set(needsStoredForm(served.desired, observations, served.depth));
   const desired = await Promise.all(
-    learned.desired.map(async (image, place) => (unclear.has(place) ? await resolver.withStoredForm(image) : image)),
+    served.desired.map(async (image, place) => (unclear.has(place) ? await resolver.withStoredForm(image) : image)),
   );
-  return { ...learned, desired };
+  return { ...served, desired };
 }
 
 /** What nodes hold, and what snapshots stand on, that may be of this epoch under an address that the config does not know. */

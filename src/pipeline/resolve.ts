@@ -77,7 +77,7 @@ export function createResolver(options: ResolverOptions): Resolver {
       };
       if (found.blobs.length === 0) return found;
       const learned = withLearned(found, state.learned(manifest.digest));
-      const known = learned.contentDigest === null ? await fromChecksums(learned, manifest) : learned;
+      const known = learned.unlearned ? await fromChecksums(learned, manifest) : learned;
       return { ...known, ...(await missingBlob(epoch, repository, known.blobs, signal)) };
     });
 
@@ -99,8 +99,9 @@ export function createResolver(options: ResolverOptions): Resolver {
         return { ...split, notes: [...split.notes, note] };
       }
       if (joined === null) return split;
-      state.learnContent(manifest.digest, joined, 'checksums');
-      return withLearned(split, state.learned(manifest.digest), 'checksums');
+      const learned = { digest: joined, source: 'checksums' } as const;
+      state.learn(manifest.digest, learned);
+      return withLearned(split, learned, 'checksums');
     } catch {
       return split; // the checksums are only the cheapest of several ways to learn the digest
     }
@@ -123,7 +124,8 @@ export function createResolver(options: ResolverOptions): Resolver {
       const probe = whole !== null && asName !== null ? whole : split;
       const newer = await servesTagPath(probe);
       if (typeof newer === 'object') {
-        return [{ ...(await image(split.repository, split.tag)), contentDigest: null, disproved: [], error: newer }];
+        const found = await image(split.repository, split.tag);
+        return [{ ...found, contentDigest: null, unlearned: false, error: newer }];
       }
       if (newer) {
         const found = await image(split.repository, split.tag);
@@ -220,7 +222,7 @@ export function createResolver(options: ResolverOptions): Resolver {
       const why = `epoch still has it as manifest ${manifestDigest}, but this release serves no download by digest: tag it`;
       return { state: 'there-unpullable', why };
     }
-    if (current.contentDigest === null && !current.disproved.includes(digest)) {
+    if (current.contentDigest === null) {
       return { state: 'unasked', error: current.error };
     }
     return { state: 'gone', why: 'epoch does not give it any more' };

@@ -95,7 +95,7 @@ async function apply(
 ): Promise<Done> {
   // oxlint-disable-next-line no-restricted-imports -- this is the one place, past the decision to change anything
   const { applyPlan, tidyAll } = await import('./apply.ts');
-  const context = { ...request, served, hot };
+  const context = { ...request, served, hot, observations };
   const before = await tidyAll(tidyings, context);
   const results = await applyPlan(actions, context);
   await request.clients.state.save();

@@ -1,10 +1,11 @@
 /** Reads a node again after a change, and compares it with what its registry serves at that moment. */
-import { hashBlobs } from '../adapters/node-hash.ts';
 import { readNode } from '../adapters/node-read.ts';
 import type { Connection } from '../adapters/ssh.ts';
-import { blobState, ociState, type BlobState, type Form } from '../core/blobs.ts';
+import { blobState, isHeld, ociState, type BlobState, type Form } from '../core/blobs.ts';
 import { errorInfo, fault, ReconcileError } from '../core/errors.ts';
 import { coverOf, type Served } from '../core/images.ts';
+import { provenOn } from '../core/proofs.ts';
+import { hexOf } from '../core/reference.ts';
 import { judgeSnapshots, type ServedSnapshots } from '../core/snapshots.ts';
 import type {
   Action,
@@ -12,12 +13,13 @@ import type {
   ErrorInfo,
   IndexEntry,
   Node,
+  Observation,
   Observed,
   Policy,
   SnapshotRow,
 } from '../core/types.ts';
-import { learnContext, newResolver, type JudgeRequest } from './judge.ts';
-import { HASH_TIMEOUT_MS, isUnlearned, proofItem, proofOf, withHashes, withProof } from './learn.ts';
+import { carriedOver, deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recalled, type Wish } from './hashing.ts';
+import { newResolver, type JudgeRequest } from './judge.ts';
 import { READ_TIMEOUT_MS } from './observe.ts';
 import type { Resolver } from './resolve.ts';
 
@@ -26,6 +28,8 @@ export interface VerifyContext extends JudgeRequest {
   policy: Policy;
   served: Served;
   hot: ServedSnapshots;
+  /** The nodes as they were read at first, with what was hashed then. */
+  observations: Observation[];
 }
 
 /** What a node holds and what its registry serves, read at the same time. `problem` is null where they agree. */
@@ -50,20 +54,21 @@ export async function verify(
 ): Promise<Verified> {
   const resolver = newResolver(context);
   const read = await readNode(connection, node, READ_TIMEOUT_MS, context.signal);
-  const isDeep = context.served.depth === 'sha256';
-  const observed = isDeep ? await withHashes(node, read, learnContext(context)) : read;
-  const entry = observed.entries.find(({ reference }) => reference === action.reference) ?? null;
+  const entry = read.entries.find(({ reference }) => reference === action.reference) ?? null;
   const have = entry?.digest ?? null;
   const isPinned = action.kind === 'restore' || action.tag === '';
-  const served = isPinned ? null : await servedNow(action, node, observed, resolver, context);
-  const desired = served === null ? null : await proven(served, have, node, observed, connection, context);
+  const served = isPinned ? null : await servedNow(action, node, read, resolver, context);
+  const observed = await hashed(served, have, node, read, connection, context);
+  const proof = served === null || have === null ? null : provenOn(observed, served, have);
+  // It is believed for itself alone: no other node is held against what it proved.
+  const desired = served !== null && proof === 'same' ? { ...served, contentDigest: have, unlearned: false } : served;
   const now = desired === null ? action.want : desired.contentDigest;
   const found = { have, now, desired, observed };
   const mismatch = (detail: string): Verified => ({
     ...found,
     problem: errorInfo('VERIFY_MISMATCH', { host: node.name, reference: action.reference, have, want: now, detail }),
   });
-  if (now === null && desired !== null && have !== null && desired.disproved.includes(have)) {
+  if (proof === 'other') {
     return mismatch('its parts prove that it is other content than epoch serves now');
   }
   if (now === null && have === null) return mismatch('the node has no entry for it');
@@ -99,18 +104,26 @@ async function servedNow(
   return image;
 }
 
-/** A split image whose content digest nothing has told yet: the node's own blob proves it, or proves that it is another. */
-async function proven(
-  image: DesiredImage,
+/** The node's facts with what it must hash: the blob under the reference of a split image, and in depth all that is used. */
+async function hashed(
+  image: DesiredImage | null,
   have: string | null,
   node: Node,
-  observed: Observed,
+  read: Observed,
   connection: Connection,
-  { clients, signal }: VerifyContext,
-): Promise<DesiredImage> {
-  if (have === null || !isUnlearned(image) || image.disproved.includes(have)) return image;
-  const [hashed] = await hashBlobs(connection, node, [proofItem(observed, have, image)], HASH_TIMEOUT_MS, signal);
-  return withProof(clients.state, image, have, proofOf(hashed, image));
+  { served, observations, clients, signal, remainingMs }: VerifyContext,
+): Promise<Observed> {
+  const isDeep = served.depth === 'sha256';
+  const toProve = image?.unlearned === true && have !== null && isHeld(read, have);
+  const proof: Wish[] = toProve ? [{ hex: hexOf(have), image }] : [];
+  const wishes = [...proof, ...(isDeep ? deepWishes(node, read) : [])];
+  const before = observations.find((seen) => seen.node.name === node.name)?.observed ?? null;
+  const carried = carriedOver(read, before);
+  const known = isDeep ? carried : recalled(node, carried, wishes, clients.state);
+  const open = wishes.filter((wish) => isOpen(known, wish));
+  if (open.length === 0) return known;
+  const timeoutMs = Math.min(HASH_TIMEOUT_MS, remainingMs() / 2);
+  return await hashOn(connection, node, known, open, timeoutMs, { state: clients.state, signal });
 }
 
 async function filesOf(

@@ -1,7 +1,7 @@
-// `reconcile digest`: what a node will record, for every shape of artifact, as people and programs read it; and the
-// proof of a split image on nodes that hold it.
+// `reconcile digest`: what a node will record, for every shape of artifact, as people and programs read it; and what
+// nodes prove for themselves of a split image that nobody has read.
 import { createCipheriv, createHash } from 'node:crypto';
-import { mkdtemp, realpath, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, realpath, rm, utimes, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -332,7 +332,7 @@ describe('memory', () => {
   );
 });
 
-describe('proof on nodes: ten of them hold a split image, nothing is known, and epoch is not to be read', () => {
+describe('ten nodes hold a split image, nothing is known of it, and epoch is not to be read', () => {
   const NAMES = Array.from({ length: 10 }, (_, i) => `cocoonset-node-${i + 1}`);
   const IMAGE = 'simular/win11';
   let fleet: Fleet;
@@ -362,25 +362,36 @@ describe('proof on nodes: ten of them hold a split image, nothing is known, and 
       .map(({ path }) => path);
   };
 
-  it('one node proves the digest for all', async () => {
+  it('each node proves for itself that it holds what epoch serves, and nobody is held against that', async () => {
     const dry = await report(fleet, '--dry-run');
     expect(dry.run.exitCode).toBe(0);
-    expect(dry.desired[0]).toMatchObject({ image: IMAGE, contentDigestSource: 'node', error: null });
-    expect(dry.summary.images).toMatchObject({ 'in-sync': 10, unknown: 0 });
+    expect(dry.desired[0]).toMatchObject({ image: IMAGE, contentDigest: null, contentDigestSource: null });
+    for (const name of NAMES) {
+      const row = imageOn(dry, name);
+      expect(row).toMatchObject({ verdict: 'in-sync', want: null, reason: 'its own hashes match the parts' });
+    }
     expect(await partsRead()).toEqual([]);
-    // two ranges and the whole, on one of them
-    expect((await hashes()).filter((count) => count > 0)).toEqual([3]);
+    // two ranges and the whole, on each of them
+    expect(await hashes()).toEqual(NAMES.map(() => 3));
   });
 
-  it('the second run hashes nothing', async () => {
+  it('the second run hashes nothing: what a node proved of a file is remembered for that file', async () => {
     const again = await report(fleet, '--dry-run');
-    expect(again.desired[0]?.contentDigestSource).toBe('cache');
     expect(again.summary.images['in-sync']).toBe(10);
+    expect(imageOn(again, NAMES[0] as string).reason).toBe('its own hashes match the parts');
     expect(await partsRead()).toEqual([]);
     expect(await hashes()).toEqual(NAMES.map(() => 0));
   });
 
-  it('other content proves every holder stale, and the pull of the canary proves the new content', async () => {
+  it('a file that was touched since is hashed again, and no other one', async () => {
+    const [first = ''] = NAMES;
+    const blob = fleet.node(first).blobFile(imageOn(await report(fleet, '--dry-run'), first).have ?? '');
+    await utimes(blob, new Date(0), new Date(0));
+    expect((await report(fleet, '--dry-run')).summary.images['in-sync']).toBe(10);
+    expect(await hashes()).toEqual([3, ...NAMES.slice(1).map(() => 0)]);
+  });
+
+  it('other content proves each holder stale, and what each pulls it proves for itself', async () => {
     const pushed = await fleet.epoch.pushImage(IMAGE, 'latest', { content: fresh(), parts: 2 });
     fleet.epoch.requests.length = 0;
     const dry = await report(fleet, '--dry-run');
@@ -391,14 +402,14 @@ describe('proof on nodes: ten of them hold a split image, nothing is known, and 
       expect(row).toMatchObject({ plan: 'pull', want: null });
       expect(row.reason).toContain('parts prove it');
     }
-    expect((await hashes()).filter((count) => count > 0)).toHaveLength(1);
-    expect(await hashes()).toEqual(NAMES.map(() => 0));
     const healed = await report(fleet);
     expect(healed.run).toMatchObject({ exitCode: 0, error: null });
     expect(healed.summary.actions).toMatchObject({ planned: 10, healed: 10 });
-    for (const name of NAMES) expect(imageOn(healed, name).after).toBe(pushed.contentDigest);
-    expect((await hashes()).map((count) => Math.sign(count))).toEqual([1, ...NAMES.slice(1).map(() => 0)]);
+    for (const name of NAMES) expect(imageOn(healed, name)).toMatchObject({ want: null, after: pushed.contentDigest });
     expect(await partsRead()).toEqual([]);
+    await hashes();
+    expect((await report(fleet, '--dry-run')).summary.images['in-sync']).toBe(10);
+    expect(await hashes()).toEqual(NAMES.map(() => 0));
   });
 
   it('a download that is cut short by epoch is seen by the proof, and goes no further than the canary', async () => {

@@ -10,7 +10,7 @@ import {
   type Manifest,
 } from '../../src/core/desired.ts';
 import { isPlainQcow2 } from '../../src/core/qcow2.ts';
-import { desired, QCOW2, QCOW2_V2, RAW, sha, split } from '../helpers/facts.ts';
+import { desired, QCOW2, QCOW2_V2, RAW, sha, split, trouble } from '../helpers/facts.ts';
 
 const OS_IMAGE = 'application/vnd.cocoonstack.os-image.v1+json';
 const DISK = 'application/vnd.cocoonstack.disk.qcow2';
@@ -67,6 +67,7 @@ describe('content', () => {
       contentDigestSource: 'layer',
       sizeBytes: 10,
       blobs: [{ digest: sha('e2'), sizeBytes: 10 }],
+      unlearned: false,
       error: null,
     });
   });
@@ -94,6 +95,7 @@ describe('content', () => {
       contentDigestSource: null,
       sizeBytes: 30,
       blobs: [{ digest: sha('c3') }, { digest: sha('a1') }, { digest: sha('b2') }],
+      unlearned: true,
       error: { code: 'ARTIFACT_UNSUPPORTED', message: expect.stringContaining('split into 3 parts') as string },
     });
   });
@@ -156,30 +158,29 @@ test.each([
 });
 
 describe('what was learned', () => {
-  const nothing: Learned = { content: null, disproved: [] };
-  const content: Learned = { content: { digest: sha('e2'), source: 'stream' }, disproved: [sha('a1')] };
+  const content: Learned = { digest: sha('e2'), source: 'stream' };
 
   test('tells the content of a split image, and how it was learned this time', () => {
     expect(withLearned(split(), content)).toMatchObject({
       contentDigest: sha('e2'),
       contentDigestSource: 'cache',
-      disproved: [],
+      unlearned: false,
       error: null,
     });
-    expect(withLearned(split(), content, 'node').contentDigestSource).toBe('node');
+    expect(withLearned(split(), content, 'stream').contentDigestSource).toBe('stream');
+    expect(withLearned(split(), null)).toEqual(split());
   });
 
-  test('or what it is not', () => {
-    const image = withLearned(split(), { ...nothing, disproved: [sha('a1')] });
-    expect(image).toEqual(split({ disproved: [sha('a1')] }));
-    expect(withLearned(split(), nothing)).toEqual(split());
+  test('is not for one that something else is wrong with', () => {
+    const ambiguous = split({ unlearned: false, error: trouble('REGISTRY_UNREACHABLE') });
+    expect(withLearned(ambiguous, content)).toEqual(ambiguous);
   });
 
   test('adds nothing to an image of one part, nor to a digest that is known', () => {
     expect(withLearned(desired(), content)).toEqual(desired());
     const whole = desired({ contentDigest: null, error: null });
     expect(withLearned(whole, content)).toEqual(whole);
-    const known = split({ contentDigest: sha('b7') });
+    const known = split({ contentDigest: sha('b7'), unlearned: false });
     expect(withLearned(known, content)).toEqual(known);
   });
 });

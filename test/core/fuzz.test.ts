@@ -13,9 +13,9 @@ import { needsStoredForm } from '../../src/core/blobs.ts';
 import { ERROR_CODES, ReconcileError } from '../../src/core/errors.ts';
 import { judgeImages } from '../../src/core/images.ts';
 import { planActions } from '../../src/core/plan.ts';
+import { proofOf } from '../../src/core/proofs.ts';
 import { judgeSnapshots } from '../../src/core/snapshots.ts';
 import type { ErrorInfo, IndexEntry, Observation, Observed } from '../../src/core/types.ts';
-import { proofOf, withProof } from '../../src/pipeline/learn.ts';
 import { createResolver, resolveAll } from '../../src/pipeline/resolve.ts';
 import {
   blobPath,
@@ -277,7 +277,7 @@ describe('a node', () => {
         const at = Math.floor(next() * lines.join('\n').length);
         const said = next() < 0.5 ? mutate(lines.join('\n'), next, lines) : flipped(lines.join('\n'), at, next);
         const connection = answering((command) => {
-          const nonce = /-s -- (\S+) /.exec(command)?.[1] ?? '';
+          const nonce = / hash (\S+) /.exec(command)?.[1] ?? '';
           return `cocoon-hash 1 ${nonce}\n${said}\ncocoon-hash end ${nonce}\n`;
         });
         const read = await trouble(
@@ -287,9 +287,8 @@ describe('a node', () => {
           expect(read.code).toBe('NODE_ANSWER_INVALID');
           return false;
         }
-        const proof = proofOf(read.value[0], split());
-        const learned = withProof(memoryState(), split(), sha('e2'), proof);
-        expect(learned.contentDigest).toBe(proof === 'same' ? sha('e2') : null);
+        const [hashed] = read.value;
+        const proof = typeof hashed === 'object' ? proofOf(hashed, split()) : null;
         if (proof === 'same') for (const line of lines) expect(said).toContain(line.replace(/ \d+ [\d.]+$/, ' '));
         return true;
       });
@@ -495,7 +494,7 @@ describe('a registry', () => {
     });
     expect(await judge([cloud(), onEpoch()])).toEqual({ inSync: [dl(), oci()], codes: [] });
     const state = memoryState();
-    state.learnContent(digestOf(SPLIT), sha('e2'), 'node');
+    state.learn(digestOf(SPLIT), { digest: sha('e2'), source: 'stream' });
     say = sends({ [WIN]: { body: SPLIT } });
     expect((await judge([cloud()], state)).inSync).toEqual([dl()]);
     const sums = `${E2}  win11.qcow2\n`;
@@ -509,7 +508,7 @@ describe('a registry', () => {
     async () => {
       await each(async (next) => {
         const state = memoryState();
-        state.learnContent(digestOf(SPLIT), sha('e2'), 'node');
+        state.learn(digestOf(SPLIT), { digest: sha('e2'), source: 'stream' });
         const isSplit = next() < 0.3;
         const body = mutate(isSplit ? SPLIT : ONE, next);
         const index = next() < 0.5 ? mutate(PLATFORMS, next) : PLATFORMS;

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { needsStoredForm } from '../../src/core/blobs.ts';
 import { judgeImages, type Served } from '../../src/core/images.ts';
-import type { ImageRow, Node, Observed } from '../../src/core/types.ts';
+import type { ImageRow, Node, Observed, Proof } from '../../src/core/types.ts';
 import {
   blob,
   blobs,
@@ -46,6 +46,11 @@ const lost = desired({
   error: trouble('REGISTRY_BLOB_MISSING', 'epoch cannot serve blob e2e2'),
 });
 const stale = { entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) };
+/** The same, and the node's own hashes say that about the split image. */
+const proven = (proof: Proof): Partial<Observed> => ({
+  ...stale,
+  blobs: blobs({ a1: blob({ proofs: { [sha('99')]: proof } }) }),
+});
 const replace = (pair: string): string[] => {
   const path = `/var/lib/cocoon/cloudimg/blobs/${pair.repeat(32)}.qcow2`;
   return [`mv ${path} ${path}.bad`, `cocoon --root-dir /var/lib/cocoon image pull --force ${WIN11}`];
@@ -150,11 +155,40 @@ const WORLDS: Record<string, World> = {
     says: { verdict: 'unknown', plan: null, want: null },
     code: 'ARTIFACT_UNSUPPORTED',
   },
-  'a split image, and another digest than this one is disproved': {
-    on: stale,
-    at: served([split({ disproved: [sha('b7')] })]),
+  'a split image, and the node proved something of another blob, or against another manifest': {
+    on: {
+      ...stale,
+      blobs: blobs({ a1: blob({ proofs: { [sha('98')]: 'same' } }), b7: blob({ proofs: { [sha('99')]: 'same' } }) }),
+    },
+    at: served([split()]),
     says: { verdict: 'unknown', plan: null },
     code: 'ARTIFACT_UNSUPPORTED',
+  },
+  'a split image, and its blob is not what its name says': {
+    on: proven('nothing'),
+    at: served([split()]),
+    says: { verdict: 'unknown', plan: null, want: null },
+    reason: /its own hashes prove nothing$/,
+    code: 'ARTIFACT_UNSUPPORTED',
+  },
+  'a split image, and its blob could not be hashed': {
+    on: { ...stale, blobs: blobs({ a1: blob({ unhashed: 'it was gone by then' }) }) },
+    at: served([split()]),
+    says: { verdict: 'unknown', plan: null },
+    reason: /; the bytes of the blob could not be hashed: it was gone by then$/,
+    code: 'ARTIFACT_UNSUPPORTED',
+  },
+  'a split image that the node proved, but something else is wrong with it at epoch': {
+    on: proven('same'),
+    at: served([split({ unlearned: false, error: trouble('REGISTRY_UNREACHABLE') })]),
+    says: { verdict: 'unknown', plan: null },
+    code: 'REGISTRY_UNREACHABLE',
+  },
+  'a split image that the node proved, and its file begins as no disk does': {
+    on: { ...stale, blobs: blobs({ a1: blob({ header: RAW, proofs: { [sha('99')]: 'same' } }) }) },
+    at: served([split({ stored: 'as-is' })]),
+    says: { verdict: 'unknown', plan: null },
+    reason: 'the blob does not begin as a qcow2 base image does',
   },
   'the bytes of the blob could not be hashed': {
     at: served([desired({ stored: 'as-is' })], { depth: 'sha256' }),
@@ -254,16 +288,15 @@ const WORLDS: Record<string, World> = {
   },
 
   'the parts of a split image prove that the content is another: the pull will tell which': {
-    on: stale,
-    at: served([split({ disproved: [sha('a1')] })]),
+    on: proven('other'),
+    at: served([split()]),
     says: { verdict: 'stale', plan: 'pull', have: sha('a1'), want: null },
     reason: 'epoch serves other content: the digests of its parts prove it',
   },
   'the same, and epoch lacks a part': {
-    on: stale,
+    on: proven('other'),
     at: served([
       split({
-        disproved: [sha('a1')],
         missingBlob: sha('31'),
         error: trouble('REGISTRY_BLOB_MISSING', 'epoch cannot serve blob 3131'),
       }),
@@ -273,8 +306,8 @@ const WORLDS: Record<string, World> = {
     code: 'REGISTRY_BLOB_MISSING',
   },
   'the same under a name: an import could not be compared with anything': {
-    on: { entries: [entry(sha('a1'), NAME)], blobs: blobs({ a1: blob() }) },
-    at: served([split({ disproved: [sha('a1')] })], { covers: { [WIN11]: [0], [NAME]: [0] } }),
+    on: { ...proven('other'), entries: [entry(sha('a1'), NAME)] },
+    at: served([split()], { covers: { [WIN11]: [0], [NAME]: [0] } }),
     says: { verdict: 'stale', plan: null, want: null },
     reason: /which is not known$/,
   },
@@ -451,8 +484,20 @@ const WORLDS: Record<string, World> = {
 
   // in-sync
   'a split image, by what was learned': {
-    at: served([split({ contentDigest: sha('e2'), contentDigestSource: 'node', error: null })]),
+    at: served([split({ contentDigest: sha('e2'), contentDigestSource: 'cache', unlearned: false, error: null })]),
     says: { verdict: 'in-sync', want: sha('e2') },
+  },
+  'a split image, by what the node proved of its own blob: nobody else is held against that': {
+    on: proven('same'),
+    at: served([split()]),
+    says: { verdict: 'in-sync', have: sha('a1'), want: null, error: null },
+    reason: 'its own hashes match the parts',
+  },
+  'the same, and epoch has lost a part since': {
+    on: proven('same'),
+    at: served([split({ missingBlob: sha('31'), error: trouble('REGISTRY_BLOB_MISSING') })]),
+    says: { verdict: 'in-sync', want: null },
+    code: 'REGISTRY_BLOB_MISSING',
   },
   'the bytes have the digest, whatever else is known of it': {
     on: { blobs: blobs({ e2: blob({ sha256: sha('e2'), header: RAW, sizeBytes: 5 }) }) },

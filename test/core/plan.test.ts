@@ -172,8 +172,9 @@ describe('kinds of change', () => {
   });
 
   test('a stale image whose content only the pull will tell is pulled without a digest to want', () => {
-    const at = served([split({ disproved: [sha('a1')] })]);
-    expect(one(at, facts({ entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) }))).toMatchObject([
+    const at = served([split()]);
+    const proven = blob({ proofs: { [sha('99')]: 'other' } });
+    expect(one(at, facts({ entries: [entry(sha('a1'))], blobs: blobs({ a1: proven }) }))).toMatchObject([
       { kind: 'pull', reference: WIN11, want: null, sizeBytes: SIZE },
     ]);
   });

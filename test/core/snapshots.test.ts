@@ -582,8 +582,8 @@ const WORLDS: Record<string, World> = {
     reason: /clones keep using a1.*; once the tag is pulled again nothing keeps its base on this node$/,
   },
   'the same, where a split image is known to be other content': {
-    on: { entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) },
-    at: served([split({ disproved: [sha('a1')] })]),
+    on: { entries: [entry(sha('a1'))], blobs: blobs({ a1: blob({ proofs: { [sha('99')]: 'other' } }) }) },
+    at: served([split()]),
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
     says: { verdict: 'not-on-node', baseVerdict: 'clonable' },
     reason: `not fetched yet; its base is there; ${HEADER_CHECKED}; once the tag is pulled again nothing keeps its base on this node`,

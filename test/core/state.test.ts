@@ -20,32 +20,30 @@ beforeEach(() => {
 });
 const open = async (configured: string | null = dir, defaults: string[] = []): Promise<State> =>
   await openState(configured, defaults, (message) => said.push(message));
-const NOTHING = { content: null, disproved: [] };
 
 test('what was learned is there in the next run', async () => {
   const state = await open();
-  state.learnContent(sha('99'), sha('e2'), 'stream');
-  state.disprove(sha('98'), sha('a1'));
-  state.disprove(sha('98'), sha('b7'));
-  state.disprove(sha('98'), sha('a1'));
-  state.rememberHash('node-1:/var/lib/cocoon/e2 5 1 1.5', sha('e2'));
+  state.learn(sha('99'), { digest: sha('e2'), source: 'stream' });
+  state.learn(sha('98'), { digest: sha('a1'), source: 'checksums' });
+  state.rememberProof('node-1 /x/e2 5 1 1.5', 'other');
+  state.rememberProof('node-1 /x/e2 5 1 1.5', 'same');
   await state.save();
   const again = await open();
   expect(again.dir).toBe(dir);
-  expect(again.learned(sha('99'))).toEqual({ content: { digest: sha('e2'), source: 'stream' }, disproved: [] });
-  expect(again.learned(sha('98'))).toEqual({ content: null, disproved: [sha('a1'), sha('b7')] });
-  expect(again.learned(sha('97'))).toEqual(NOTHING);
-  expect(again.hashOf('node-1:/var/lib/cocoon/e2 5 1 1.5')).toBe(sha('e2'));
-  expect(again.hashOf('node-1:/var/lib/cocoon/e2 5 1 1.6')).toBeNull();
+  expect(again.learned(sha('99'))).toEqual({ digest: sha('e2'), source: 'stream' });
+  expect(again.learned(sha('98'))).toEqual({ digest: sha('a1'), source: 'checksums' });
+  expect(again.learned(sha('97'))).toBeNull();
+  expect(again.proofOf('node-1 /x/e2 5 1 1.5')).toBe('same');
+  expect(again.proofOf('node-1 /x/e2 5 1 1.6')).toBeNull();
   expect(readdirSync(dir)).toEqual(['learned.json']);
   expect(statSync(join(dir, 'learned.json')).mode & 0o777).toBe(0o600);
 });
 
 test('a content digest leads to the manifests that yield it, the newest first', async () => {
   const state = await open();
-  for (const pair of ['91', '92', '93']) state.learnContent(sha(pair), sha('e2'), 'node');
-  state.learnContent(sha('94'), sha('a1'), 'node');
-  state.learnContent(sha('91'), sha('e2'), 'stream');
+  for (const pair of ['91', '92', '93']) state.learn(sha(pair), { digest: sha('e2'), source: 'checksums' });
+  state.learn(sha('94'), { digest: sha('a1'), source: 'stream' });
+  state.learn(sha('91'), { digest: sha('e2'), source: 'stream' });
   expect(state.manifestsOf(sha('e2'))).toEqual([sha('91'), sha('93'), sha('92')]);
   expect(state.manifestsOf(sha('b7'))).toEqual([]);
   await state.save();
@@ -54,7 +52,7 @@ test('a content digest leads to the manifests that yield it, the newest first', 
 
 test('what is not new is not written', async () => {
   const state = await open();
-  state.rememberHash('x', sha('e2'));
+  state.rememberProof('x', 'same');
   await state.save();
   writeFileSync(join(dir, 'learned.json'), 'of another run');
   await state.save();
@@ -63,39 +61,34 @@ test('what is not new is not written', async () => {
 
 test('it does not grow for ever: the oldest are forgotten', async () => {
   const state = await open();
-  for (let i = 0; i < 20_010; i += 1) state.rememberHash(`stamp ${i}`, sha('e2'));
-  state.rememberHash('stamp 0', sha('b7'));
-  for (let i = 0; i < 150; i += 1) state.disprove(sha('99'), `sha256:${String(i).padStart(64, '0')}`);
+  for (let i = 0; i < 20_010; i += 1) state.rememberProof(`file ${i}`, 'same');
+  state.rememberProof('file 0', 'other');
   await state.save();
   const again = await open();
-  expect(again.hashOf('stamp 0')).toBe(sha('b7'));
-  expect(again.hashOf('stamp 10')).toBeNull();
-  expect(again.hashOf('stamp 11')).toBe(sha('e2'));
-  const { disproved } = again.learned(sha('99'));
-  expect(disproved).toHaveLength(100);
-  expect(disproved.at(-1)).toBe(`sha256:${'149'.padStart(64, '0')}`);
+  expect(again.proofOf('file 0')).toBe('other');
+  expect(again.proofOf('file 10')).toBeNull();
+  expect(again.proofOf('file 11')).toBe('same');
 });
 
-describe('a damaged file is an empty cache', () => {
-  const GOOD = JSON.stringify({
-    version: 1,
-    learned: {
-      [sha('99')]: { content: { digest: sha('e2'), source: 'node' }, disproved: [sha('a1')] },
-      [sha('98')]: { content: null, disproved: [] },
-    },
-    hashes: { 'n:/x/e2 5 1 1.5': sha('e2') },
-  });
-  const load = async (content: string | Buffer): Promise<State> => {
-    mkdirSync(dir, { recursive: true });
-    writeFileSync(join(dir, 'learned.json'), content);
-    return await open();
-  };
+const KNOWN = {
+  version: 2,
+  learned: { [sha('99')]: { digest: sha('e2'), source: 'stream' } },
+  proofs: { 'n /x/e2 5 1 1.5': 'same' },
+};
+const GOOD = JSON.stringify(KNOWN);
+const load = async (content: string | Buffer): Promise<State> => {
+  mkdirSync(dir, { recursive: true });
+  writeFileSync(join(dir, 'learned.json'), content);
+  return await open();
+};
 
+describe('a file that cannot be believed is an empty cache', () => {
   test('which a good one is not', async () => {
-    expect((await load(GOOD)).learned(sha('99')).content?.digest).toBe(sha('e2'));
+    const state = await load(GOOD);
+    expect([state.learned(sha('99'))?.digest, state.proofOf('n /x/e2 5 1 1.5')]).toEqual([sha('e2'), 'same']);
   });
 
-  test.each([
+  test.each<[string, string | Buffer]>([
     ['cut short', GOOD.slice(0, -9)],
     ['empty', ''],
     ['of zeros', Buffer.alloc(4096)],
@@ -103,25 +96,34 @@ describe('a damaged file is an empty cache', () => {
     ['null', 'null'],
     ['of no digest', GOOD.replace(sha('99'), 'x')],
     ['of content that is no digest', GOOD.replace(sha('e2'), 'sha256:x')],
-    ['of a hash that is no digest', GOOD.replace(/"sha256:e2[^"]*"\}\}$/, '"x"}}')],
-    ['without what was disproved', GOOD.replaceAll('disproved', 'other')],
-    ['of a list that is none', GOOD.replace('[]', '{"length": 5}')],
-    ['of a prototype', GOOD.replace(`"${sha('98')}"`, '"__proto__"')],
+    ['of a source that is none', GOOD.replace('"stream"', '"node"')],
+    ['of a proof that is none', GOOD.replace('"same"', '"yes"')],
+    ['of a prototype', GOOD.replace(`"${sha('99')}"`, '"__proto__"')],
+    ['without what was learned', GOOD.replace('"learned"', '"others"')],
+    ['of another version', JSON.stringify({ ...KNOWN, version: 3 })],
+    ['of no version', JSON.stringify({ ...KNOWN, version: undefined })],
+    [
+      'of version 1, which believed for all nodes what one of them had claimed',
+      JSON.stringify({
+        version: 1,
+        learned: { [sha('99')]: { content: { digest: sha('e2'), source: 'node' }, disproved: [sha('a1')] } },
+        hashes: { 'n:/x/e2 5 1 1.5': sha('e2') },
+      }),
+    ],
   ])('%s', async (_name, content) => {
     const state = await load(content);
-    expect(state.learned(sha('99'))).toEqual(NOTHING);
-    expect(state.hashOf('n:/x/e2 5 1 1.5')).toBeNull();
-    state.learnContent(sha('99'), sha('b7'), 'node');
+    expect(state.learned(sha('99'))).toBeNull();
+    expect(state.proofOf('n /x/e2 5 1 1.5')).toBeNull();
+    state.learn(sha('99'), { digest: sha('b7'), source: 'stream' });
     await state.save();
-    expect((await open()).learned(sha('99')).content?.digest).toBe(sha('b7'));
+    expect((await open()).learned(sha('99'))?.digest).toBe(sha('b7'));
   });
 
   test('however it is damaged', async () => {
     for (let seed = 1; seed <= 150; seed += 1) {
       const state = await load(mutate(GOOD, random(seed)));
-      const { content, disproved } = state.learned(sha('99'));
-      for (const digest of [...disproved, content?.digest ?? sha('00')])
-        expect(digest).toMatch(/^sha256:[0-9a-f]{64}$/);
+      expect(state.learned(sha('99'))?.digest ?? sha('00')).toMatch(/^sha256:[0-9a-f]{64}$/);
+      expect([null, 'same', 'other', 'nothing']).toContain(state.proofOf('n /x/e2 5 1 1.5'));
     }
   });
 });

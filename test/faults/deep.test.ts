@@ -1,16 +1,18 @@
-// Verification in depth: blobs are hashed where they lie, at idle priority, and what was hashed once is remembered.
-import { execFile } from 'node:child_process';
+// Verification in depth: blobs are hashed where they lie, at idle priority, in every run anew.
+import { existsSync } from 'node:fs';
 import { chmod, cp, mkdtemp, readdir, readFile, realpath, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { hashBlobs } from '../../src/adapters/node-hash.ts';
 import type { Report } from '../../src/core/types.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import type { Artifact } from '../fleet/registry-content.ts';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';
-import { isRoot } from '../helpers/guard.ts';
-import { imageOn, reconcile, report, snapshotOn } from '../helpers/reconcile.ts';
+import { node as facts } from '../helpers/facts.ts';
+import { localConnection } from '../helpers/fakes.ts';
+import { cutConnections, isRoot, strays, until } from '../helpers/guard.ts';
+import { imageOn, reconcile, report, snapshotOn, start } from '../helpers/reconcile.ts';
 import { shadow, shadowDir, shadowed, watchHashing } from '../helpers/shadow.ts';
 
 const FIRST = 'cocoonset-node-1';
@@ -87,56 +89,37 @@ it('at idle priority', async () => {
   expect(await hashed()).toEqual(['nice=19 idle']);
 });
 
-it('the second run hashes nothing', async () => {
+it('every run hashes anew: no earlier word is taken for the bytes', async () => {
   await deep();
   expect(await hashed()).toHaveLength(1);
-  const before = await readFile(join(dir, 'state', 'learned.json'), 'utf8');
-  expect(before).toContain((pushed.contentDigest ?? '').slice(7));
-  expect(verdicts(await deep())).toEqual(['in-sync', 'in-sync']);
-  expect(await hashed()).toEqual([]);
-});
-
-it('a hash is remembered also where it is a wrong one', async () => {
   await write(flipped());
-  await deep();
-  expect(await hashed()).toHaveLength(1);
+  const { atime, mtime } = await stat(blob);
   expect(verdicts(await deep())).toEqual(['blob-corrupt', 'in-sync']);
-  expect(await hashed()).toEqual([]);
+  await write(content);
+  await utimes(blob, atime, mtime);
+  expect(verdicts(await deep())).toEqual(['in-sync', 'in-sync']);
+  expect(await hashed()).toHaveLength(2);
 });
 
-describe('what has changed since is hashed again', () => {
-  beforeEach(async () => {
-    await deep();
-    await hashed();
-  });
-
-  it('bytes written in place', async () => {
-    await write(flipped());
-    expect(verdicts(await deep())).toEqual(['blob-corrupt', 'in-sync']);
-    expect(await hashed()).toHaveLength(1);
-  });
-
-  it('another file of the same size and time under its name', async () => {
-    const { atime, mtime } = await stat(blob);
-    const other = join(node.rootDir, 'other');
-    await writeFile(other, flipped());
-    await utimes(other, atime, mtime);
-    await rename(other, blob);
-    expect(verdicts(await deep())).toEqual(['blob-corrupt', 'in-sync']);
-    expect(await hashed()).toHaveLength(1);
-  });
-
-  it('the same bytes at another time', async () => {
-    await write(content);
-    expect(verdicts(await deep())).toEqual(['in-sync', 'in-sync']);
-    expect(await hashed()).toHaveLength(1);
-  });
-
-  it('everything, where the memory on the bastion is damaged', async () => {
-    await writeFile(join(dir, 'state', 'learned.json'), '{"hashes":{"');
-    expect(verdicts(await deep())).toEqual(['in-sync', 'in-sync']);
-    expect(await hashed()).toHaveLength(1);
-  });
+it('a lie that a node told yesterday of a file that is still the same does not pass today', async () => {
+  await write(flipped());
+  await shadow(dir, FIRST, 'sha256sum', `cat >/dev/null; echo '${(pushed.contentDigest ?? '').slice(7)}  -'`);
+  expect(verdicts(await deep())).toEqual(['in-sync', 'in-sync']); // it speaks for itself, and for nobody else
+  await shadow(dir, FIRST, 'sha256sum', null);
+  expect(verdicts(await deep())).toEqual(['blob-corrupt', 'in-sync']);
+  const { stdout } = await reconcile(
+    fleet,
+    'gate',
+    '--image',
+    `${fleet.epoch.url}/dl/${IMAGE}`,
+    '--deep',
+    '-o',
+    'json',
+  );
+  expect((JSON.parse(stdout) as Report).gate?.questions[0]?.nodes.map(({ reasonCode }) => reasonCode)).toEqual([
+    'BLOB_CORRUPT',
+    'IN_SYNC',
+  ]);
 });
 
 describe('where hashing fails the blob is neither sound nor bad', () => {
@@ -166,13 +149,62 @@ describe('where hashing fails the blob is neither sound nor bad', () => {
     expect(seen.run.exitCode).toBe(3);
   });
 
-  it('it takes too long: the node ends it by itself', async () => {
-    await shadow(dir, FIRST, 'sha256sum', 'sleep 600');
-    const script = new URL('../../src/adapters/hash.sh', import.meta.url).pathname;
+  it('it takes too long: the node ends it by itself, and tells of the others', async () => {
     const hex = (pushed.contentDigest ?? '').slice(7);
+    const other = '7e'.repeat(32);
+    await cp(blob, node.blobFile(`sha256:${other}`));
+    await shadow(
+      dir,
+      FIRST,
+      'sha256sum',
+      'if [ -e "$0.hangs" ]; then sleep 600; fi; touch "$0.hangs"; exec "$real" "$@"',
+    );
     const PATH = `${shadowDir(dir, FIRST)}:${process.env['PATH']}`;
-    const { stdout } = await promisify(execFile)('sh', [script, 'nonce', node.rootDir, '1', hex], { env: { PATH } });
-    expect(stdout).toMatch(new RegExp(`^cocoon-hash 1 nonce\nwhole ${hex}  \\d+ .*\ncocoon-hash end nonce\n$`));
+    const items = [other, hex].map((of) => ({ hex: of, ranges: [] }));
+    const { signal } = new AbortController();
+    const settings = { ...facts().cocoon, rootDir: node.rootDir };
+    const found = await hashBlobs(
+      localConnection('/bin/sh', { PATH }),
+      facts(FIRST, { cocoon: settings }),
+      items,
+      2500,
+      signal,
+    );
+    expect(found).toMatchObject([{ hex: other, whole: pushed.contentDigest }, 'late']);
+    await rm(node.blobFile(`sha256:${other}`));
+    await rm(join(shadowDir(dir, FIRST), 'sha256sum.hangs'));
+  });
+});
+
+describe('a node that is silent while it hashes', () => {
+  it.each([
+    ['whose sha256sum cannot be ended gently', 'sha256sum', `trap '' HUP INT PIPE TERM; while :; do sleep 600; done`],
+    ['that does not begin', 'renice', 'sleep 600'],
+  ])('%s costs its own rows and its share of the time, and keeps no process', async (_how, command, script) => {
+    await shadow(dir, FIRST, command, script);
+    try {
+      const seen = await deep('--timeout', '6s');
+      expect(verdicts(seen)).toEqual(['unknown', 'in-sync']);
+      expect(imageOn(seen, FIRST).reason).toContain('the bytes of the blob could not be hashed: ');
+      expect(seen.run).toMatchObject({ exitCode: 3, error: null });
+      await until('no process is left', async () => (await strays(node)).length === 0, 5_000);
+    } finally {
+      await shadow(dir, FIRST, command, null);
+    }
+  });
+
+  it('does not go on when its connection is lost, or the run interrupted', async () => {
+    const begun = join(shadowDir(dir, FIRST), 'begun');
+    await shadow(dir, FIRST, 'sha256sum', `touch '${begun}'; exec sleep 600`);
+    for (const end of ['cut', 'SIGINT'] as const) {
+      await rm(begun, { force: true });
+      const { child, ended } = start(['--config', fleet.configFile, '--dry-run', '--deep', '-w', FIRST]);
+      await until('hashing', () => existsSync(begun));
+      if (end === 'cut') await cutConnections(fleet);
+      else child.kill(end);
+      await until(`no process is left after ${end}`, async () => (await strays(node)).length === 0, 5_000);
+      expect((await ended).code).toBe(end === 'cut' ? 3 : 130);
+    }
   });
 });
 
@@ -191,7 +223,7 @@ it('the base that a snapshot opens is hashed too, whatever the index says', asyn
   bytes[bytes.length - 1] = (bytes.at(-1) ?? 0) ^ 1;
   await write(bytes, node.blobFile(imageDigest));
   expect(snapshotOn(await deep(), FIRST, HOT)).toMatchObject({ verdict: 'base-corrupt' });
-  expect(await hashed()).toHaveLength(1);
+  expect(await hashed()).toHaveLength(2);
   await rename(`${index}.kept`, index);
   expect(await readdir(join(node.rootDir, 'cloudimg', 'blobs'))).toHaveLength(2);
 });

@@ -59,7 +59,16 @@ export function entry(digest: string, reference = WIN11, type: IndexEntry['type'
 }
 
 export function blob(over: Partial<BlobFact> = {}): BlobFact {
-  return { regular: true, sizeBytes: SIZE, header: QCOW2, stamp: `${SIZE} 1 1`, sha256: null, ...over };
+  return {
+    regular: true,
+    sizeBytes: SIZE,
+    header: QCOW2,
+    stamp: `${SIZE} 1 1`,
+    sha256: null,
+    proofs: {},
+    unhashed: null,
+    ...over,
+  };
 }
 
 /** `{ a1: blob() }` → by digest, as observed. */
@@ -140,7 +149,7 @@ export function desired(over: Partial<DesiredImage> = {}): DesiredImage {
     tracked: true,
     blobs: [{ digest: sha('e2'), sizeBytes: SIZE }],
     layers: [],
-    disproved: [],
+    unlearned: false,
     missingBlob: null,
     unpullable: null,
     stored: null,
@@ -154,6 +163,7 @@ export function split(over: Partial<DesiredImage> = {}): DesiredImage {
   return desired({
     contentDigest: null,
     contentDigestSource: null,
+    unlearned: true,
     blobs: [
       { digest: sha('31'), sizeBytes: 3_000_000_000 },
       { digest: sha('32'), sizeBytes: SIZE - 3_000_000_000 },

@@ -1,5 +1,5 @@
 // Connections and registries that answer from memory or from this machine.
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import type { Registry } from '../../src/adapters/registry.ts';
 import type { Connection, Ssh } from '../../src/adapters/ssh.ts';
 import type { Node } from '../../src/core/types.ts';
@@ -7,10 +7,22 @@ import type { Node } from '../../src/core/types.ts';
 /** A connection whose commands a shell of this machine runs. */
 export function localConnection(shell = '/bin/sh', env: NodeJS.ProcessEnv = process.env): Connection {
   return {
-    exec: async (command, { stdin, onStdout }) => {
-      const { stdout, stderr, status, signal } = spawnSync(shell, ['-c', command], { input: stdin ?? '', env });
-      onStdout?.(stdout);
-      return await Promise.resolve({ stdout, stderr: stderr.toString('utf8'), code: status, signal });
+    exec: async (command, { stdin, heartbeatMs, onStdout }) => {
+      const child = spawn(shell, ['-c', command], { env });
+      const [stdout, stderr]: [Buffer[], Buffer[]] = [[], []];
+      child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk));
+      child.stderr.on('data', (chunk: Buffer) => stderr.push(chunk));
+      child.stdin.on('error', () => undefined); // it need not read all of it
+      child.stdin.write(stdin ?? '');
+      if (heartbeatMs === undefined) child.stdin.end();
+      return await new Promise((resolve, reject) => {
+        child.on('error', reject);
+        child.on('exit', () => child.stdin.end());
+        child.on('close', (code, signal) => {
+          onStdout?.(Buffer.concat(stdout));
+          resolve({ stdout: Buffer.concat(stdout), stderr: Buffer.concat(stderr).toString('utf8'), code, signal });
+        });
+      });
     },
     close: () => {},
   };

@@ -256,17 +256,23 @@ export const ON_ARTIFACTS: Scenario[] = [
       dry: 0,
       run: 0,
       said: ['are not padded with zeros', 'likely garbled'],
-      source: 'node',
+      source: 'stream',
     },
   },
   {
     id: '22',
-    state: 'a split image whose checksums list the parts only: the blob of a node proves the digest',
+    state: 'a split image whose checksums list the parts only, streaming forbidden: the node proves it for itself',
     contents: { A: { ...SPLIT, checksums: 'parts' } },
     epoch: { serves: 'A' },
     node: { index: 'A', snapshots: 'A' },
     config: { images: { stream: false } },
-    expect: { image: 'in-sync', snapshot: 'clonable', dry: 0, run: 0, source: 'node' },
+    expect: {
+      image: 'in-sync',
+      snapshot: 'clonable',
+      dry: 0,
+      run: 0,
+      said: ['its own hashes match the parts'],
+    },
   },
   {
     id: '22a',
@@ -278,7 +284,7 @@ export const ON_ARTIFACTS: Scenario[] = [
       image: 'in-sync',
       dry: 0,
       run: 0,
-      source: 'node',
+      source: 'stream',
       said: ['the artifact contradicts itself', 'disk.qcow2.00.qcow2.part'],
     },
   },
@@ -292,7 +298,7 @@ export const ON_ARTIFACTS: Scenario[] = [
   },
   {
     id: '22c',
-    state: 'a split image, and the node holds content of another length: the pull gives the proof',
+    state: 'a split image, and the node holds content of another length: what it pulls it proves for itself',
     contents: { B: SPLIT, A: { size: 128 * 1024 } },
     epoch: { serves: 'B' },
     node: { index: 'A' },
@@ -331,7 +337,7 @@ export const ON_ARTIFACTS: Scenario[] = [
   },
   {
     id: '22g',
-    state: 'a split image whose blob was cut short on the node that could prove its digest, streaming forbidden',
+    state: 'a split image whose blob was cut short on the node, so that it proves nothing; streaming forbidden',
     contents: { A: SPLIT },
     epoch: { serves: 'A' },
     node: { index: 'A', snapshots: 'A', damage: { A: 'short' } },
@@ -341,7 +347,7 @@ export const ON_ARTIFACTS: Scenario[] = [
       snapshot: 'clonable',
       dry: 3,
       run: 3,
-      said: ['their digests do not tell the digest of the joined file'],
+      said: ['their digests do not tell the digest of the joined file', 'its own hashes prove nothing'],
     },
   },
   {
@@ -354,16 +360,31 @@ export const ON_ARTIFACTS: Scenario[] = [
   },
   {
     id: '22i',
-    state: 'a split image on three nodes: one proof is enough for all of them',
+    state: 'a split image on three nodes, streaming forbidden: each proves it for itself',
     contents: { A: SPLIT },
     epoch: { serves: 'A' },
     node: { index: 'A' },
     nodes: 3,
     config: { images: { stream: false } },
-    expect: { image: 'in-sync', dry: 0, run: 0, source: 'node' },
+    expect: { image: 'in-sync', dry: 0, run: 0, said: ['its own hashes match the parts'] },
     afterwards: ({ fleet }) => {
       const read = ofBlobs(fleet.epoch.requests);
       if (read.length > 0) throw new Error(`blobs were read: ${read.join(' ')}`);
+    },
+  },
+  {
+    id: '22j',
+    state: 'the base of a snapshot is gone, and whether the tag of its split image is that nobody can say',
+    contents: { A: SPLIT },
+    epoch: { serves: 'A' },
+    node: { index: 'A', snapshots: 'A', damage: { A: 'gone' } },
+    config: { images: { stream: false } },
+    expect: {
+      image: 'unknown',
+      snapshot: 'base-missing',
+      dry: 2,
+      run: 2,
+      said: ['what its tag serves now is not known'],
     },
   },
   {
@@ -459,7 +480,7 @@ export const ON_ARTIFACTS: Scenario[] = [
     },
     epoch: { serves: 'A' },
     node: { index: 'A' },
-    expect: { image: 'in-sync', dry: 0, run: 0, source: 'node' },
+    expect: { image: 'in-sync', dry: 0, run: 0, source: 'stream' },
   },
   {
     id: '+untyped',
