@@ -3,7 +3,7 @@
  * What ssh would not take is refused, in blocks that do not apply too.
  */
 import { readdir, stat } from 'node:fs/promises';
-import { userInfo } from 'node:os';
+import { getegid, geteuid } from 'node:process';
 import { join } from 'node:path';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { readRegularFile } from './file.ts';
@@ -80,9 +80,8 @@ async function readLines(
 /** ssh takes its usual file, and what is included, only where none but we, our own group and root can write them. */
 async function refuseWhereOthersWrite(file: string): Promise<void> {
   const { uid, gid, mode } = await stat(file);
-  const we = userInfo();
-  const isOurs = uid === 0 || uid === we.uid;
-  const writers = gid === we.gid ? 0o002 : 0o022;
+  const isOurs = uid === 0 || uid === geteuid?.();
+  const writers = gid === getegid?.() ? 0o002 : 0o022;
   if (!isOurs || (mode & writers) !== 0) throw refuse(file, 'bad owner or permissions: others may write it');
 }
 

@@ -3,7 +3,6 @@
  * what leads to a node and proves who is there; the rest is named, so that it can be said. A test compares the answers
  * with those of `ssh -G`, key by key. `Match exec` is never run: such a block does not apply.
  */
-import { userInfo } from 'node:os';
 import { looksLikeAddress, sshAddress } from './address.ts';
 import { matchPattern, matchPatterns } from './known-hosts.ts';
 import { flagOf, isNone, loadLines, refuse, secondsOf } from './ssh-config-file.ts';
@@ -11,6 +10,7 @@ import type { Line } from './ssh-config-file.ts';
 import { isKeyword } from './ssh-keywords.ts';
 import { expandTokens } from './ssh-tokens.ts';
 import type { Surroundings } from './ssh-tokens.ts';
+import { userName } from './user.ts';
 
 /** What the file says about a host, as `ssh -G` prints it: paths and names are not expanded. Null: nothing. */
 export interface HostConfig {
@@ -204,7 +204,7 @@ function matchesOne(criterion: string, patterns: string, search: Search, place: 
     case 'user':
       return matchPatterns(patterns, user ?? search.found.user ?? defaultUser);
     case 'localuser':
-      return matchPatterns(patterns, userInfo().username);
+      return matchPatterns(patterns, userName());
     default:
       if (UNASKED.has(criterion)) return null;
       throw refuse(place, `Match has no ${criterion}`);

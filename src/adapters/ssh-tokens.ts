@@ -1,7 +1,8 @@
 /** What stands for something else in an ssh config: `%h`, `${NAME}`, `~`. */
-import { hostname, userInfo } from 'node:os';
+import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fault } from '../core/errors.ts';
+import { userName, userNumber } from './user.ts';
 
 /** What a config file means depends on whose it is. */
 export interface Surroundings {
@@ -44,7 +45,6 @@ export function tokensOf(
   host: { original: string; name: string; port: number; user: string; alias: string | null },
   home: string,
 ): Record<string, string> {
-  const local = userInfo();
   return {
     h: host.name,
     n: host.original,
@@ -52,8 +52,8 @@ export function tokensOf(
     r: host.user,
     k: host.alias ?? host.original,
     d: home,
-    u: local.username,
-    i: String(local.uid),
+    u: userName(),
+    i: userNumber(),
     l: hostname(),
     L: hostname().split('.')[0] as string,
   };

@@ -4,20 +4,24 @@
  * or damaged file costs time and nothing else.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fault } from '../core/errors.ts';
 import { digest, object, parseJson, ShapeError } from '../core/json.ts';
 import type { Learned } from '../core/desired.ts';
 import { PROOFS, type Proof } from '../core/types.ts';
+import { readRegularFile } from './file.ts';
 
 const MAX_ENTRIES = 20_000;
 const FILE = 'learned.json';
+/** Of that file; a larger one is none of ours. */
+const MAX_BYTES = 64 * 2 ** 20;
 /** Version 1 held for all nodes what single ones had claimed: what another version than this one says is not believed. */
 const VERSION = 2;
 
 export interface State {
-  dir: string;
+  /** Null where nothing is kept. */
+  dir: string | null;
   /** What epoch's bytes told about a manifest; null where nothing did yet. */
   learned(manifestDigest: string): Learned | null;
   /** The manifests that were seen to yield a content digest, the newest first. */
@@ -34,10 +38,10 @@ export interface State {
 }
 
 /**
- * Opens the first usable directory.
- * @param configured `run.stateDir`; it must be usable, where the two defaults may not be
- * @param onFallback told why another directory than the first is used
- * @throws ReconcileError CONFIG_INVALID where no directory can be used
+ * Opens the first usable directory; where none of the defaults is, nothing is remembered.
+ * @param configured `run.stateDir`; it must be usable, where the defaults may not be
+ * @param onFallback told why another directory than the first is used, or none
+ * @throws ReconcileError CONFIG_INVALID where the configured directory cannot be used
  */
 export async function openState(
   configured: string | null,
@@ -57,7 +61,9 @@ export async function openState(
       refused.push(`${dir} cannot be used (${(error as NodeJS.ErrnoException).code ?? (error as Error).message})`);
     }
   }
-  throw fault('CONFIG_INVALID', { problem: `run.stateDir: ${refused.join('; ')}` });
+  if (configured !== null) throw fault('CONFIG_INVALID', { problem: `run.stateDir: ${refused.join('; ')}` });
+  onFallback(`nothing is remembered from one run to the next, because ${refused.join('; ')}`);
+  return stateOf(null, parse(''));
 }
 
 interface Content {
@@ -65,11 +71,17 @@ interface Content {
   proofs: Map<string, Proof>;
 }
 
+/** A pipe in the place of the file is no cache, and is not waited for. */
 async function loadState(dir: string): Promise<State & { probe: () => Promise<void> }> {
-  const file = join(dir, FILE);
-  const { learned, proofs } = parse(await readFile(file, 'utf8').catch(() => ''));
+  const read = await readRegularFile(join(dir, FILE), MAX_BYTES);
+  return stateOf(dir, parse('bytes' in read ? read.bytes.toString('utf8') : ''));
+}
+
+function stateOf(dir: string | null, { learned, proofs }: Content): State & { probe: () => Promise<void> } {
   let isDirty = false;
   const write = async (): Promise<void> => {
+    if (dir === null) return;
+    const file = join(dir, FILE);
     const fresh = `${file}.new-${randomBytes(6).toString('hex')}`;
     const document = { version: VERSION, learned: newest(learned), proofs: newest(proofs) };
     await writeFile(fresh, JSON.stringify(document), { mode: 0o600 });

@@ -1,5 +1,4 @@
 /** From a host as the config names it to the machines to log in to: the node itself, and what lies on the way. */
-import { userInfo } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fault } from '../core/errors.ts';
 import type { NodeDefaults, SshSettings } from '../core/settings.ts';
@@ -11,6 +10,7 @@ import { isNone, parseHop } from './ssh-config-file.ts';
 import type { Hop } from './ssh-config-file.ts';
 import { expandPath, tokensOf } from './ssh-tokens.ts';
 import type { Surroundings } from './ssh-tokens.ts';
+import { userName } from './user.ts';
 
 const NODE_USER = 'root';
 const PORT = 22;
@@ -74,11 +74,11 @@ export async function loadTargets(common: NodeDefaults['ssh'], env: Surroundings
       ...(connectTimeoutMs === undefined || found?.connectTimeoutMs ? {} : { connectTimeoutMs }),
       ...(acceptNewHostKey === undefined ? {} : { acceptNewHostKey }),
     };
-    return targetOf(hop.host, settings, found, userInfo().username);
+    return targetOf(hop.host, settings, found, userName());
   };
 
   const findHop = (hop: Hop): HostConfig | null =>
-    config?.find({ host: hop.host, user: hop.user, defaultUser: userInfo().username }) ?? null;
+    config?.find({ host: hop.host, user: hop.user, defaultUser: userName() }) ?? null;
 
   /** The machines on the way; the first may have a way of its own. Nodes with the same way share the same list. */
   const jumpsOf = (written: string, depth: number): SshTarget[] => {

@@ -35,17 +35,23 @@ export function keep(): void {
 
 /** V8 complains aloud of a flag that it does not know, so newer versions than these get none. */
 const NEWEST_WITH_FLAGS = 24;
+const MAJOR = Number.parseInt(process.versions.node, 10);
 
 function setFlags(): void {
-  const major = Number.parseInt(process.versions.node, 10);
-  if (major > NEWEST_WITH_FLAGS) return;
+  if (MAJOR > NEWEST_WITH_FLAGS) return;
   // What runs for seconds does not earn back the time of the optimizing compilers: on Node.js 20, which has no cheaper one, a
   // tenth of a run over many nodes. That of WebAssembly, which reads HTTP, would begin at the end, and an exit waits for it.
-  if (major === 20) setFlagsFromString('--interrupt-budget=1000000');
+  if (MAJOR === 20) setFlagsFromString('--interrupt-budget=1000000');
   setFlagsFromString('--wasm-tiering-budget=1000000000');
-  // Each connection leaves garbage behind, and reading an image leaves much of it outside the heap: only a young generation
-  // that stays small is swept in time.
-  setFlagsFromString('--semi-space-growth-factor=1');
+  keepYoungGenerationSmall();
+}
+
+/**
+ * Each connection leaves garbage behind, and reading an image leaves much of it outside the heap: only a young generation
+ * that stays small is swept in time. V8 forgets this whenever it makes a further heap, for a thread.
+ */
+export function keepYoungGenerationSmall(): void {
+  if (MAJOR <= NEWEST_WITH_FLAGS) setFlagsFromString('--semi-space-growth-factor=1');
 }
 
 /** Its name is kept too, and the same wherever it is installed. */

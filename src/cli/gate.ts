@@ -12,7 +12,7 @@ import type { GateOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
 import { createLog, judgeEvents } from './log.ts';
 import { printReport } from './print.ts';
-import { loadInventory, loadSettings, openClients, runId, selectNodes, startRunDeadline } from './setup.ts';
+import { loadInventory, loadSettings, openClients, runId, selectNodes } from './setup.ts';
 
 interface Begun {
   options: GateOptions;
@@ -49,7 +49,6 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
   log('info', `asking ${count(questions.length, 'question')}`, {});
   const { runGate } = await import('../pipeline/gate.ts');
   const { clients, close } = await openClients(settings, io, log);
-  const deadline = startRunDeadline(settings.run.timeoutMs, io);
   try {
     return await runGate({
       tool,
@@ -61,13 +60,12 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
       refused,
       clients,
       events: judgeEvents(log),
-      signal: deadline.signal,
-      remainingMs: deadline.remainingMs,
+      signal: io.stop,
+      remainingMs: io.remainingMs,
       interruptedBy: io.interruptedBy,
       now: () => new Date(),
     });
   } finally {
-    deadline.end();
     await close();
   }
 }
@@ -111,12 +109,12 @@ async function questionsOf(
   return { questions, refused };
 }
 
-/** Stdin, which an interrupt ends. */
-function interruptible({ stdin, interrupted }: Io): () => AsyncIterable<Uint8Array> {
+/** Stdin, which an interrupt or the deadline ends. */
+function interruptible({ stdin, stop }: Io): () => AsyncIterable<Uint8Array> {
   return async function* () {
     const chunks = stdin()[Symbol.asyncIterator]();
     for (;;) {
-      const { done, value } = await unlessAborted(chunks.next(), interrupted);
+      const { done, value } = await unlessAborted(chunks.next(), stop);
       if (done === true) return;
       yield value;
     }

@@ -12,7 +12,7 @@ import type { DigestOptions, NodesOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
 import { createLog, progressLog } from './log.ts';
 import { printJson } from './print.ts';
-import { loadNodes, loadSettings, openRegistries, startRunDeadline } from './setup.ts';
+import { loadNodes, loadSettings, openRegistries } from './setup.ts';
 
 /** Prints the inventory after filters; contacts no node. */
 export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): Promise<number> {
@@ -40,8 +40,7 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
   const { settings } = await loadSettings(options, io);
   const log = await createLog(options, io);
   const { clients, close } = await openRegistries(settings, io, log);
-  const deadline = startRunDeadline(options.timeoutMs ?? settings.run.timeoutMs, io);
-  const { signal } = deadline;
+  const { stop: signal } = io;
   try {
     const addresses = addressesOf(settings);
     const resolver = createResolver({ ...clients, addresses, signal });
@@ -65,9 +64,9 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
       printJson(io, tool, isUnasked ? (found[0]?.error ?? null) : null, { desired: found.map(publicDesired) });
       if (code !== 0) io.err([...saidOf(found), digestVerdict(found, isUnasked)].map((line) => `${line}\n`).join(''));
     } else io.out(digestTable(found));
+    if (io.interruptedBy() !== null) throw io.stop.reason;
     return code;
   } finally {
-    deadline.end();
     await close();
   }
 }

@@ -13,8 +13,12 @@ export interface Io {
   err: (text: string) => void;
   /** What comes in on stdin, for a command that was told to read it. */
   stdin: () => AsyncIterable<Uint8Array>;
-  /** Aborted by SIGHUP, SIGINT and SIGTERM, with a ReconcileError as the reason. */
-  interrupted: AbortSignal;
+  /** Aborted by SIGHUP, SIGINT and SIGTERM, and when the time is over, with a ReconcileError as the reason. */
+  stop: AbortSignal;
+  /** Sets how long the command may take, from the start of the program to its end. */
+  setDeadline: (timeoutMs: number) => void;
+  /** What is left of that time, in ms. */
+  remainingMs: () => number;
   interruptedBy: () => Signal | null;
 }
 
@@ -28,7 +32,8 @@ export interface Tool {
 export function wantsColor(flag: boolean | undefined, { env }: Io, isTerminal: boolean): boolean {
   if (flag !== undefined) return flag;
   if (env['NO_COLOR']) return false;
-  if (env['FORCE_COLOR'] !== undefined && env['FORCE_COLOR'] !== '0') return true;
+  const forced = env['FORCE_COLOR'];
+  if (forced !== undefined) return forced !== '0' && forced !== 'false';
   return isTerminal && !env['CI'] && env['TERM'] !== 'dumb';
 }
 

@@ -20,6 +20,7 @@ export async function createLog(options: CommonOptions, io: Io): Promise<Log> {
   const stream = io.stderrIsTerminal
     ? (await import('pino-pretty')).default({ colorize, sync: true, destination: 2, translateTime: 'HH:MM:ss' })
     : pino.destination({ fd: 2, sync: true });
+  stream.on('error', () => undefined); // a full disk ends the log and not the run
   const logger = pino(settings, stream);
   return (at, message, fields) => logger[at](fields, message);
 }

@@ -1,35 +1,70 @@
 /** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version (`bytecode.ts`). */
+import { setMaxListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { fault } from '../core/errors.ts';
+import { fileURLToPath } from 'node:url';
+import { homeOf } from '../adapters/user.ts';
+import { errorInfo, fault } from '../core/errors.ts';
 import type { Signal } from '../core/report.ts';
 import { parseArgs } from './args.ts';
 import type { Command } from './commands.ts';
 import type { Io, Tool } from './io.ts';
+import { exit } from './last-resort.ts';
+import { GRACE_MS, startWatchdog, type Watchdog } from './watchdog.ts';
 
 const FATAL: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 
-/** Signals end the run in order; a second one ends the program at once. */
-function watchSignals(): Pick<Io, 'interrupted' | 'interruptedBy'> {
+const WATCHDOG = fileURLToPath(new URL('./watchdog-thread.js', import.meta.url));
+/** Until the config says: as long as a run may take where it says nothing. */
+const TIMEOUT_MS = 2 * 3600_000;
+/** Node.js keeps no longer ones: 24 days. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** Signals and the deadline end a command in order, a second signal ends the program at once, and the watchdog one that hangs. */
+function watchTheEnd(): Pick<Io, 'stop' | 'interruptedBy' | 'setDeadline' | 'remainingMs'> {
   const controller = new AbortController();
+  setMaxListeners(0, controller.signal); // Node.js warns on stderr of more than ten
   let first: Signal | null = null;
   for (const signal of Object.keys(FATAL) as Signal[]) {
     process.on(signal, () => {
-      if (first !== null) process.exit(FATAL[first]);
+      if (first !== null) exit(FATAL[first]);
       first = signal;
       controller.abort(fault('INTERRUPTED', { signal }));
     });
   }
-  return { interrupted: controller.signal, interruptedBy: () => first };
+  let timer: NodeJS.Timeout | undefined;
+  let watchdog: Watchdog | undefined;
+  let endsAt = TIMEOUT_MS;
+  const setDeadline = (timeoutMs: number): void => {
+    clearTimeout(timer);
+    endsAt = timeoutMs;
+    const end = (): void => controller.abort(fault('RUN_DEADLINE', { timeoutMs }));
+    timer = setTimeout(end, Math.min(timeoutMs - performance.now(), MAX_TIMER_MS));
+    const { message, hint } = errorInfo('RUN_HANGS', { graceMs: GRACE_MS });
+    watchdog ??= startWatchdog(WATCHDOG, `reconcile: ${message}; ${hint}`);
+    watchdog(timeoutMs);
+  };
+  const remainingMs = (): number => Math.max(0, endsAt - performance.now());
+  return { stop: controller.signal, interruptedBy: () => first, setDeadline, remainingMs };
 }
 
-/** A reader that went away (`| head`) ends the output and not the run. */
-function write(stream: NodeJS.WriteStream): (text: string) => void {
-  stream.on('error', () => undefined);
-  return (text) => stream.write(text);
+/** Where text goes that is printed, and what became of it. */
+interface Outlet {
+  write: (text: string) => void;
+  /** Why not all of it was written, or null; a reader that went away (`| head`) wanted no more. */
+  problem: () => string | null;
+}
+
+/** What cannot be written ends the output and not the run. */
+function outlet(stream: NodeJS.WriteStream): Outlet {
+  let problem: string | null = null;
+  stream.on('error', ({ code, message }: NodeJS.ErrnoException) => {
+    if (code !== 'EPIPE') problem ??= code ?? message;
+  });
+  return { write: (text) => stream.write(text), problem: () => problem };
 }
 
 async function dispatch(command: Command, io: Io, tool: Tool): Promise<number> {
+  if (command.name !== 'text') io.setDeadline(command.timeoutMs ?? TIMEOUT_MS);
   switch (command.name) {
     case 'text':
       io.out(command.text);
@@ -45,28 +80,40 @@ async function dispatch(command: Command, io: Io, tool: Tool): Promise<number> {
   }
 }
 
+async function dispatchArgs(argv: string[], io: Io, tool: Tool): Promise<number> {
+  try {
+    return await dispatch(parseArgs(argv, tool.version), io, tool);
+  } catch (error) {
+    return await (await import('./print.ts')).printFailure(error, argv, io, tool);
+  }
+}
+
 async function main(): Promise<number> {
+  const home = homeOf(process.env);
+  const [stdout, stderr] = [outlet(process.stdout), outlet(process.stderr)];
   const io: Io = {
-    env: process.env,
-    home: homedir(),
+    env: { ...process.env, HOME: home },
+    home,
     stdoutIsTerminal: process.stdout.isTTY,
     stderrIsTerminal: process.stderr.isTTY,
-    out: write(process.stdout),
-    err: write(process.stderr),
+    out: stdout.write,
+    err: stderr.write,
     stdin: () => process.stdin,
-    ...watchSignals(),
+    ...watchTheEnd(),
   };
   const { name, version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Tool;
   const argv = process.argv.slice(2);
-  try {
-    return await dispatch(parseArgs(argv, version), io, { name, version });
-  } catch (error) {
-    return await (await import('./print.ts')).printFailure(error, argv, io, { name, version });
-  }
+  const tool = { name, version };
+  const code = await dispatchArgs(argv, io, tool);
+  await new Promise((resolve) => process.stdout.write('', resolve));
+  const problem = stdout.problem();
+  if (problem === null) return code;
+  io.err(`reconcile: the output could not be written (${problem}); but for that the exit code would be ${code}\n`);
+  return code === 0 ? 1 : code;
 }
 
 process.exitCode = 1; // of a program that ends before it is done
 void main().then((code) => {
   // Whatever a library still holds open must not keep a finished run alive.
-  process.stdout.write('', () => process.stderr.write('', () => process.exit(code)));
+  process.stderr.write('', () => exit(code));
 });

@@ -7,7 +7,7 @@ import type { RunOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
 import { createLog, judgeEvents, type Log } from './log.ts';
 import { printReport } from './print.ts';
-import { loadNodes, loadSettings, openClients, runId, startRunDeadline } from './setup.ts';
+import { loadNodes, loadSettings, openClients, runId } from './setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
@@ -34,7 +34,6 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const nodes = await loadNodes(configured, options.nodes, io);
   const { runPipeline } = await import('../pipeline/run.ts');
   const { clients, close } = await openClients(settings, io, log);
-  const deadline = startRunDeadline(settings.run.timeoutMs, io);
   try {
     return await runPipeline({
       tool,
@@ -52,13 +51,12 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
       policy: { ...settings.rollout, clone: settings.verify.clone },
       clients,
       events: eventsFor(log, nodes),
-      signal: deadline.signal,
-      remainingMs: deadline.remainingMs,
+      signal: io.stop,
+      remainingMs: io.remainingMs,
       interruptedBy: io.interruptedBy,
       now: () => new Date(),
     });
   } finally {
-    deadline.end();
     await close();
   }
 }

@@ -5,7 +5,6 @@ import { select } from '../core/nodeset.ts';
 import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/settings.ts';
 import type { Node } from '../core/types.ts';
-import { startDeadline, type Deadline } from '../adapters/deadline.ts';
 import type { Registry } from '../adapters/registry.ts';
 import type { Ssh } from '../adapters/ssh.ts';
 import type { CommonOptions } from './commands.ts';
@@ -22,7 +21,9 @@ export interface Configured {
 export async function loadSettings(options: CommonOptions, io: Io): Promise<Configured> {
   const { findConfig, loadConfig } = await import('../config/load.ts');
   const file = await findConfig(options.config, io.env, io.home);
-  return { file, settings: await loadConfig(file, io.env) };
+  const settings = await loadConfig(file, io.env);
+  if (options.timeoutMs === undefined) io.setDeadline(settings.run.timeoutMs);
+  return { file, settings };
 }
 
 /**
@@ -92,12 +93,6 @@ async function openSsh({ ssh }: Settings, io: Io, log: Log): Promise<Ssh> {
 /** `20260509T030000Z-1a2b3c`: sorts by time, and two runs that begin at once differ. */
 export function runId(startedAt: Date): string {
   return `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
-}
-
-/** Ends with an error when the run's time is over, and with a signal of the operating system. */
-export function startRunDeadline(timeoutMs: number, { interrupted }: Io): Deadline {
-  const timeout = { afterMs: timeoutMs, reason: () => fault('RUN_DEADLINE', { timeoutMs }) };
-  return startDeadline({ signal: interrupted, timeout });
 }
 
 /**

@@ -97,9 +97,13 @@ const catalog = {
         : `the run's deadline of ${formatDuration(a.timeoutMs)} passed`,
     hint: 'raise --timeout or run.timeout; what was left out is in the report',
   }),
+  RUN_HANGS: (a: { graceMs: number }): Words => ({
+    message: `the program hangs: its deadline passed ${formatDuration(a.graceMs)} ago, and it gives no sign; it is ended (exit 4)`,
+    hint: 'what it had begun on nodes is ended there by its guard; run again to see where they stand, and please report this',
+  }),
   INTERRUPTED: (a: { signal: string }): Words => ({
     message: `interrupted by ${a.signal}`,
-    hint: 'the report says where each node stands; run again to go on',
+    hint: 'what was begun was finished or cleaned up; run again to go on',
   }),
   INTERNAL: (a: { problem: string }): Words => ({
     message: `internal error: ${clip(a.problem, 500)}`,

@@ -88,11 +88,9 @@ const files = Object.keys(LAYERS).flatMap((layer) =>
     (name) => `${layer}/${name}`,
   ),
 );
-const processes = files.map((file): Plant => [
-  file,
-  'void process.argv;',
-  ['cli/program.ts', 'cli/bytecode.ts'].includes(file) ? null : GLOBAL,
-]);
+/** What is at the edge of the process itself. */
+const UNLIMITED = ['program', 'main', 'bytecode', 'watchdog-thread', 'last-resort'].map((name) => `cli/${name}.ts`);
+const processes = files.map((file): Plant => [file, 'void process.argv;', UNLIMITED.includes(file) ? null : GLOBAL]);
 
 const FLOATING = 'no-floating-promises';
 const floating: Plant[] = [
