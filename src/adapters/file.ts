@@ -3,7 +3,8 @@ import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 
 /** The bytes of a file, or what is wrong, as the end of a sentence that begins with its name. */
-export type FileRead = { bytes: Buffer } | { problem: string; cause: 'absent' | 'denied' | 'other' };
+export type FileRead =
+  { bytes: Buffer } | { problem: string; cause: 'absent' | 'denied' | 'irregular' | 'large' | 'failed' };
 
 /** The number of /dev/null on Linux (major 1, minor 3): people name it for a file that holds nothing. */
 const NULL_DEVICE = 0x1_03;
@@ -17,15 +18,15 @@ export async function readRegularFile(file: string, maxBytes: number): Promise<F
     handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
     const info = await handle.stat();
     if (info.isCharacterDevice() && info.rdev === NULL_DEVICE) return { bytes: Buffer.alloc(0) };
-    if (!info.isFile()) return { problem: 'is not a regular file', cause: 'other' };
+    if (!info.isFile()) return { problem: 'is not a regular file', cause: 'irregular' };
     const bytes = info.size > maxBytes ? null : await readUpTo(handle, info.size, maxBytes);
-    return bytes === null ? { problem: `is larger than ${maxBytes / 1024} KiB`, cause: 'other' } : { bytes };
+    return bytes === null ? { problem: `is larger than ${maxBytes / 1024} KiB`, cause: 'large' } : { bytes };
   } catch (error) {
     const { code = '', message } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR') return { problem: 'does not exist', cause: 'absent' };
     if (code === 'EACCES') return { problem: 'cannot be read: permission denied', cause: 'denied' };
-    if (code === 'ENXIO') return { problem: 'is not a regular file', cause: 'other' }; // a socket
-    return { problem: `cannot be read: ${message}`, cause: 'other' };
+    if (code === 'ENXIO') return { problem: 'is not a regular file', cause: 'irregular' }; // a socket
+    return { problem: `cannot be read: ${message}`, cause: 'failed' };
   } finally {
     await handle?.close();
   }

@@ -1,17 +1,15 @@
 /** The nodes of a run: from the config, an inventory file and an inventory command, with defaults filled in. */
-import { execFile, type ExecFileException } from 'node:child_process';
 import { posix } from 'node:path';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { array, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
 import { expand } from '../core/nodeset.ts';
 import type { NodeDefaults, NodeSpec } from '../core/settings.ts';
-import { clip, formatDuration } from '../core/text.ts';
+import { clip } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
 import { addressProblem, canonicalHost } from './address.ts';
+import { printedBy, type CommandContext } from './inventory-command.ts';
 import { loadTargets, type Targets } from './targets.ts';
 
-const COMMAND_TIMEOUT_MS = 30_000;
-const MAX_OUTPUT_BYTES = 16 * 2 ** 20;
 const MAX_NODES = 100_000;
 const POOL_LABEL = 'cocoonstack.io/pool';
 
@@ -29,24 +27,25 @@ export interface InventorySources {
 
 /**
  * Every node of every source, ranges expanded, in the order of the sources.
- * @param env what the ssh config may name
- * @param timeoutMs deadline of the inventory command
+ * @param around what the ssh config may name, and what ends the inventory command
  * @throws ReconcileError INVENTORY_EMPTY, INVENTORY_FAILED for a command that gives no list, CONFIG_INVALID for a name
  * or a machine given twice and for whatever the file holds
  */
 export async function resolveInventory(
   sources: InventorySources,
   defaults: NodeDefaults,
-  env: Record<string, string | undefined>,
-  timeoutMs = COMMAND_TIMEOUT_MS,
+  around: CommandContext & { env: Record<string, string | undefined> },
 ): Promise<Node[]> {
   const { file, command } = sources;
-  const targets = await loadTargets(defaults.ssh, env);
+  const targets = await loadTargets(defaults.ssh, around.env);
   const lists = [{ source: 'the config (nodes)', specs: sources.nodes }];
   if (file !== null) lists.push({ source: file, specs: await sources.loadFile(file) });
   if (command !== null) {
     const source = `inventory.command (${command[0]})`; // arguments may hold secrets
-    lists.push({ source, specs: sources.parseList(nodeListOf(await run(command, source, timeoutMs), source), source) });
+    lists.push({
+      source,
+      specs: sources.parseList(nodeListOf(await printedBy(command, source, around), source), source),
+    });
   }
   const named = new Map<string, Placed>();
   const machines = new Map<string, Placed>();
@@ -125,29 +124,6 @@ function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults, targets:
       },
     };
   });
-}
-
-/** What the program prints on stdout. It gets no stdin and no shell. */
-function run([program, ...args]: string[], source: string, timeoutMs: number): Promise<string> {
-  const options = { timeout: timeoutMs, killSignal: 'SIGKILL', maxBuffer: MAX_OUTPUT_BYTES } as const;
-  return new Promise((resolve, reject) => {
-    const child = execFile(program as string, args, options, (error, stdout, stderr) => {
-      if (error === null) resolve(stdout);
-      else reject(fault('INVENTORY_FAILED', { source, problem: whyFailed(error, stderr, timeoutMs) }, error));
-    });
-    child.stdin?.end();
-  });
-}
-
-function whyFailed(error: ExecFileException, stderr: string, timeoutMs: number): string {
-  const said = stderr.trim() === '' ? '' : `: ${clip(stderr.trim().slice(-400), 400)}`;
-  if (error.code === 'ENOENT') return 'there is no such program';
-  if (error.code === 'EACCES') return 'the program cannot be executed';
-  if (error.code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') return 'it printed more than 16 MiB';
-  if (error.killed === true) return `it took longer than ${formatDuration(timeoutMs)} and was killed${said}`;
-  const end =
-    typeof error.code === 'number' ? `it ended with exit code ${error.code}` : (error.signal ?? error.message);
-  return `${end}${said}`;
 }
 
 /** The list as printed; the items of a Kubernetes NodeList are turned into it. */

@@ -14,8 +14,8 @@ import { readRegularFile } from './file.ts';
 
 const MAX_ENTRIES = 20_000;
 const FILE = 'learned.json';
-/** Of that file; a larger one is none of ours. */
-const MAX_BYTES = 64 * 2 ** 20;
+/** Of twice as many entries. */
+const MAX_FILE_BYTES = 64 * 2 ** 20;
 /** Version 1 held for all nodes what single ones had claimed: what another version than this one says is not believed. */
 const VERSION = 2;
 
@@ -58,7 +58,9 @@ export async function openState(
       if (refused.length > 0) onFallback(`state is kept in ${dir}, because ${refused.join('; ')}`);
       return state;
     } catch (error) {
-      refused.push(`${dir} cannot be used (${(error as NodeJS.ErrnoException).code ?? (error as Error).message})`);
+      const { code, message } = error as NodeJS.ErrnoException;
+      const why = code === 'EEXIST' ? 'it is no directory' : (code ?? message);
+      refused.push(`${dir} cannot be used (${why})`);
     }
   }
   if (configured !== null) throw fault('CONFIG_INVALID', { problem: `run.stateDir: ${refused.join('; ')}` });
@@ -66,15 +68,21 @@ export async function openState(
   return stateOf(null, parse(''));
 }
 
+/** A file that is not there, or cannot be read, is an empty cache; a pipe in its place is nothing that we made. */
+async function readLearned(file: string): Promise<string> {
+  const read = await readRegularFile(file, MAX_FILE_BYTES);
+  if ('bytes' in read) return read.bytes.toString('utf8');
+  if (read.cause === 'irregular') throw new Error(`${FILE} ${read.problem}`);
+  return '';
+}
+
 interface Content {
   learned: Map<string, Learned>;
   proofs: Map<string, Proof>;
 }
 
-/** A pipe in the place of the file is no cache, and is not waited for. */
 async function loadState(dir: string): Promise<State & { probe: () => Promise<void> }> {
-  const read = await readRegularFile(join(dir, FILE), MAX_BYTES);
-  return stateOf(dir, parse('bytes' in read ? read.bytes.toString('utf8') : ''));
+  return stateOf(dir, parse(await readLearned(join(dir, FILE))));
 }
 
 function stateOf(dir: string | null, { learned, proofs }: Content): State & { probe: () => Promise<void> } {

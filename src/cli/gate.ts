@@ -48,7 +48,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
   const log = await createLog(options, io);
   log('info', `asking ${count(questions.length, 'question')}`, {});
   const { runGate } = await import('../pipeline/gate.ts');
-  const { clients, close } = await openClients(settings, io, log);
+  const { clients, close } = await unlessAborted(openClients(settings, io, log), io.stop);
   try {
     return await runGate({
       tool,
@@ -93,7 +93,10 @@ async function questionsOf(
   io: Io,
 ): Promise<{ questions: Question[]; refused: Refusal[] }> {
   const { loadManifests } = await import('../config/manifests.ts');
-  const { documents, refused: unread } = await loadManifests(options.manifests, interruptible(io));
+  const { documents, refused: unread } = await unlessAborted(
+    loadManifests(options.manifests, interruptible(io), io.stop),
+    io.stop,
+  );
   const manifests = readManifests(documents);
   const refused = [...unread, ...manifests.refused];
   const questions = [

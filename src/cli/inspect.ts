@@ -7,6 +7,7 @@ import { clip, count, formatBytes, shortDigest } from '../core/text.ts';
 import type { DesiredImage } from '../core/types.ts';
 import { streamed } from '../pipeline/learn.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve.ts';
+import { unlessAborted } from '../adapters/deadline.ts';
 import { plainTable } from '../reports/layout.ts';
 import type { DigestOptions, NodesOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
@@ -39,8 +40,8 @@ export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): P
 export async function digestCommand(options: DigestOptions, io: Io, tool: Tool): Promise<number> {
   const { settings } = await loadSettings(options, io);
   const log = await createLog(options, io);
-  const { clients, close } = await openRegistries(settings, io, log);
   const { stop: signal } = io;
+  const { clients, close } = await unlessAborted(openRegistries(settings, io, log), signal);
   try {
     const addresses = addressesOf(settings);
     const resolver = createResolver({ ...clients, addresses, signal });

@@ -20,6 +20,8 @@ export interface Io {
   /** What is left of that time, in ms. */
   remainingMs: () => number;
   interruptedBy: () => Signal | null;
+  /** Ends the group of processes that a program of ours leads. */
+  endGroup: (leader: number) => void;
 }
 
 /** The tool's name and version, as every report carries them. */

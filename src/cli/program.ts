@@ -63,6 +63,15 @@ function outlet(stream: NodeJS.WriteStream): Outlet {
   return { write: (text) => stream.write(text), problem: () => problem };
 }
 
+/** Where none of the group is left there is nothing to end. */
+function endGroup(leader: number): void {
+  try {
+    process.kill(-leader, 'SIGKILL');
+  } catch {
+    // it has ended by itself
+  }
+}
+
 async function dispatch(command: Command, io: Io, tool: Tool): Promise<number> {
   if (command.name !== 'text') io.setDeadline(command.timeoutMs ?? TIMEOUT_MS);
   switch (command.name) {
@@ -99,6 +108,7 @@ async function main(): Promise<number> {
     out: stdout.write,
     err: stderr.write,
     stdin: () => process.stdin,
+    endGroup,
     ...watchTheEnd(),
   };
   const { name, version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Tool;

@@ -2,6 +2,7 @@
 import type { Settings } from '../core/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
 import type { Node, Report } from '../core/types.ts';
+import { unlessAborted } from '../adapters/deadline.ts';
 import type { RunEvents } from '../pipeline/run.ts';
 import type { RunOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
@@ -33,7 +34,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const settings = withFlags(configured.settings, options);
   const nodes = await loadNodes(configured, options.nodes, io);
   const { runPipeline } = await import('../pipeline/run.ts');
-  const { clients, close } = await openClients(settings, io, log);
+  const { clients, close } = await unlessAborted(openClients(settings, io, log), io.stop);
   try {
     return await runPipeline({
       tool,

@@ -5,6 +5,7 @@ import { select } from '../core/nodeset.ts';
 import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/settings.ts';
 import type { Node } from '../core/types.ts';
+import { unlessAborted } from '../adapters/deadline.ts';
 import type { Registry } from '../adapters/registry.ts';
 import type { Ssh } from '../adapters/ssh.ts';
 import type { CommonOptions } from './commands.ts';
@@ -28,7 +29,7 @@ export async function loadSettings(options: CommonOptions, io: Io): Promise<Conf
 
 /**
  * The inventory after the `--node` filters.
- * @throws ReconcileError CONFIG_INVALID, INVENTORY_FAILED, INVENTORY_EMPTY, FILTER_EMPTY
+ * @throws ReconcileError CONFIG_INVALID, INVENTORY_FAILED, INVENTORY_EMPTY, FILTER_EMPTY, or the signal's reason
  */
 export async function loadNodes(configured: Configured, patterns: string[], io: Io): Promise<Node[]> {
   return selectNodes(await loadInventory(configured, io), patterns);
@@ -36,13 +37,14 @@ export async function loadNodes(configured: Configured, patterns: string[], io: 
 
 /**
  * The inventory before any filter. What the config limits to pools must be limited to some that are there.
- * @throws ReconcileError CONFIG_INVALID, INVENTORY_FAILED, INVENTORY_EMPTY
+ * @throws ReconcileError CONFIG_INVALID, INVENTORY_FAILED, INVENTORY_EMPTY, or the signal's reason
  */
 export async function loadInventory({ file, settings }: Configured, io: Io): Promise<Node[]> {
   const { resolveInventory } = await import('../adapters/inventory.ts');
   const { loadNodeList, parseNodeList } = await import('../config/load.ts');
   const { refuseUnknownPools } = await import('../config/pools.ts');
-  const nodes = await resolveInventory(
+  const { env, endGroup, stop: signal } = io;
+  const resolved = resolveInventory(
     {
       nodes: settings.nodes,
       ...settings.inventory,
@@ -50,8 +52,9 @@ export async function loadInventory({ file, settings }: Configured, io: Io): Pro
       parseList: (value, source) => parseNodeList(value, source, file, io.env),
     },
     { ssh: settings.ssh, cocoon: settings.cocoon },
-    io.env,
+    { env, endGroup, signal },
   );
+  const nodes = await unlessAborted(resolved, signal);
   refuseUnknownPools(file, settings, new Set(nodes.map(({ pool }) => pool)));
   return nodes;
 }

@@ -1,11 +1,8 @@
 /** A YAML file → checked values: read, `${ENV}` expanded, validated, and what is wrong named with line and column. */
-import { constants } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
 import { distance } from 'fastest-levenshtein';
 import {
   isAlias,
   isMap,
-  isNode,
   isPair,
   isScalar,
   isSeq,
@@ -13,13 +10,17 @@ import {
   parseDocument,
   visit,
   type Document,
+  type Pair,
 } from 'yaml';
 import * as z from 'zod';
+import { readRegularFile } from '../adapters/file.ts';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { NOT_BUILT } from './schema.ts';
+import { isMergeKey, plainOf, sourcesOf, startOf, YamlProblem, type Plain } from './yaml.ts';
 
 const MAX_CONFIG_BYTES = 2 ** 20;
-const MAX_ALIASES = 100;
+/** More than a file of that size can be without aliases. */
+const MAX_VALUES = 600_000;
 const MAX_PROBLEMS_SHOWN = 8;
 
 /** The environment: `process.env`, or a test's own. */
@@ -39,39 +40,13 @@ export interface Problem {
 
 /** The text of a regular file, or what is wrong, as the end of a sentence that begins with its name. */
 export async function readText(file: string, maxBytes: number): Promise<{ text: string } | { problem: string }> {
+  const read = await readRegularFile(file, maxBytes);
+  if ('problem' in read) return { problem: read.problem };
   try {
-    // without O_NONBLOCK a pipe without a writer would be waited for
-    const handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK);
-    try {
-      if (!(await handle.stat()).isFile()) return { problem: 'is not a regular file' };
-      const buffer = Buffer.alloc(maxBytes + 1);
-      const length = await fill(handle, buffer);
-      if (length > maxBytes) return { problem: `is larger than ${maxBytes / 1024} KiB` };
-      return { text: new TextDecoder('utf-8', { fatal: true }).decode(buffer.subarray(0, length)) };
-    } finally {
-      await handle.close();
-    }
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    const known: Record<string, string> = {
-      ENOENT: 'does not exist',
-      ENOTDIR: 'does not exist',
-      EACCES: 'cannot be read: permission denied',
-      ERR_ENCODING_INVALID_ENCODED_DATA: 'is not UTF-8 text',
-    };
-    return { problem: known[code ?? ''] ?? `cannot be read: ${message}` };
+    return { text: new TextDecoder('utf-8', { fatal: true }).decode(read.bytes) };
+  } catch {
+    return { problem: 'is not UTF-8 text' };
   }
-}
-
-/** Reads until the end of the file or of the buffer; a single read may give less than there is. */
-async function fill(handle: FileHandle, buffer: Buffer): Promise<number> {
-  let length = 0;
-  while (length < buffer.length) {
-    const { bytesRead } = await handle.read(buffer, length, buffer.length - length);
-    if (bytesRead === 0) break;
-    length += bytesRead;
-  }
-  return length;
 }
 
 export async function readOrThrow(file: string, named: string): Promise<string> {
@@ -81,9 +56,8 @@ export async function readOrThrow(file: string, named: string): Promise<string> 
 }
 
 /** A parsed file: its plain data, and the line and column of each key. */
-export interface Source {
+export interface Source extends Plain {
   file: string;
-  data: unknown;
   document: Document;
   lines: LineCounter;
   /** Variables that `${…}` names and that are not set, or malformed. */
@@ -96,6 +70,7 @@ export function parseYaml(file: string, text: string, env: Env): Source {
     lineCounter: lines,
     prettyErrors: false,
     stringKeys: true,
+    uniqueKeys: false, // seen to below: the library compares each key with each
     logLevel: 'error',
   });
   const fail = (offset: number, message: string): ReconcileError => {
@@ -103,17 +78,16 @@ export function parseYaml(file: string, text: string, env: Env): Source {
     return fault('CONFIG_INVALID', { problem: `${file}:${line}:${col}: ${message}` });
   };
   const [first] = [...document.errors, ...document.warnings];
-  if (first !== undefined) throw fail(first.pos[0], yamlWords(first.code, first.message, text.slice(first.pos[0])));
+  if (first !== undefined) throw fail(first.pos[0], yamlWords(first.code, first.message));
   const source = { file, document, lines, problems: expandEnv(document, env) };
   try {
-    return { ...source, data: document.toJS({ maxAliasCount: MAX_ALIASES }) };
+    return { ...source, ...plainOf(document, MAX_VALUES) };
   } catch (error) {
-    throw fail(0, `no usable YAML: ${(error as Error).message}`);
+    throw error instanceof YamlProblem ? fail(error.offset, error.message) : error;
   }
 }
 
-function yamlWords(code: string, message: string, rest: string): string {
-  if (code === 'DUPLICATE_KEY') return `the key ${/^[^\s:]*/.exec(rest)?.[0]} is given twice`;
+function yamlWords(code: string, message: string): string {
   if (code === 'MULTIPLE_DOCS') return 'a second YAML document begins here; one file holds one';
   if (code === 'RESOURCE_EXHAUSTION') return 'nested too deeply';
   return `no valid YAML: ${message}`;
@@ -169,7 +143,7 @@ export function validate<S extends z.ZodType>(schema: S, source: Source, more: P
 export function invalid(source: Source, problems: Problem[]): ReconcileError {
   const inFile = problems
     .filter((problem) => problem.path !== null)
-    .map((problem) => ({ ...problem, offset: offsetOf(source.document, problem.path ?? [], problem.atKey ?? false) }))
+    .map((problem) => ({ ...problem, offset: offsetOf(source, problem.path ?? [], problem.atKey ?? false) }))
     .toSorted((a, b) => a.offset - b.offset)
     .map(({ path, message, offset }, i) => {
       const { line, col } = source.lines.linePos(offset);
@@ -190,28 +164,37 @@ export function keyed(path: Path | null, message: string): string {
   return key === '' ? message : `${key.replace(/^\./, '')}: ${message}`;
 }
 
-/** Where in the text the value (or key) at the path is; of one that is not there, what would hold it. */
-function offsetOf(document: Document, path: Path, atKey: boolean): number {
+/**
+ * Where in the text the value (or key) at the path is; of one that is not there, what would hold it. What came by an alias or
+ * a merge is where it was written.
+ */
+function offsetOf({ document, targets }: Source, path: Path, atKey: boolean): number {
   let node: unknown = document.contents;
-  let offset = rangeStart(node) ?? 0;
+  let offset = startOf(node) ?? 0;
   for (const [i, part] of path.entries()) {
-    const holder = isAlias(node) ? node.resolve(document) : node;
+    const holder = isAlias(node) ? targets.get(node) : node;
     if (isSeq(holder)) {
       node = holder.items[part as number];
-      offset = rangeStart(node) ?? offset;
-    } else if (isMap(holder)) {
-      const pair = holder.items.find(({ key }) => isScalar(key) && String(key.value) === part);
-      if (pair === undefined) break;
+      offset = startOf(node) ?? offset;
+    } else {
+      const pair = pairAt(holder, String(part), targets);
+      if (pair === null) break;
       node = pair.value;
       const isEmpty = isScalar(node) && node.value === null;
-      offset = rangeStart(isEmpty || (atKey && i === path.length - 1) ? pair.key : node) ?? offset;
-    } else break;
+      offset = startOf(isEmpty || (atKey && i === path.length - 1) ? pair.key : node) ?? offset;
+    }
   }
   return offset;
 }
 
-function rangeStart(node: unknown): number | null {
-  return isNode(node) ? (node.range?.[0] ?? null) : null;
+/** The pair of that key, of the map itself or of what it merges. */
+function pairAt(map: unknown, name: string, targets: Plain['targets']): Pair | null {
+  if (isAlias(map)) return pairAt(targets.get(map), name, targets);
+  if (!isMap(map)) return null;
+  const own = map.items.find((pair) => !isMergeKey(pair) && isScalar(pair.key) && String(pair.key.value) === name);
+  if (own !== undefined) return own;
+  const sources = map.items.filter(isMergeKey).flatMap(({ value }) => sourcesOf(value));
+  return sources.map((source) => pairAt(source, name, targets)).find((pair) => pair !== null) ?? null;
 }
 
 /** What the schema found, in its parts: a union speaks of the branch that was meant. */

@@ -19,6 +19,7 @@ import {
   words,
   type Env,
   type Problem,
+  type Source,
 } from './document.ts';
 import { configSchema, epochUrl, nodeListSchema, type Config, type ConfigNode } from './schema.ts';
 
@@ -63,7 +64,7 @@ async function exists(file: string): Promise<boolean> {
  * @throws ReconcileError CONFIG_INVALID that names every problem by line, column and key
  */
 export async function loadConfig(file: string, env: Env): Promise<Settings> {
-  const source = parseYaml(file, await readOrThrow(file, file), env);
+  const source = withoutAnchors(parseYaml(file, await readOrThrow(file, file), env));
   const config = validate(configSchema, source, urlProblems(source.data, env));
   const at = pathResolver(file, env);
   const problems: Problem[] = [];
@@ -75,6 +76,13 @@ export async function loadConfig(file: string, env: Env): Promise<Settings> {
   }
   if (problems.length > 0) throw invalid(source, problems);
   return settingsOf(config, { url: config.epoch.url ?? epochUrl.parse(env['EPOCH_URL']), token, ca }, at);
+}
+
+/** The keys `x-…` at the top hold anchors, and say nothing themselves. */
+function withoutAnchors(source: Source): Source {
+  const { data } = source;
+  if (typeof data !== 'object' || data === null || Array.isArray(data)) return source;
+  return { ...source, data: Object.fromEntries(Object.entries(data).filter(([key]) => !key.startsWith('x-'))) };
 }
 
 /**

@@ -4,18 +4,23 @@
  */
 import { lstat, readdir, realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
-import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, visit, type Document } from 'yaml';
+import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, type Document } from 'yaml';
 import { ManifestError, mayAsk, refusalOf, type ManifestDocument } from '../core/cocoonset.ts';
 import { fault } from '../core/errors.ts';
 import type { Refusal } from '../core/types.ts';
 import { readText } from './document.ts';
+import { plainOf, YamlProblem } from './yaml.ts';
 
 const MAX_FILE_BYTES = 2 ** 20;
 const MAX_BYTES = 16 * 2 ** 20;
 const MAX_FILES = 10_000;
 const MAX_DOCUMENTS = 10_000;
 const MAX_NESTING = 200;
-const MAX_ALIASES = 100;
+/** Of one document: what is read in slices, and what is then made of it in one go. */
+const MAX_TOKENS = 3_000_000;
+const MAX_VALUES = 1_000_000;
+/** So many tokens are read until others have their turn. */
+const SLICE_TOKENS = 20_000;
 
 /** Deeper keys need no line of their own. */
 const MAX_LINE_DEPTH = 12;
@@ -29,9 +34,13 @@ export interface LoadedManifests {
 /**
  * Reads what a person names: files, the manifests of a directory (as `kubectl -f DIR` does: not those of directories in
  * it), and `-` for stdin.
- * @throws ReconcileError MANIFEST_INVALID where it is too much in all
+ * @throws ReconcileError MANIFEST_INVALID where it is too much in all, or the signal's reason
  */
-export async function loadManifests(names: string[], stdin: () => AsyncIterable<Uint8Array>): Promise<LoadedManifests> {
+export async function loadManifests(
+  names: string[],
+  stdin: () => AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): Promise<LoadedManifests> {
   if (names.filter((name) => name === '-').length > 1) throw tooMuch('stdin can be read only once');
   const loaded: LoadedManifests = { documents: [], refused: [] };
   let files = 0;
@@ -45,7 +54,8 @@ export async function loadManifests(names: string[], stdin: () => AsyncIterable<
           bytes += Buffer.byteLength(text ?? '');
           if (files > MAX_FILES) throw tooMuch(`the manifests are in more than ${MAX_FILES} files`);
           if (bytes > MAX_BYTES) throw tooMuch(`the manifests are larger than ${MAX_BYTES / 2 ** 20} MiB in all`);
-          for (const parsed of text === null ? [] : parseManifests(source, text)) {
+          if (text === null) return;
+          for await (const parsed of parseManifests(source, text, signal)) {
             if (parsed instanceof ManifestError) loaded.refused.push(refusalOf(parsed));
             else loaded.documents.push(parsed);
             const documents = loaded.documents.length + loaded.refused.length;
@@ -153,37 +163,45 @@ async function readAll(chunks: AsyncIterable<Uint8Array>): Promise<string> {
 // ----------------------------------------------------------------------------------------------- parsing
 
 /**
- * Every document of a YAML text, or what is wrong with it; JSON is YAML. Nesting is watched while the text is read, because
- * deep nesting alone brings the parser down.
- * @throws ManifestError where the rest of the text is not read
+/**
+ * Every document of a YAML text, or what is wrong with it; JSON is YAML. Nesting and size are watched while the text is read,
+ * because what is made of it can be neither interrupted nor bounded.
+ * @throws ManifestError where the rest of the text is not read, or the signal's reason
  */
-function* parseManifests(source: string, text: string): Generator<ManifestDocument | ManifestError> {
+async function* parseManifests(
+  source: string,
+  text: string,
+  signal: AbortSignal,
+): AsyncGenerator<ManifestDocument | ManifestError> {
   const lines = new LineCounter();
   lines.addNewLine(0);
   const lineAt = (offset: number): number => lines.linePos(offset).line;
   const wrong = (offset: number, problem: string): ManifestError =>
     new ManifestError(`${source}:${lineAt(offset)}`, problem);
   // Unique keys are seen to below: the library compares each key with each.
-  const composer = new Composer({ uniqueKeys: false, stringKeys: true, merge: true, logLevel: 'error' });
+  const composer = new Composer({ uniqueKeys: false, stringKeys: true, logLevel: 'error' });
   const parser = new Parser(lines.addNewLine);
 
-  const tokens = function* () {
-    for (const lexeme of new Lexer().lex(text)) {
-      yield* parser.next(lexeme);
-      if (parser.stack.length > MAX_NESTING) throw wrong(parser.offset, `nested more than ${MAX_NESTING} deep`);
+  let read = 0;
+  let ofDocument = 0;
+  for (const lexeme of new Lexer().lex(text)) {
+    if ((read += 1) % SLICE_TOKENS === 0) await othersFirst(signal);
+    if ((ofDocument += 1) > MAX_TOKENS)
+      throw wrong(parser.offset, `a document of more than ${MAX_TOKENS} tokens of YAML`);
+    for (const token of parser.next(lexeme)) {
+      if (token.type === 'document') ofDocument = 0;
+      for (const document of composer.next(token)) yield orError(() => understood(document));
     }
-    yield* parser.end();
-  };
-  for (const document of composer.compose(tokens(), false, text.length)) {
-    yield orError(() => understood(document));
+    if (parser.stack.length > MAX_NESTING) throw wrong(parser.offset, `nested more than ${MAX_NESTING} deep`);
   }
+  for (const token of parser.end())
+    for (const document of composer.next(token)) yield orError(() => understood(document));
+  for (const document of composer.end(false, text.length)) yield orError(() => understood(document));
 
   function understood(document: Document.Parsed): ManifestDocument {
     const [first] = document.errors;
     if (first !== undefined) throw wrong(first.pos[0], `no valid YAML: ${first.message}`);
-    const twice = keyGivenTwice(document);
-    if (twice !== null) throw wrong(twice.offset, `the key ${twice.key} is given twice`);
-    const value = toPlain(document, (problem) => wrong(document.range[0], problem));
+    const value = toPlain(document, wrong);
     const known: Record<string, number> = Object.create(null) as Record<string, number>;
     const kind: unknown = isMap(document.contents) ? document.get('kind') : null;
     if (typeof kind === 'string' && !mayAsk(kind)) return { source, value: { kind }, lines: known }; // the rest need not be kept
@@ -202,32 +220,18 @@ function orError(understood: () => ManifestDocument): ManifestDocument | Manifes
   }
 }
 
-function toPlain(document: Document, wrong: (problem: string) => ManifestError): unknown {
-  try {
-    return document.toJS({ maxAliasCount: MAX_ALIASES });
-  } catch (error) {
-    throw wrong(`no usable YAML: ${(error as Error).message}`);
-  }
+/** Lets the deadline, signals and others have their turn. @throws the signal's reason */
+async function othersFirst(signal: AbortSignal): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+  signal.throwIfAborted();
 }
 
-function keyGivenTwice(document: Document): { key: string; offset: number } | null {
-  let found: { key: string; offset: number } | null = null;
-  visit(document, {
-    Map(_, map) {
-      const seen = new Set<string>();
-      for (const { key } of map.items) {
-        if (!isScalar(key)) continue;
-        const name = String(key.value);
-        if (name !== '<<' && seen.has(name)) {
-          found = { key: name, offset: key.range?.[0] ?? 0 };
-          return visit.BREAK;
-        }
-        seen.add(name);
-      }
-      return undefined;
-    },
-  });
-  return found;
+function toPlain(document: Document, wrong: (offset: number, problem: string) => ManifestError): unknown {
+  try {
+    return plainOf(document, MAX_VALUES).data;
+  } catch (error) {
+    throw error instanceof YamlProblem ? wrong(error.offset, error.message) : error;
+  }
 }
 
 /** The line of each value by its path. What an alias stands for has the line of the alias. */

@@ -386,27 +386,29 @@ const gate = z.strictObject({
     .describe('in-sync: what would start from other content than epoch serves now is a no.'),
 });
 
-export const configSchema = z.strictObject({
-  epoch: epoch.prefault({}),
-  nodes: nodeListSchema.prefault([]).describe('Names, ranges such as node[1-20], or maps.'),
-  inventory: inventory.prefault({}),
-  ssh: ssh.prefault({}),
-  cocoon: cocoon.prefault({}),
-  images: images.prefault({}),
-  snapshots: snapshots.prefault({}),
-  verify: verify.prefault({}),
-  rollout: rollout.prefault({}),
-  repair: repair.prefault({}),
-  gate: gate.prefault({}),
-  run: z
-    .strictObject({
-      timeout: duration
-        .prefault('2h')
-        .describe('Deadline of the whole run: half of it for reading nodes, three quarters for all verdicts.'),
-      stateDir: file.optional().describe('What was learned once is kept here. Default: /var/lib/cocoon-reconcile.'),
-    })
-    .prefault({}),
-});
+export const configSchema = z
+  .strictObject({
+    epoch: epoch.prefault({}),
+    nodes: nodeListSchema.prefault([]).describe('Names, ranges such as node[1-20], or maps.'),
+    inventory: inventory.prefault({}),
+    ssh: ssh.prefault({}),
+    cocoon: cocoon.prefault({}),
+    images: images.prefault({}),
+    snapshots: snapshots.prefault({}),
+    verify: verify.prefault({}),
+    rollout: rollout.prefault({}),
+    repair: repair.prefault({}),
+    gate: gate.prefault({}),
+    run: z
+      .strictObject({
+        timeout: duration
+          .prefault('2h')
+          .describe('Deadline of the whole run: half of it for reading nodes, three quarters for all verdicts.'),
+        stateDir: file.optional().describe('What was learned once is kept here. Default: /var/lib/cocoon-reconcile.'),
+      })
+      .prefault({}),
+  })
+  .meta({ patternProperties: { '^x-': { description: 'Holds anchors for aliases and merge keys.' } } });
 
 /** The config file after defaults: paths and environment are not resolved yet. */
 export type Config = z.output<typeof configSchema>;

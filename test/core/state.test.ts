@@ -145,10 +145,10 @@ describe('the directory', () => {
     expect((await open(null, [dir, join(base, 'default')])).dir).toBe(dir);
     expect(said).toEqual([]);
     expect((await open(null, [closed, dir])).dir).toBe(dir);
-    expect(said).toEqual([`state is kept in ${dir}, because ${closed} cannot be used (EEXIST)`]);
+    expect(said).toEqual([`state is kept in ${dir}, because ${closed} cannot be used (it is no directory)`]);
     const none = await open(null, [closed, join(closed, 'x')]);
     expect(none.dir).toBeNull();
-    expect(said[1]).toMatch(/^nothing is remembered from one run to the next, because .*EEXIST.*ENOTDIR/);
+    expect(said[1]).toMatch(/^nothing is remembered from one run to the next, because .*it is no directory.*ENOTDIR/);
     await none.save();
   });
 

@@ -438,7 +438,7 @@ describe('a pull that does not end', () => {
     fleet.epoch.fail({ match: /^GET \/v2\//, times: Infinity, how: 'hang' });
     const dry = await run('--dry-run', '--timeout', '4s');
     expect(dry.run).toMatchObject({ exitCode: 1, error: { code: 'REGISTRY_UNREACHABLE' } });
-    expect(dry.run.error?.message).toContain('no answer in the 3.0 s');
+    expect(dry.run.error?.message).toMatch(/no answer in the [23]\.\d s/);
     expect(dry.summary.nodes.observed).toBe(ALL.length);
     expect(imageOn(dry, node(1)).error?.code).toBe('RUN_DEADLINE');
   });

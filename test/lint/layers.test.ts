@@ -80,6 +80,8 @@ const changes: Plant[] = [
   ['adapters/other.ts', "import { pullImage } from './node-change.ts';", IMPORT, CHANGES],
   ['adapters/other.ts', "export { pullImage } from './node-change.ts';", IMPORT, CHANGES],
   ['adapters/other.ts', "import { readNode } from './node-read.ts';", null],
+  ['config/reads.ts', "import { readRegularFile } from '../adapters/file.ts';", null],
+  ['config/reads.ts', "import { openState } from '../adapters/state.ts';", IMPORT, 'how a file is read'],
 ];
 
 /** Every file there is, and in each folder one that somebody may add. */
