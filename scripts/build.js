@@ -65,8 +65,8 @@ await replace(
     { ...COMMONJS, entryPoints: ['src/cli/main.ts', 'src/cli/watchdog-thread.ts', 'src/cli/compile.ts'] },
   ],
   async (dir) => {
-    const scripts = (await readdir(`${root}src/adapters`)).filter((name) => name.endsWith('.sh'));
-    await Promise.all(scripts.map((name) => copyFile(`${root}src/adapters/${name}`, `${dir}/${name}`)));
+    const scripts = (await readdir(`${root}src/node`)).filter((name) => name.endsWith('.sh'));
+    await Promise.all(scripts.map((name) => copyFile(`${root}src/node/${name}`, `${dir}/${name}`)));
     await toAscii(`${dir}/program.js`);
     await writeFile(`${dir}/package.json`, '{"type":"commonjs"}\n');
     await chmod(`${dir}/main.js`, 0o755);

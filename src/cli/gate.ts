@@ -7,7 +7,7 @@ import { emptyReport } from '../core/report.ts';
 import type { Settings } from '../core/settings.ts';
 import { count } from '../core/text.ts';
 import type { Refusal, Report } from '../core/types.ts';
-import { unlessAborted } from '../adapters/deadline.ts';
+import { unlessAborted } from '../system/deadline.ts';
 import type { GateOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';
 import { createLog, judgeEvents } from './log.ts';

@@ -7,7 +7,7 @@ import { clip, count, formatBytes, shortDigest } from '../core/text.ts';
 import type { DesiredImage } from '../core/types.ts';
 import { streamed } from '../pipeline/learn.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve.ts';
-import { unlessAborted } from '../adapters/deadline.ts';
+import { unlessAborted } from '../system/deadline.ts';
 import { plainTable } from '../reports/layout.ts';
 import type { DigestOptions, NodesOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';

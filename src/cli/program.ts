@@ -2,7 +2,7 @@
 import { setMaxListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { homeOf } from '../adapters/user.ts';
+import { homeOf } from '../system/user.ts';
 import { errorInfo, fault } from '../core/errors.ts';
 import type { Signal } from '../core/report.ts';
 import { parseArgs } from './args.ts';

@@ -2,7 +2,7 @@
 import type { Settings } from '../core/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
 import type { Node, Report } from '../core/types.ts';
-import { unlessAborted } from '../adapters/deadline.ts';
+import { unlessAborted } from '../system/deadline.ts';
 import type { RunEvents } from '../pipeline/run.ts';
 import type { RunOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';

@@ -5,9 +5,9 @@ import { select } from '../core/nodeset.ts';
 import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/settings.ts';
 import type { Node } from '../core/types.ts';
-import { unlessAborted } from '../adapters/deadline.ts';
-import type { Registry } from '../adapters/registry.ts';
-import type { Ssh } from '../adapters/ssh.ts';
+import { unlessAborted } from '../system/deadline.ts';
+import type { Registry } from '../registry/client.ts';
+import type { Ssh } from '../ssh/client.ts';
 import type { CommonOptions } from './commands.ts';
 import type { Clients } from '../pipeline/judge.ts';
 import type { Io } from './io.ts';
@@ -40,7 +40,7 @@ export async function loadNodes(configured: Configured, patterns: string[], io: 
  * @throws ReconcileError CONFIG_INVALID, INVENTORY_FAILED, INVENTORY_EMPTY, or the signal's reason
  */
 export async function loadInventory({ file, settings }: Configured, io: Io): Promise<Node[]> {
-  const { resolveInventory } = await import('../adapters/inventory.ts');
+  const { resolveInventory } = await import('../bastion/inventory.ts');
   const { loadNodeList, parseNodeList } = await import('../config/load.ts');
   const { refuseUnknownPools } = await import('../config/pools.ts');
   const { env, endGroup, stop: signal } = io;
@@ -77,8 +77,8 @@ const DEFAULT_IDENTITIES = ['id_ed25519', 'id_ecdsa', 'id_rsa'];
 
 /** SSH as the config, the ssh config and the environment say. */
 async function openSsh({ ssh }: Settings, io: Io, log: Log): Promise<Ssh> {
-  const { createSsh } = await import('../adapters/ssh.ts');
-  const { loadSshConfig } = await import('../adapters/ssh-config.ts');
+  const { createSsh } = await import('../ssh/client.ts');
+  const { loadSshConfig } = await import('../ssh/config/config.ts');
   const ignored =
     ssh.configFile === null ? [] : (await loadSshConfig(ssh.configFile, { home: ssh.home, env: io.env })).ignored;
   if (ignored.length > 0) log('info', `not honoured in the ssh config: ${ignored.join(', ')}`, {});
@@ -123,8 +123,8 @@ export async function openRegistries(
   io: Io,
   log: Log,
 ): Promise<{ clients: Omit<Clients, 'ssh'>; close: () => Promise<void> }> {
-  const { createRegistry } = await import('../adapters/registry.ts');
-  const { openState } = await import('../adapters/state.ts');
+  const { createRegistry } = await import('../registry/client.ts');
+  const { openState } = await import('../bastion/state.ts');
   const state = await openState(settings.run.stateDir, stateDirs(io), (message) => log('warn', message, {}));
   const epoch = createRegistry({ ...settings.epoch, credentials: null });
   const others = new Map<string, Promise<Registry>>();
@@ -148,8 +148,8 @@ function stateDirs({ env, home }: Io): string[] {
 
 /** Another registry than epoch, with what `docker login` left for it. */
 async function openOther(host: string, { epoch }: Settings, io: Io): Promise<Registry> {
-  const { createRegistry } = await import('../adapters/registry.ts');
-  const { dockerCredentials, registryUrl } = await import('../adapters/registry-auth.ts');
+  const { createRegistry } = await import('../registry/client.ts');
+  const { dockerCredentials, registryUrl } = await import('../registry/auth.ts');
   const credentials = await dockerCredentials(join(io.home, '.docker/config.json'), host);
   return createRegistry({
     url: registryUrl(host),

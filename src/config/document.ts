@@ -13,7 +13,7 @@ import {
   type Pair,
 } from 'yaml';
 import * as z from 'zod';
-import { readRegularFile } from '../adapters/file.ts';
+import { readRegularFile } from '../system/file.ts';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { NOT_BUILT } from './schema.ts';
 import { isMergeKey, plainOf, sourcesOf, startOf, YamlProblem, type Plain } from './yaml.ts';

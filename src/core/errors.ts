@@ -335,7 +335,7 @@ export function errorInfo<C extends ErrorCode>(code: C, args: Args<C>): ErrorInf
   return { code, message: clip(words.message, 1500), hint: clip(words.hint, 500) };
 }
 
-/** The error that adapters throw and the pipeline turns into a row: it carries `ErrorInfo` and nothing secret. */
+/** The error that what speaks to the world throws and the pipeline turns into a row: it carries `ErrorInfo` and nothing secret. */
 export class ReconcileError extends Error {
   readonly info: ErrorInfo;
   constructor(info: ErrorInfo, options?: ErrorOptions) {

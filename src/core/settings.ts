@@ -58,7 +58,7 @@ export interface GateSettings {
 
 /**
  * What the config says under `ssh`, or a node's entry for itself. What is left out comes from the ssh config, and from
- * the defaults (`adapters/inventory.ts`) where that is silent too.
+ * the defaults (`bastion/inventory.ts`) where that is silent too.
  */
 export interface SshSettings {
   user?: string;

@@ -1,5 +1,5 @@
 /** Looks for this epoch under addresses that the config does not know: entries whose paths name repositories of it. */
-import type { Registry } from '../adapters/registry.ts';
+import type { Registry } from '../registry/client.ts';
 import { errorInfo } from '../core/errors.ts';
 import type { Suspect } from '../core/images.ts';
 import { downloadOf, meaningOf, readingsOf } from '../core/reference.ts';

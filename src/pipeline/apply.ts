@@ -3,9 +3,9 @@
  * file that reaches what changes nodes, and it looks at nothing but the plan.
  */
 import PQueue from 'p-queue';
-import { withDeadline } from '../adapters/deadline.ts';
-import { cloneCanary, importImage, pullImage, replaceBlob, tidyNode } from '../adapters/node-change.ts';
-import type { Connection } from '../adapters/ssh.ts';
+import { withDeadline } from '../system/deadline.ts';
+import { cloneCanary, importImage, pullImage, replaceBlob, tidyNode } from '../node/change.ts';
+import type { Connection } from '../ssh/client.ts';
 import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
 import { canaryName, type Tidying } from '../core/leftovers.ts';
 import { failureBudget, isSent } from '../core/plan.ts';

@@ -1,6 +1,6 @@
 /** What both resolvers share: whom to ask, and how to put what came of it. */
-import type { Registry } from '../adapters/registry.ts';
-import type { State } from '../adapters/state.ts';
+import type { Registry } from '../registry/client.ts';
+import type { State } from '../bastion/state.ts';
 import { errorInfo, infoOf } from '../core/errors.ts';
 import type { Served } from '../core/images.ts';
 import type { DesiredImage, ErrorInfo } from '../core/types.ts';

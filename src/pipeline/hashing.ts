@@ -3,10 +3,10 @@
  * verification in depth. What a node says decides its own rows alone. Nothing here changes a node.
  */
 import PQueue from 'p-queue';
-import { withDeadline } from '../adapters/deadline.ts';
-import { hashBlobs, type NotHashed } from '../adapters/node-hash.ts';
-import type { Connection, Ssh } from '../adapters/ssh.ts';
-import type { State } from '../adapters/state.ts';
+import { withDeadline } from '../system/deadline.ts';
+import { hashBlobs, type NotHashed } from '../node/hash.ts';
+import type { Connection, Ssh } from '../ssh/client.ts';
+import type { State } from '../bastion/state.ts';
 import { isHeld } from '../core/blobs.ts';
 import { fault } from '../core/errors.ts';
 import { coverOf, type Served } from '../core/images.ts';

@@ -1,8 +1,8 @@
 /** Everything up to the verdicts: observe the nodes, ask the registries, learn what neither tells, judge. Changes nothing. */
-import { startDeadline } from '../adapters/deadline.ts';
-import type { Registry } from '../adapters/registry.ts';
-import type { Ssh } from '../adapters/ssh.ts';
-import type { State } from '../adapters/state.ts';
+import { startDeadline } from '../system/deadline.ts';
+import type { Registry } from '../registry/client.ts';
+import type { Ssh } from '../ssh/client.ts';
+import type { State } from '../bastion/state.ts';
 import { needsStoredForm } from '../core/blobs.ts';
 import { errorInfo, fault, infoOf } from '../core/errors.ts';
 import { judgeImages, standsFor, suspectOf, type Served } from '../core/images.ts';

@@ -3,9 +3,9 @@
  * are held against it, so it comes from epoch's own bytes and from nothing that a node said.
  */
 import { createHash, type Hash } from 'node:crypto';
-import { startDeadline } from '../adapters/deadline.ts';
-import type { Registry } from '../adapters/registry.ts';
-import type { State } from '../adapters/state.ts';
+import { startDeadline } from '../system/deadline.ts';
+import type { Registry } from '../registry/client.ts';
+import type { State } from '../bastion/state.ts';
 import { placesOf } from '../core/coverage.ts';
 import { withLearned } from '../core/desired.ts';
 import { fault } from '../core/errors.ts';

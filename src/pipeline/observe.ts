@@ -1,9 +1,9 @@
 /** Reads every node: a fan-out in which each node's trouble costs only that node. */
 import PQueue from 'p-queue';
-import { withDeadline } from '../adapters/deadline.ts';
-import { ConnectionLost } from '../adapters/exec.ts';
-import { readNode } from '../adapters/node-read.ts';
-import type { Ssh } from '../adapters/ssh.ts';
+import { withDeadline } from '../system/deadline.ts';
+import { ConnectionLost } from '../ssh/exec.ts';
+import { readNode } from '../node/read.ts';
+import type { Ssh } from '../ssh/client.ts';
 import { errorInfo, fault, infoOf } from '../core/errors.ts';
 import type { ErrorInfo, Node, NodeStatus, Observation, Observed } from '../core/types.ts';
 

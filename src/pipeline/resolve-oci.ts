@@ -1,5 +1,5 @@
 /** Container images, at epoch or at any other registry: the manifest that a node of each platform will record. */
-import type { Registry } from '../adapters/registry.ts';
+import type { Registry } from '../registry/client.ts';
 import { kindOf, type Manifest } from '../core/desired.ts';
 import { errorInfo, fault } from '../core/errors.ts';
 import { parseImageName } from '../core/reference.ts';

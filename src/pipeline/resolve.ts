@@ -1,5 +1,5 @@
 /** Asks registries what they serve: tracked images, references found on nodes, and the bases of snapshots. */
-import type { Registry } from '../adapters/registry.ts';
+import type { Registry } from '../registry/client.ts';
 import { readChecksums } from '../core/checksums.ts';
 import type { Coverage } from '../core/coverage.ts';
 import { contentOf, hasUnpaddedTitles, kindOf, storedAs, withLearned, type Manifest } from '../core/desired.ts';

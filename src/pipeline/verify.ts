@@ -1,6 +1,6 @@
 /** Reads a node again after a change, and compares it with what its registry serves at that moment. */
-import { readNode } from '../adapters/node-read.ts';
-import type { Connection } from '../adapters/ssh.ts';
+import { readNode } from '../node/read.ts';
+import type { Connection } from '../ssh/client.ts';
 import { blobState, isHeld, ociState, type BlobState, type Form } from '../core/blobs.ts';
 import { errorInfo, fault, ReconcileError } from '../core/errors.ts';
 import { coverOf, type Served } from '../core/images.ts';

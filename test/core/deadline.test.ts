@@ -3,7 +3,7 @@ import { getEventListeners } from 'node:events';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { describe, expect, it } from 'vitest';
-import { settleOnce, startDeadline, unlessAborted, withDeadline } from '../../src/adapters/deadline.ts';
+import { settleOnce, startDeadline, unlessAborted, withDeadline } from '../../src/system/deadline.ts';
 
 setFlagsFromString('--expose-gc');
 const collect = runInNewContext('gc') as () => void;

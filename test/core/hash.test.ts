@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writ
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import { hashBlobs, type NotHashed } from '../../src/adapters/node-hash.ts';
+import { hashBlobs, type NotHashed } from '../../src/node/hash.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import type { HashedBlob, HashItem } from '../../src/core/proofs.ts';
 import { node } from '../helpers/facts.ts';

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test, vi } from 'vitest';
-import { resolveInventory } from '../../src/adapters/inventory.ts';
+import { resolveInventory } from '../../src/bastion/inventory.ts';
 import { loadNodeList, parseNodeList } from '../../src/config/load.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import type { NodeDefaults, NodeSpec } from '../../src/core/settings.ts';

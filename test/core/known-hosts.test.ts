@@ -16,8 +16,8 @@ import {
   lookupName,
   matchHosts,
   parseKnownHosts,
-} from '../../src/adapters/known-hosts.ts';
-import type { KnownHosts, KnownHostsCache } from '../../src/adapters/known-hosts.ts';
+} from '../../src/ssh/trust/known-hosts.ts';
+import type { KnownHosts, KnownHostsCache } from '../../src/ssh/trust/known-hosts.ts';
 import type { ReconcileError } from '../../src/core/errors.ts';
 import { ensureSshd } from '../fleet/sshd.ts';
 

@@ -15,9 +15,9 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
-import type { Connection } from '../../src/adapters/exec.ts';
-import { FIRST_SCOPE, readNode } from '../../src/adapters/node-read.ts';
-import { createAnswerReader } from '../../src/adapters/probe-stream.ts';
+import type { Connection } from '../../src/ssh/exec.ts';
+import { FIRST_SCOPE, readNode } from '../../src/node/read.ts';
+import { createAnswerReader } from '../../src/node/probe-stream.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import { judgeImages } from '../../src/core/images.ts';
 import { isDigest } from '../../src/core/reference.ts';
@@ -697,7 +697,7 @@ for (const tool of TOOLS) symlinkSync(`/usr/bin/${tool}`, join(bin, tool));
 const cocoon = join(base, 'cocoon');
 writeFileSync(cocoon, '#!/bin/sh\necho "Version:        v0.3.8"\n', { mode: 0o755 });
 
-const script = readFileSync(new URL('../../src/adapters/probe.sh', import.meta.url), 'utf8');
+const script = readFileSync(new URL('../../src/node/probe.sh', import.meta.url), 'utf8');
 const asNobody = ['/usr/bin/setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
 const canDrop = process.getuid?.() === 0 && existsSync('/usr/bin/setpriv');
 const shells = [
@@ -902,7 +902,7 @@ describe.each(shells)('the script in %s', (name, shell) => {
     const stampOf = async (): Promise<string> => (await observe()).blobs[HEX.a1]?.stamp ?? '';
     const before = await stampOf();
     expect(await stampOf()).toBe(before);
-    const hashing = readFileSync(new URL('../../src/adapters/hash.sh', import.meta.url), 'utf8');
+    const hashing = readFileSync(new URL('../../src/node/hash.sh', import.meta.url), 'utf8');
     const { stdout } = spawnSync(shell, ['-c', hashing, 'hash-work', root, '20', HEX.a1], { encoding: 'utf8' });
     expect(stdout).toMatch(new RegExp(`^whole ${HEX.a1} [0-9a-f]{64} ${before.replaceAll('.', '\\.')}$`, 'm'));
     writeFileSync(path, qcow2('/x'));

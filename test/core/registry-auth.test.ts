@@ -10,7 +10,7 @@ import {
   parseToken,
   registryUrl,
   tokenUrl,
-} from '../../src/adapters/registry-auth.ts';
+} from '../../src/registry/auth.ts';
 import { ShapeError } from '../../src/core/json.ts';
 
 test.each([

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
-import { openState, type State } from '../../src/adapters/state.ts';
+import { openState, type State } from '../../src/bastion/state.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import { sha } from '../helpers/facts.ts';
 import { mutate, random } from '../helpers/random.ts';

@@ -4,7 +4,7 @@ import { chmod, cp, mkdtemp, readdir, readFile, realpath, rename, rm, stat, utim
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { hashBlobs } from '../../src/adapters/node-hash.ts';
+import { hashBlobs } from '../../src/node/hash.ts';
 import type { Report } from '../../src/core/types.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import type { Artifact } from '../fleet/registry-content.ts';

@@ -365,7 +365,7 @@ describe('what a node may lack', () => {
   });
 
   it('the watch ends with the guard, not only with the connection', async () => {
-    const text = await readFile(new URL('../../src/adapters/change.sh', import.meta.url), 'utf8');
+    const text = await readFile(new URL('../../src/node/change.sh', import.meta.url), 'utf8');
     const words = ['abc', 'pull', node.rootDir, 'no', '60', '60', 'true', '', '', 'some/reference'];
     const open = spawn('sleep', ['60'], { stdio: ['ignore', 'pipe', 'ignore'] });
     cleanups.push(() => open.kill());

@@ -5,7 +5,7 @@ import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
-import { createSsh, type Connection, type Ssh } from '../../src/adapters/ssh.ts';
+import { createSsh, type Connection, type Ssh } from '../../src/ssh/client.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import type { Node } from '../../src/core/types.ts';
 import { startSshd, type NodeServer } from '../fleet/sshd.ts';

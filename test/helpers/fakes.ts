@@ -1,7 +1,7 @@
 // Connections and registries that answer from memory or from this machine.
 import { spawn } from 'node:child_process';
-import type { Registry } from '../../src/adapters/registry.ts';
-import type { Connection, Ssh } from '../../src/adapters/ssh.ts';
+import type { Registry } from '../../src/registry/client.ts';
+import type { Connection, Ssh } from '../../src/ssh/client.ts';
 import type { Node } from '../../src/core/types.ts';
 
 /** A connection whose commands a shell of this machine runs. */

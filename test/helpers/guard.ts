@@ -118,7 +118,7 @@ export interface RunningGuard {
 }
 
 const NONCE = '0123456789abcdef';
-const script = readFileSync(new URL('../../src/adapters/change.sh', import.meta.url));
+const script = readFileSync(new URL('../../src/node/change.sh', import.meta.url));
 
 /** Runs `change.sh` over OpenSSH's own client, as the program does over its own. */
 export function startGuard(fleet: Fleet, node: FleetNode, words: string[], options: GuardOptions = {}): RunningGuard {

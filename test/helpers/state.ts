@@ -1,5 +1,5 @@
 // What earlier runs learned, in memory.
-import type { State } from '../../src/adapters/state.ts';
+import type { State } from '../../src/bastion/state.ts';
 import type { Learned } from '../../src/core/desired.ts';
 import type { Proof } from '../../src/core/types.ts';
 

@@ -1,6 +1,6 @@
 /** The rules of the linter bite: a violation of each is planted in a copy of the tree, and each is caught in its line. */
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -14,15 +14,12 @@ const IMPORT = 'no-restricted-imports';
 const GLOBAL = 'no-restricted-globals';
 const PROPERTY = 'no-restricted-properties';
 
-/** The folders of `src` that each may import beside itself. */
-const LAYERS: Record<string, string[]> = {
-  core: [],
-  config: ['core'],
-  adapters: ['core'],
-  reports: ['core'],
-  pipeline: ['core', 'adapters'],
-  cli: ['core', 'config', 'adapters', 'reports', 'pipeline'],
-};
+/** The rooms of `src` that each may import beside itself, as the table in `src/README.md` says. */
+const LAYERS: Record<string, string[]> = Object.fromEntries(
+  [...readFileSync(join(root, 'src/README.md'), 'utf8').matchAll(/^\| `(\w+)\/` +\|.*\| ([^|]+?) +\|$/gm)].map(
+    ([, room = '', imports = '']) => [room, imports === 'nothing' ? [] : imports.split(', ')],
+  ),
+);
 
 const layers: Plant[] = Object.entries(LAYERS).flatMap(([from, allowed]) =>
   Object.keys(LAYERS)
@@ -31,6 +28,7 @@ const layers: Plant[] = Object.entries(LAYERS).flatMap(([from, allowed]) =>
       const rule = allowed.includes(to) ? null : IMPORT;
       return [
         [`${from}/planted.ts`, `import { x as ${to}Value } from '../${to}/x.ts';`, rule],
+        [`${from}/room/planted.ts`, `import { x as ${to}Value } from '../../${to}/room/x.ts';`, rule],
         [`${from}/planted.ts`, `import type { X as ${to}Type } from '../${to}/x.ts';`, rule],
         [`${from}/planted.ts`, `export { x as ${to} } from '../${to}/x.ts';`, rule],
         [`${from}/planted.ts`, `await import('../${to}/x.ts');`, rule],
@@ -65,30 +63,33 @@ const core: Plant[] = [
 
 const CHANGES = 'reaches what changes a node';
 const changes: Plant[] = [
-  ['cli/change.ts', "import { pullImage } from '../adapters/node-change.ts';", IMPORT, CHANGES],
-  ['cli/change.ts', "await import('../adapters/node-change.ts');", IMPORT, CHANGES],
+  ['cli/change.ts', "import { pullImage } from '../node/change.ts';", IMPORT, CHANGES],
+  ['cli/change.ts', "await import('../node/change.ts');", IMPORT, CHANGES],
   ['cli/change.ts', "import { applyPlan } from '../pipeline/apply.ts';", IMPORT, CHANGES],
   ['cli/change.ts', "import { runPipeline } from '../pipeline/run.ts';", null],
-  ['pipeline/observe.ts', "import { pullImage } from '../adapters/node-change.ts';", IMPORT, CHANGES],
-  ['pipeline/observe.ts', "await import('../adapters/node-change.ts');", IMPORT, CHANGES],
-  ['pipeline/run.ts', "import { pullImage } from '../adapters/node-change.ts';", IMPORT, CHANGES],
+  ['pipeline/observe.ts', "import { pullImage } from '../node/change.ts';", IMPORT, CHANGES],
+  ['pipeline/observe.ts', "await import('../node/change.ts');", IMPORT, CHANGES],
+  ['pipeline/run.ts', "import { pullImage } from '../node/change.ts';", IMPORT, CHANGES],
   ['pipeline/run.ts', "import { applyPlan } from './apply.ts';", IMPORT, 'dynamic import'],
   ['pipeline/run.ts', "await import('./apply.ts');", IMPORT, 'dynamic import'],
   ['pipeline/run.ts', "import { observeAll } from './observe.ts';", null],
-  ['pipeline/apply.ts', "import { pullImage } from '../adapters/node-change.ts';", null],
-  ['pipeline/apply.ts', "import { x } from '../cli/io.ts';", IMPORT, 'core and adapters only'],
-  ['adapters/other.ts', "import { pullImage } from './node-change.ts';", IMPORT, CHANGES],
-  ['adapters/other.ts', "export { pullImage } from './node-change.ts';", IMPORT, CHANGES],
-  ['adapters/other.ts', "import { readNode } from './node-read.ts';", null],
-  ['config/reads.ts', "import { readRegularFile } from '../adapters/file.ts';", null],
-  ['config/reads.ts', "import { openState } from '../adapters/state.ts';", IMPORT, 'how a file is read'],
+  ['pipeline/apply.ts', "import { pullImage } from '../node/change.ts';", null],
+  ['pipeline/apply.ts', "import { x } from '../cli/io.ts';", IMPORT, 'pipeline imports core'],
+  ['node/other.ts', "import { pullImage } from './change.ts';", IMPORT, CHANGES],
+  ['node/other.ts', "export { pullImage } from './change.ts';", IMPORT, CHANGES],
+  ['node/other.ts', "import { readNode } from './read.ts';", null],
+  ['config/reads.ts', "import { readRegularFile } from '../system/file.ts';", null],
+  ['config/reads.ts', "import { openState } from '../bastion/state.ts';", IMPORT, 'config imports core and system'],
 ];
 
 /** Every file there is, and in each folder one that somebody may add. */
 const files = Object.keys(LAYERS).flatMap((layer) =>
-  [...readdirSync(join(root, 'src', layer)).filter((name) => name.endsWith('.ts')), 'new.ts'].map(
-    (name) => `${layer}/${name}`,
-  ),
+  [
+    ...readdirSync(join(root, 'src', layer), { recursive: true, encoding: 'utf8' }).filter((name) =>
+      name.endsWith('.ts'),
+    ),
+    'new.ts',
+  ].map((name) => `${layer}/${name}`),
 );
 /** What is at the edge of the process itself. */
 const UNLIMITED = ['program', 'main', 'bytecode', 'watchdog-thread', 'last-resort'].map((name) => `cli/${name}.ts`);
@@ -102,15 +103,15 @@ const floating: Plant[] = [
   'Promise.all([work(), work()]);',
   '[1, 2].map(async () => await work());',
   'void 0, work();',
-].map((code, i) => ['adapters/floating.ts', code, i === 0 ? null : FLOATING]);
+].map((code, i) => ['ssh/floating.ts', code, i === 0 ? null : FLOATING]);
 
 const deadlines: Plant[] = [
-  ...['core', 'config', 'adapters', 'reports', 'pipeline', 'cli'].flatMap((layer) =>
+  ...Object.keys(LAYERS).flatMap((layer) =>
     ['void AbortSignal.any([]);', 'void AbortSignal.timeout(1);', 'const { timeout } = AbortSignal; void timeout;'].map(
       (code): Plant => [`${layer}/deadlines.ts`, code, PROPERTY, layer === 'core' ? 'no deadlines' : 'deadline.ts'],
     ),
   ),
-  ['adapters/deadlines.ts', 'void AbortSignal.abort();', null],
+  ['ssh/deadlines.ts', 'void AbortSignal.abort();', null],
 ];
 
 const others: Plant[] = [

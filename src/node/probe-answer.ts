@@ -4,7 +4,7 @@ import { leftoverAt } from '../core/leftovers.ts';
 import { backingPlace, HEADER_BYTES, UNREADABLE } from '../core/qcow2.ts';
 import { formatBytes } from '../core/text.ts';
 import type { BlobFact, FileState, Leftover, Node } from '../core/types.ts';
-import { MAX_FILE_BYTES, MAX_LINES, MAX_LINES_OF_KIND, MORE_LINES_OF } from './node-limits.ts';
+import { MAX_FILE_BYTES, MAX_LINES, MAX_LINES_OF_KIND, MORE_LINES_OF } from './limits.ts';
 
 /** A snapshot's directory as the probe saw it. */
 export interface DirectoryFact {

@@ -9,9 +9,9 @@ import type { AnyAuthMethod, ParsedKey } from 'ssh2';
 import { fault } from '../core/errors.ts';
 import { formatDuration } from '../core/text.ts';
 import type { SshTarget } from '../core/types.ts';
-import { settleOnce } from './deadline.ts';
-import { readRegularFile } from './file.ts';
-import { fingerprint } from './known-hosts.ts';
+import { settleOnce } from '../system/deadline.ts';
+import { readRegularFile } from '../system/file.ts';
+import { fingerprint } from './trust/known-hosts.ts';
 
 /** sshd hangs up after `MaxAuthTries` (6) failures, and each key that it turns down is one. */
 const MAX_OFFERS = 5;

@@ -4,7 +4,7 @@ import { array, digest, object, optionalText, parseJson, ShapeError, text, type 
 import { isCanaryName } from '../core/leftovers.ts';
 import { count, formatBytes } from '../core/text.ts';
 import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
-import { MAX_ENTRIES } from './node-limits.ts';
+import { MAX_ENTRIES } from './limits.ts';
 import type { DirectoryFact, RawAnswer } from './probe-answer.ts';
 
 /** Below the root directory (contract B.1). */

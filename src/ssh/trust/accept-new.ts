@@ -6,7 +6,7 @@
 import { spawn } from 'node:child_process';
 import { mkdir, open, stat, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { fault, type ReconcileError } from '../core/errors.ts';
+import { fault, type ReconcileError } from '../../core/errors.ts';
 import { indexLines, joinKnownHosts, keyType, lookupName, parseKnownHosts } from './known-hosts.ts';
 import type { HostKeyVerdict, KnownHostLine } from './known-hosts.ts';
 

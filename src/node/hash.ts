@@ -5,8 +5,8 @@ import { fault } from '../core/errors.ts';
 import type { HashedBlob, HashItem } from '../core/proofs.ts';
 import { clip, shellQuote } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
-import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './node-limits.ts';
-import type { Connection } from './ssh.ts';
+import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './limits.ts';
+import type { Connection } from '../ssh/client.ts';
 
 /** What hashes ends itself when it hears nothing for so long. */
 const SILENCE_SECONDS = 30;

@@ -1,8 +1,8 @@
 /** What stands for something else in an ssh config: `%h`, `${NAME}`, `~`. */
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
-import { fault } from '../core/errors.ts';
-import { userName, userNumber } from './user.ts';
+import { fault } from '../../core/errors.ts';
+import { userName, userNumber } from '../../system/user.ts';
 
 /** What a config file means depends on whose it is. */
 export interface Surroundings {

@@ -6,9 +6,9 @@ import { expand } from '../core/nodeset.ts';
 import type { NodeDefaults, NodeSpec } from '../core/settings.ts';
 import { clip } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
-import { addressProblem, canonicalHost } from './address.ts';
+import { addressProblem, canonicalHost } from '../ssh/address.ts';
 import { printedBy, type CommandContext } from './inventory-command.ts';
-import { loadTargets, type Targets } from './targets.ts';
+import { loadTargets, type Targets } from '../ssh/targets.ts';
 
 const MAX_NODES = 100_000;
 const POOL_LABEL = 'cocoonstack.io/pool';

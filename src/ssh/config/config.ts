@@ -3,14 +3,14 @@
  * what leads to a node and proves who is there; the rest is named, so that it can be said. A test compares the answers
  * with those of `ssh -G`, key by key. `Match exec` is never run: such a block does not apply.
  */
-import { looksLikeAddress, sshAddress } from './address.ts';
-import { matchPattern, matchPatterns } from './known-hosts.ts';
-import { flagOf, isNone, loadLines, refuse, secondsOf } from './ssh-config-file.ts';
-import type { Line } from './ssh-config-file.ts';
-import { isKeyword } from './ssh-keywords.ts';
-import { expandTokens } from './ssh-tokens.ts';
-import type { Surroundings } from './ssh-tokens.ts';
-import { userName } from './user.ts';
+import { looksLikeAddress, sshAddress } from '../address.ts';
+import { matchPattern, matchPatterns } from '../trust/known-hosts.ts';
+import { flagOf, isNone, loadLines, refuse, secondsOf } from './file.ts';
+import type { Line } from './file.ts';
+import { isKeyword } from './keywords.ts';
+import { expandTokens } from './tokens.ts';
+import type { Surroundings } from './tokens.ts';
+import { userName } from '../../system/user.ts';
 
 /** What the file says about a host, as `ssh -G` prints it: paths and names are not expanded. Null: nothing. */
 export interface HostConfig {

@@ -10,10 +10,12 @@ import type ssh2 from 'ssh2';
 import type { ClientChannel } from 'ssh2';
 import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node } from '../core/types.ts';
-import { settleOnce } from './deadline.ts';
+import { settleOnce } from '../system/deadline.ts';
 import { CAUSES, errorCode, hangUp, quietly, unreachable } from './login.ts';
 import type { Log, Login } from './login.ts';
-import { MAX_STDERR_BYTES } from './node-limits.ts';
+
+/** Bytes of standard error of any command. What a machine says beyond it is no answer, and is not waited for. */
+const MAX_STDERR_BYTES = 32_000_000;
 
 export interface ExecOptions {
   /** Written at once. Then standard input ends, unless there is a heartbeat. */

@@ -8,8 +8,6 @@
 export const MAX_BYTES_BEFORE = 64_000;
 /** Bytes of a whole answer. The configurations of a thousand snapshots, 8 KB each, are half of it. */
 export const MAX_ANSWER_BYTES = 16_000_000;
-/** Bytes of standard error of any command. */
-export const MAX_STDERR_BYTES = 32_000_000;
 /** Lines of a whole answer, those of files included: lists that cocoon prints have up to forty lines a VM. */
 export const MAX_LINES = 200_000;
 /** Bytes of one file in the answer: the records of a thousand VMs are 2 MB. `probe.sh` has the same number. */

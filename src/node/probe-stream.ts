@@ -2,7 +2,7 @@
 import { fault } from '../core/errors.ts';
 import { formatBytes } from '../core/text.ts';
 import type { Node } from '../core/types.ts';
-import { MAX_BYTES_BEFORE, MAX_FILE_BYTES } from './node-limits.ts';
+import { MAX_BYTES_BEFORE, MAX_FILE_BYTES } from './limits.ts';
 import { createSorter, readHeads, type RawAnswer } from './probe-answer.ts';
 
 /** Takes an answer in pieces: none is ever held whole, and no piece takes long. */

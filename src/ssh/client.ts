@@ -6,16 +6,16 @@
 import { readFile } from 'node:fs/promises';
 import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node, SshTarget } from '../core/types.ts';
-import { createAcceptor } from './accept-new.ts';
-import { startDeadline, withDeadline } from './deadline.ts';
+import { createAcceptor } from './trust/accept-new.ts';
+import { startDeadline, withDeadline } from '../system/deadline.ts';
 import { connectionOver, type Connection } from './exec.ts';
 import { AGENT_MS, createIdentities, type Passphrase } from './identity.ts';
 import { createWays } from './jump.ts';
-import { loadKnownHosts } from './known-hosts.ts';
-import type { KnownHosts, KnownHostsCache } from './known-hosts.ts';
+import { loadKnownHosts } from './trust/known-hosts.ts';
+import type { KnownHosts, KnownHostsCache } from './trust/known-hosts.ts';
 import { Dropped, logIn, trustedName } from './login.ts';
 import type { Attempt, Log, Login, Trust } from './login.ts';
-import { withRetries, type RetryPolicy } from './retry.ts';
+import { withRetries, type RetryPolicy } from '../system/retry.ts';
 
 export type { Connection, ExecOptions } from './exec.ts';
 

@@ -9,10 +9,10 @@ import type { ParsedKey, ServerHostKeyAlgorithm } from 'ssh2';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { shellQuote } from '../core/text.ts';
 import type { SshTarget } from '../core/types.ts';
-import { settleOnce } from './deadline.ts';
+import { settleOnce } from '../system/deadline.ts';
 import type { Identities } from './identity.ts';
-import { fingerprint, lookupName } from './known-hosts.ts';
-import type { HostKeyVerdict, KnownHosts } from './known-hosts.ts';
+import { fingerprint, lookupName } from './trust/known-hosts.ts';
+import type { HostKeyVerdict, KnownHosts } from './trust/known-hosts.ts';
 
 export type Log = (
   level: 'debug' | 'info' | 'warn' | 'error',

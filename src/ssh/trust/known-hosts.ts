@@ -4,8 +4,8 @@
  * `@cert-authority` lines are never trusted: ssh2 verifies no host certificates.
  */
 import { createHash, hash } from 'node:crypto';
-import { fault } from '../core/errors.ts';
-import { readRegularFile } from './file.ts';
+import { fault } from '../../core/errors.ts';
+import { readRegularFile } from '../../system/file.ts';
 
 export type Marker = 'none' | 'revoked' | 'authority';
 

@@ -5,10 +5,10 @@
 import { readdir, stat } from 'node:fs/promises';
 import { getegid, geteuid } from 'node:process';
 import { join } from 'node:path';
-import { fault, type ReconcileError } from '../core/errors.ts';
-import { readRegularFile } from './file.ts';
-import { expandEnv } from './ssh-tokens.ts';
-import type { Surroundings } from './ssh-tokens.ts';
+import { fault, type ReconcileError } from '../../core/errors.ts';
+import { readRegularFile } from '../../system/file.ts';
+import { expandEnv } from './tokens.ts';
+import type { Surroundings } from './tokens.ts';
 
 /** One line; the files of an Include are in its place. */
 export interface Line {

@@ -10,7 +10,7 @@ import { fault } from '../core/errors.ts';
 import { digest, object, parseJson, ShapeError } from '../core/json.ts';
 import type { Learned } from '../core/desired.ts';
 import { PROOFS, type Proof } from '../core/types.ts';
-import { readRegularFile } from './file.ts';
+import { readRegularFile } from '../system/file.ts';
 
 const MAX_ENTRIES = 20_000;
 const FILE = 'learned.json';

@@ -6,12 +6,12 @@ import { ShapeError } from '../core/json.ts';
 import { UNREADABLE } from '../core/qcow2.ts';
 import { shellQuote } from '../core/text.ts';
 import type { Node, Observed } from '../core/types.ts';
-import { observedFrom } from './node-facts.ts';
-import { MAX_ANSWER_BYTES } from './node-limits.ts';
+import { observedFrom } from './facts.ts';
+import { MAX_ANSWER_BYTES } from './limits.ts';
 import { isUnread, type RawAnswer } from './probe-answer.ts';
 import { createAnswerReader, type AnswerReader } from './probe-stream.ts';
-import { inSlices } from './slices.ts';
-import type { Connection } from './ssh.ts';
+import { inSlices } from '../system/slices.ts';
+import type { Connection } from '../ssh/client.ts';
 
 /** So much of each overlay is read at first: qemu-img puts the path of the base within the first 600 bytes. */
 const HEAD_BYTES = 1024;

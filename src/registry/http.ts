@@ -2,9 +2,9 @@
 import type { Agent, Dispatcher } from 'undici';
 import { fault, ReconcileError } from '../core/errors.ts';
 import { array, object, parseJson, ShapeError, text } from '../core/json.ts';
-import { basic, parseChallenge, parseToken, tokenUrl, type Credentials } from './registry-auth.ts';
-import { withDeadline } from './deadline.ts';
-import { withRetries } from './retry.ts';
+import { basic, parseChallenge, parseToken, tokenUrl, type Credentials } from './auth.ts';
+import { withDeadline } from '../system/deadline.ts';
+import { withRetries } from '../system/retry.ts';
 
 const MAX_ERROR_BYTES = 65_536;
 const MAX_REDIRECTS = 5;

@@ -5,9 +5,9 @@ import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
 import { hexOf } from '../core/reference.ts';
 import { shellQuote } from '../core/text.ts';
 import type { ErrorInfo, Leftover, Node, TidyResult } from '../core/types.ts';
-import { withDeadline } from './deadline.ts';
-import { MAX_CHANGE_BYTES } from './node-limits.ts';
-import type { Connection } from './ssh.ts';
+import { withDeadline } from '../system/deadline.ts';
+import { MAX_CHANGE_BYTES } from './limits.ts';
+import type { Connection } from '../ssh/client.ts';
 
 /** The guard ends its command when it hears nothing for this long (contract §K). */
 const SILENCE_SECONDS = 30;

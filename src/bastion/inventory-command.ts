@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { clip, formatDuration } from '../core/text.ts';
-import { settleOnce } from './deadline.ts';
+import { settleOnce } from '../system/deadline.ts';
 
 const TIMEOUT_MS = 30_000;
 const MAX_STDOUT_BYTES = 16 * 2 ** 20;

@@ -1,4 +1,4 @@
-import { settleOnce } from './deadline.ts';
+import { settleOnce } from '../system/deadline.ts';
 
 /**
  * How many connections may be in the making at once. sshd drops new ones at random while too many have not logged in yet
