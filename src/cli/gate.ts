@@ -1,12 +1,12 @@
 /** `reconcile gate`: can everything that the manifests and options name start on every node of its pool now? */
-import { askedByOption, placeQuestions, readManifests, type Manifests, type Question } from '../core/cocoonset.ts';
+import { askedByOption, placeQuestions, readManifests, type Manifests, type Question } from '../core/gate/cocoonset.ts';
 import { fault } from '../core/errors.ts';
 import { epochReference, isUrl, parseImageName, parseSnapshotName } from '../core/reference.ts';
-import { refusedGate } from '../core/gate.ts';
-import { emptyReport } from '../core/report.ts';
-import type { Settings } from '../core/settings.ts';
+import { refusedGate } from '../core/gate/answers.ts';
+import { emptyReport } from '../core/report/report.ts';
+import type { Settings } from '../core/model/settings.ts';
 import { count } from '../core/text.ts';
-import type { Refusal, Report } from '../core/types.ts';
+import type { Refusal, Report } from '../core/model/types.ts';
 import { unlessAborted } from '../system/deadline.ts';
 import type { GateOptions } from './commands.ts';
 import type { Io, Tool } from './io.ts';

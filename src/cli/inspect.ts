@@ -1,10 +1,10 @@
 /** The commands that only look: `reconcile nodes` and `reconcile digest`. */
 import { fault } from '../core/errors.ts';
-import { publicDesired } from '../core/report.ts';
+import { publicDesired } from '../core/report/report.ts';
 import { meaningOf, parseImageName } from '../core/reference.ts';
-import { addressesOf } from '../core/settings.ts';
+import { addressesOf } from '../core/model/settings.ts';
 import { clip, count, formatBytes, shortDigest } from '../core/text.ts';
-import type { DesiredImage } from '../core/types.ts';
+import type { DesiredImage } from '../core/model/types.ts';
 import { streamed } from '../pipeline/learn.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve.ts';
 import { unlessAborted } from '../system/deadline.ts';

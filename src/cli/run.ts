@@ -1,7 +1,7 @@
 /** `reconcile` and `reconcile --dry-run`. */
-import type { Settings } from '../core/settings.ts';
+import type { Settings } from '../core/model/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
-import type { Node, Report } from '../core/types.ts';
+import type { Node, Report } from '../core/model/types.ts';
 import { unlessAborted } from '../system/deadline.ts';
 import type { RunEvents } from '../pipeline/run.ts';
 import type { RunOptions } from './commands.ts';

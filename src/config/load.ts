@@ -5,8 +5,8 @@ import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fault } from '../core/errors.ts';
 import { epochReference, parseImageName, parseSnapshotName } from '../core/reference.ts';
-import type { NodeSpec, Settings, SshSettings } from '../core/settings.ts';
-import type { TrackedImage, TrackedSnapshot } from '../core/types.ts';
+import type { NodeSpec, Settings, SshSettings } from '../core/model/settings.ts';
+import type { TrackedImage, TrackedSnapshot } from '../core/model/types.ts';
 import {
   invalid,
   joined,

@@ -5,9 +5,9 @@
 import { lstat, readdir, realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, type Document } from 'yaml';
-import { ManifestError, mayAsk, refusalOf, type ManifestDocument } from '../core/cocoonset.ts';
+import { ManifestError, mayAsk, refusalOf, type ManifestDocument } from '../core/gate/cocoonset.ts';
 import { fault } from '../core/errors.ts';
-import type { Refusal } from '../core/types.ts';
+import type { Refusal } from '../core/model/types.ts';
 import { readText } from './document.ts';
 import { plainOf, YamlProblem } from './yaml.ts';
 

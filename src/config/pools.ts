@@ -1,6 +1,6 @@
 /** The pools that the config limits images and snapshots to, against those that the inventory has. */
 import { fault } from '../core/errors.ts';
-import type { Settings } from '../core/settings.ts';
+import type { Settings } from '../core/model/settings.ts';
 import { joined, nearest } from './document.ts';
 
 /**

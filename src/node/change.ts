@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
 import { hexOf } from '../core/reference.ts';
 import { shellQuote } from '../core/text.ts';
-import type { ErrorInfo, Leftover, Node, TidyResult } from '../core/types.ts';
+import type { ErrorInfo, Leftover, Node, TidyResult } from '../core/model/types.ts';
 import { withDeadline } from '../system/deadline.ts';
 import { MAX_CHANGE_BYTES } from './limits.ts';
 import type { Connection } from '../ssh/client.ts';

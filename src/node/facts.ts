@@ -1,9 +1,9 @@
 /** What the probe said → `Observed`: every index, record and list validated, so that a hostile one is an error of its node alone. */
 import { fault } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
-import { isCanaryName } from '../core/leftovers.ts';
+import { isCanaryName } from '../core/plan/leftovers.ts';
 import { count, formatBytes } from '../core/text.ts';
-import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/types.ts';
+import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/model/types.ts';
 import { MAX_ENTRIES } from './limits.ts';
 import type { DirectoryFact, RawAnswer } from './probe-answer.ts';
 

@@ -2,9 +2,9 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault } from '../core/errors.ts';
-import type { HashedBlob, HashItem } from '../core/proofs.ts';
+import type { HashedBlob, HashItem } from '../core/judge/proofs.ts';
 import { clip, shellQuote } from '../core/text.ts';
-import type { Node } from '../core/types.ts';
+import type { Node } from '../core/model/types.ts';
 import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './limits.ts';
 import type { Connection } from '../ssh/client.ts';
 

@@ -1,9 +1,9 @@
 /** The probe's answer, line by line: sorted by kind and bounded, but not yet understood (`node-facts.ts` does that). */
 import { type ReconcileError, fault } from '../core/errors.ts';
-import { leftoverAt } from '../core/leftovers.ts';
+import { leftoverAt } from '../core/plan/leftovers.ts';
 import { backingPlace, HEADER_BYTES, UNREADABLE } from '../core/qcow2.ts';
 import { formatBytes } from '../core/text.ts';
-import type { BlobFact, FileState, Leftover, Node } from '../core/types.ts';
+import type { BlobFact, FileState, Leftover, Node } from '../core/model/types.ts';
 import { MAX_FILE_BYTES, MAX_LINES, MAX_LINES_OF_KIND, MORE_LINES_OF } from './limits.ts';
 
 /** A snapshot's directory as the probe saw it. */

@@ -5,7 +5,7 @@ import { ReconcileError, fault } from '../core/errors.ts';
 import { ShapeError } from '../core/json.ts';
 import { UNREADABLE } from '../core/qcow2.ts';
 import { shellQuote } from '../core/text.ts';
-import type { Node, Observed } from '../core/types.ts';
+import type { Node, Observed } from '../core/model/types.ts';
 import { observedFrom } from './facts.ts';
 import { MAX_ANSWER_BYTES } from './limits.ts';
 import { isUnread, type RawAnswer } from './probe-answer.ts';

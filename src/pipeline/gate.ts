@@ -1,13 +1,13 @@
 /** The stages of a gate: observe and resolve, judge, answer, report. It knows nothing that changes a node. */
-import { snapshotAsked, type PlacedQuestion } from '../core/cocoonset.ts';
+import { snapshotAsked, type PlacedQuestion } from '../core/gate/cocoonset.ts';
 import { errorInfo } from '../core/errors.ts';
-import { judgeGate } from '../core/gate.ts';
-import type { Served } from '../core/images.ts';
-import { isAnyJudged, nothingJudgedOn } from '../core/judged.ts';
+import { judgeGate } from '../core/gate/answers.ts';
+import type { Served } from '../core/judge/images.ts';
+import { isAnyJudged, nothingJudgedOn } from '../core/report/judged.ts';
 import { addressOf, isSameDownload, localSnapshotName } from '../core/reference.ts';
-import { assemble } from '../core/report.ts';
-import { addressesOf, type Settings } from '../core/settings.ts';
-import type { ErrorInfo, Gate, ImageRow, NodeVerdicts, Observation, Refusal, Report } from '../core/types.ts';
+import { assemble } from '../core/report/report.ts';
+import { addressesOf, type Settings } from '../core/model/settings.ts';
+import type { ErrorInfo, Gate, ImageRow, NodeVerdicts, Observation, Refusal, Report } from '../core/model/types.ts';
 import { architecturesOf, judgeFleet, type JudgeRequest } from './judge.ts';
 import type { Held } from './resolve.ts';
 import type { RunRequest } from './run.ts';

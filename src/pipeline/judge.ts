@@ -3,11 +3,11 @@ import { startDeadline } from '../system/deadline.ts';
 import type { Registry } from '../registry/client.ts';
 import type { Ssh } from '../ssh/client.ts';
 import type { State } from '../bastion/state.ts';
-import { needsStoredForm } from '../core/blobs.ts';
+import { needsStoredForm } from '../core/judge/blobs.ts';
 import { errorInfo, fault, infoOf } from '../core/errors.ts';
-import { judgeImages, standsFor, suspectOf, type Served } from '../core/images.ts';
-import { ignores } from '../core/select.ts';
-import { addressesOf, type Settings } from '../core/settings.ts';
+import { judgeImages, standsFor, suspectOf, type Served } from '../core/judge/images.ts';
+import { ignores } from '../core/plan/select.ts';
+import { addressesOf, type Settings } from '../core/model/settings.ts';
 import { formatDuration } from '../core/text.ts';
 import {
   basesFor,
@@ -19,8 +19,8 @@ import {
   type Lookup,
   type LookupRequest,
   type ServedSnapshots,
-} from '../core/snapshots.ts';
-import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/types.ts';
+} from '../core/judge/snapshots.ts';
+import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/model/types.ts';
 import { findSuspects } from './aliases.ts';
 import { hashFleet, type HashContext } from './hashing.ts';
 import { learnContents, type LearnContext } from './learn.ts';

@@ -6,11 +6,11 @@ import { createHash, type Hash } from 'node:crypto';
 import { startDeadline } from '../system/deadline.ts';
 import type { Registry } from '../registry/client.ts';
 import type { State } from '../bastion/state.ts';
-import { placesOf } from '../core/coverage.ts';
-import { withLearned } from '../core/desired.ts';
+import { placesOf } from '../core/judge/coverage.ts';
+import { withLearned } from '../core/artifact.ts';
 import { fault } from '../core/errors.ts';
-import type { Served } from '../core/images.ts';
-import type { DesiredImage, Observation } from '../core/types.ts';
+import type { Served } from '../core/judge/images.ts';
+import type { DesiredImage, Observation } from '../core/model/types.ts';
 import { whyOf } from './ask.ts';
 
 const PART_TRIES = 4;

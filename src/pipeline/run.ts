@@ -1,11 +1,11 @@
 /** The order of the stages: observe, resolve and judge, then plan, tidy, apply, report. */
-import { nothingJudged } from '../core/judged.ts';
-import { planTidying, tidiedByActions, type Tidying } from '../core/leftovers.ts';
-import { planActions, withPlan, withResults } from '../core/plan.ts';
-import { assemble, type Parts, type Signal } from '../core/report.ts';
-import { selectRows, type Filters } from '../core/select.ts';
-import type { ServedSnapshots } from '../core/snapshots.ts';
-import type { Action, ActionResult, Policy, Report, RunMode, Step, TidyResult } from '../core/types.ts';
+import { nothingJudged } from '../core/report/judged.ts';
+import { planTidying, tidiedByActions, type Tidying } from '../core/plan/leftovers.ts';
+import { planActions, withPlan, withResults } from '../core/plan/actions.ts';
+import { assemble, type Parts, type Signal } from '../core/report/report.ts';
+import { selectRows, type Filters } from '../core/plan/select.ts';
+import type { ServedSnapshots } from '../core/judge/snapshots.ts';
+import type { Action, ActionResult, Policy, Report, RunMode, Step, TidyResult } from '../core/model/types.ts';
 import { everythingOn, judgeFleet, type JudgeEvents, type Judged, type JudgeRequest } from './judge.ts';
 
 /** What the outside is told while a run goes on. */

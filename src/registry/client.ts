@@ -1,6 +1,6 @@
 /** Epoch and OCI registries over HTTP: manifests, blobs and tags, each answer validated and bounded (contract §E). */
 import { createHash } from 'node:crypto';
-import type { Manifest } from '../core/desired.ts';
+import type { Manifest } from '../core/artifact.ts';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, size, text } from '../core/json.ts';
 import { clip } from '../core/text.ts';

@@ -6,7 +6,7 @@
  */
 import XmlBuilder from 'fast-xml-builder';
 import { clip, count } from '../core/text.ts';
-import type { ErrorInfo, GateAnswer, GateQuestion, Report } from '../core/types.ts';
+import type { ErrorInfo, GateAnswer, GateQuestion, Report } from '../core/model/types.ts';
 import { askerOf, gateVerdict } from './gate.ts';
 
 /** Attributes have the prefix `@`, the text of an element is `#`. */

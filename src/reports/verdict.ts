@@ -1,9 +1,9 @@
 /** The verdict in words: the last line of a table, and all that `--quiet` says when something is wrong. */
 import { fold } from '../core/nodeset.ts';
-import { isJudged } from '../core/judged.ts';
-import { isOpenDrift, weightOf } from '../core/report.ts';
+import { isJudged } from '../core/report/judged.ts';
+import { isOpenDrift, weightOf } from '../core/report/report.ts';
 import { clip, count, plain } from '../core/text.ts';
-import type { BlobDepth, ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/types.ts';
+import type { BlobDepth, ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/model/types.ts';
 
 export type Row = ImageRow | SnapshotRow;
 

@@ -1,8 +1,8 @@
 /** From a host as the config names it to the machines to log in to: the node itself, and what lies on the way. */
 import { dirname, join, resolve } from 'node:path';
 import { fault } from '../core/errors.ts';
-import type { NodeDefaults, SshSettings } from '../core/settings.ts';
-import type { SshTarget } from '../core/types.ts';
+import type { NodeDefaults, SshSettings } from '../core/model/settings.ts';
+import type { SshTarget } from '../core/model/types.ts';
 import { sshAddress } from './address.ts';
 import { loadSshConfig } from './config/config.ts';
 import type { HostConfig, SshConfig } from './config/config.ts';

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { chmod, cp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { ErrorInfo, LeftoverRow } from '../../src/core/types.ts';
+import type { ErrorInfo, LeftoverRow } from '../../src/core/model/types.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
 import { cutConnections, firstOn, guard, isLocked, isRoot, lockFile, strays, until } from '../helpers/guard.ts';
 import { imageOn, parseReport, report, start, type Run, type Started } from '../helpers/reconcile.ts';

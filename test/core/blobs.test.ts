@@ -1,7 +1,7 @@
 /** What a blob is worth at each depth, who uses it, and who keeps it alive. */
 import { describe, expect, test } from 'vitest';
-import { blobState, isInUse, keepersOf, ociState } from '../../src/core/blobs.ts';
-import type { BlobDepth, BlobFact, DesiredImage, Observed } from '../../src/core/types.ts';
+import { blobState, isInUse, keepersOf, ociState } from '../../src/core/judge/blobs.ts';
+import type { BlobDepth, BlobFact, DesiredImage, Observed } from '../../src/core/model/types.ts';
 import {
   blob,
   blobPath,

@@ -11,7 +11,7 @@ import {
   snapshotAsked,
   type Manifests,
   type Question,
-} from '../../src/core/cocoonset.ts';
+} from '../../src/core/gate/cocoonset.ts';
 import { localSnapshotName } from '../../src/core/reference.ts';
 
 let dir: string;

@@ -9,7 +9,7 @@ import { parse } from 'yaml';
 import type { Env } from '../../src/config/document.ts';
 import { findConfig, loadConfig, loadNodeList, parseNodeList } from '../../src/config/load.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
-import type { Settings } from '../../src/core/settings.ts';
+import type { Settings } from '../../src/core/model/settings.ts';
 
 const root = join(import.meta.dirname, '../..');
 const dir = mkdtempSync(join(tmpdir(), 'reconcile-config-'));

@@ -8,7 +8,7 @@ import {
   withLearned,
   type Learned,
   type Manifest,
-} from '../../src/core/desired.ts';
+} from '../../src/core/artifact.ts';
 import { isPlainQcow2 } from '../../src/core/qcow2.ts';
 import { desired, QCOW2, QCOW2_V2, RAW, sha, split, trouble } from '../helpers/facts.ts';
 

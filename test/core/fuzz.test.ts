@@ -9,13 +9,13 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hashBlobs } from '../../src/node/hash.ts';
 import { createRegistry, type Registry } from '../../src/registry/client.ts';
 import type { State } from '../../src/bastion/state.ts';
-import { needsStoredForm } from '../../src/core/blobs.ts';
+import { needsStoredForm } from '../../src/core/judge/blobs.ts';
 import { ERROR_CODES, ReconcileError } from '../../src/core/errors.ts';
-import { judgeImages } from '../../src/core/images.ts';
-import { planActions } from '../../src/core/plan.ts';
-import { proofOf } from '../../src/core/proofs.ts';
-import { judgeSnapshots } from '../../src/core/snapshots.ts';
-import type { ErrorInfo, IndexEntry, Observation, Observed } from '../../src/core/types.ts';
+import { judgeImages } from '../../src/core/judge/images.ts';
+import { planActions } from '../../src/core/plan/actions.ts';
+import { proofOf } from '../../src/core/judge/proofs.ts';
+import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
+import type { ErrorInfo, IndexEntry, Observation, Observed } from '../../src/core/model/types.ts';
 import { createResolver, resolveAll } from '../../src/pipeline/resolve.ts';
 import {
   blobPath,

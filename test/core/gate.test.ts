@@ -1,11 +1,11 @@
 /** Verdicts → answers: every verdict in one table, and the notes that `require: in-sync` turns into a no. */
 import { describe, expect, test } from 'vitest';
-import type { PlacedQuestion } from '../../src/core/cocoonset.ts';
-import { judgeGate, type GateFacts } from '../../src/core/gate.ts';
-import { judgeImages, type Served } from '../../src/core/images.ts';
-import { assemble } from '../../src/core/report.ts';
-import type { GateSettings } from '../../src/core/settings.ts';
-import { judgeSnapshots } from '../../src/core/snapshots.ts';
+import type { PlacedQuestion } from '../../src/core/gate/cocoonset.ts';
+import { judgeGate, type GateFacts } from '../../src/core/gate/answers.ts';
+import { judgeImages, type Served } from '../../src/core/judge/images.ts';
+import { assemble } from '../../src/core/report/report.ts';
+import type { GateSettings } from '../../src/core/model/settings.ts';
+import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
 import {
   SNAPSHOT_VERDICTS,
   type DesiredSnapshot,
@@ -15,7 +15,7 @@ import {
   type Observed,
   type SnapshotRow,
   type SnapshotVerdict,
-} from '../../src/core/types.ts';
+} from '../../src/core/model/types.ts';
 import {
   blob,
   blobs,

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { hashBlobs, type NotHashed } from '../../src/node/hash.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
-import type { HashedBlob, HashItem } from '../../src/core/proofs.ts';
+import type { HashedBlob, HashItem } from '../../src/core/judge/proofs.ts';
 import { node } from '../helpers/facts.ts';
 import { answering, localConnection } from '../helpers/fakes.ts';
 import { treeOf } from '../helpers/tree.ts';

@@ -1,8 +1,8 @@
 /** What nodes are asked to hash, what is made of it, and that one node's trouble or lie is its own. */
 import { describe, expect, test } from 'vitest';
 import type { ReconcileError } from '../../src/core/errors.ts';
-import { proofItem, proofOf, type HashedBlob } from '../../src/core/proofs.ts';
-import type { Observation, Observed } from '../../src/core/types.ts';
+import { proofItem, proofOf, type HashedBlob } from '../../src/core/judge/proofs.ts';
+import type { Observation, Observed } from '../../src/core/model/types.ts';
 import { carriedOver, hashFleet, type HashContext } from '../../src/pipeline/hashing.ts';
 import {
   blob,

@@ -1,8 +1,8 @@
 /** Image verdicts: the ordered table, as named worlds. Where two rows hold, the world says which one wins. */
 import { describe, expect, test } from 'vitest';
-import { needsStoredForm } from '../../src/core/blobs.ts';
-import { judgeImages, type Served } from '../../src/core/images.ts';
-import type { ImageRow, Node, Observed, Proof } from '../../src/core/types.ts';
+import { needsStoredForm } from '../../src/core/judge/blobs.ts';
+import { judgeImages, type Served } from '../../src/core/judge/images.ts';
+import type { ImageRow, Node, Observed, Proof } from '../../src/core/model/types.ts';
 import {
   blob,
   blobs,

@@ -6,8 +6,8 @@ import { afterAll, describe, expect, test, vi } from 'vitest';
 import { resolveInventory } from '../../src/bastion/inventory.ts';
 import { loadNodeList, parseNodeList } from '../../src/config/load.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
-import type { NodeDefaults, NodeSpec } from '../../src/core/settings.ts';
-import type { Node } from '../../src/core/types.ts';
+import type { NodeDefaults, NodeSpec } from '../../src/core/model/settings.ts';
+import type { Node } from '../../src/core/model/types.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'reconcile-inventory-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));

@@ -1,9 +1,9 @@
 /** When nothing was judged: a table of fleets, and what is said of them. */
 import { expect, test } from 'vitest';
-import { judgeImages } from '../../src/core/images.ts';
-import { nothingJudged } from '../../src/core/judged.ts';
-import { judgeSnapshots } from '../../src/core/snapshots.ts';
-import type { NodeVerdicts, Observation } from '../../src/core/types.ts';
+import { judgeImages } from '../../src/core/judge/images.ts';
+import { nothingJudged } from '../../src/core/report/judged.ts';
+import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
+import type { NodeVerdicts, Observation } from '../../src/core/model/types.ts';
 import {
   entry,
   HOT,

@@ -1,9 +1,9 @@
 /** The plan: kinds of change, room, waves and limits, and what it writes into the rows. */
 import { describe, expect, test } from 'vitest';
-import { judgeImages, type Served } from '../../src/core/images.ts';
-import { failureBudget, planActions, withPlan, withResults } from '../../src/core/plan.ts';
-import { judgeSnapshots, type ServedSnapshots } from '../../src/core/snapshots.ts';
-import type { Action, ActionResult, NodeVerdicts, Observation, Policy } from '../../src/core/types.ts';
+import { judgeImages, type Served } from '../../src/core/judge/images.ts';
+import { failureBudget, planActions, withPlan, withResults } from '../../src/core/plan/actions.ts';
+import { judgeSnapshots, type ServedSnapshots } from '../../src/core/judge/snapshots.ts';
+import type { Action, ActionResult, NodeVerdicts, Observation, Policy } from '../../src/core/model/types.ts';
 import {
   blob,
   blobs,

@@ -1,10 +1,10 @@
 /** Properties of judging and planning over generated fleets: what holds whatever nodes hold and registries say. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { blobState } from '../../src/core/blobs.ts';
-import { coverOf, judgeImages, type Served } from '../../src/core/images.ts';
-import { planActions, withPlan } from '../../src/core/plan.ts';
-import { assemble } from '../../src/core/report.ts';
+import { blobState } from '../../src/core/judge/blobs.ts';
+import { coverOf, judgeImages, type Served } from '../../src/core/judge/images.ts';
+import { planActions, withPlan } from '../../src/core/plan/actions.ts';
+import { assemble } from '../../src/core/report/report.ts';
 import {
   blobHex,
   judgeSnapshots,
@@ -12,7 +12,7 @@ import {
   neededLookups,
   type Lookup,
   type ServedSnapshots,
-} from '../../src/core/snapshots.ts';
+} from '../../src/core/judge/snapshots.ts';
 import type {
   Action,
   BlobFact,
@@ -24,7 +24,7 @@ import type {
   Policy,
   SnapshotFact,
   SnapshotRow,
-} from '../../src/core/types.ts';
+} from '../../src/core/model/types.ts';
 import {
   blob,
   blobPath,

@@ -1,6 +1,6 @@
 /** The report: the table of exit codes, the summary, and what counts as what. */
 import { describe, expect, test } from 'vitest';
-import { assemble, isOpenDrift, publicDesired, weightOf, type Parts } from '../../src/core/report.ts';
+import { assemble, isOpenDrift, publicDesired, weightOf, type Parts } from '../../src/core/report/report.ts';
 import {
   IMAGE_VERDICTS,
   SNAPSHOT_VERDICTS,
@@ -12,7 +12,7 @@ import {
   type Report,
   type SnapshotRow,
   type SnapshotVerdict,
-} from '../../src/core/types.ts';
+} from '../../src/core/model/types.ts';
 import { desired, HOT, node, observation, sha, trouble, unreachable, wantedSnapshot, WIN11 } from '../helpers/facts.ts';
 
 function image(verdict: ImageVerdict, outcome: Outcome | null = null, over: Partial<ImageRow> = {}): ImageRow {

@@ -1,9 +1,9 @@
 /** Which rows a run is about: ignore lists, `--image` and `--snapshot`. */
 import { describe, expect, test } from 'vitest';
 import { ReconcileError } from '../../src/core/errors.ts';
-import { judgeImages } from '../../src/core/images.ts';
-import { selectRows, type Filters, type Selection } from '../../src/core/select.ts';
-import { judgeSnapshots } from '../../src/core/snapshots.ts';
+import { judgeImages } from '../../src/core/judge/images.ts';
+import { selectRows, type Filters, type Selection } from '../../src/core/plan/select.ts';
+import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
 import {
   blob,
   blobs,

@@ -1,6 +1,6 @@
 /** Snapshot verdicts: the ordered table, as named worlds. The overlay's own backing path is the judge, not the index. */
 import { describe, expect, test } from 'vitest';
-import type { Served } from '../../src/core/images.ts';
+import type { Served } from '../../src/core/judge/images.ts';
 import {
   blobHex,
   judgeSnapshots,
@@ -9,8 +9,8 @@ import {
   pinnedBy,
   type Lookup,
   type ServedSnapshots,
-} from '../../src/core/snapshots.ts';
-import type { DesiredSnapshot, Node, Observed, SnapshotRow } from '../../src/core/types.ts';
+} from '../../src/core/judge/snapshots.ts';
+import type { DesiredSnapshot, Node, Observed, SnapshotRow } from '../../src/core/model/types.ts';
 import {
   blob,
   blobPath,

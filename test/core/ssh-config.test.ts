@@ -11,7 +11,7 @@ import { loadSshConfig } from '../../src/ssh/config/config.ts';
 import { expandPath, tokensOf } from '../../src/ssh/config/tokens.ts';
 import { loadTargets } from '../../src/ssh/targets.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
-import type { NodeDefaults, SshSettings } from '../../src/core/settings.ts';
+import type { NodeDefaults, SshSettings } from '../../src/core/model/settings.ts';
 import { ensureCommand } from '../fleet/sshd.ts';
 import { pick, random } from '../helpers/random.ts';
 

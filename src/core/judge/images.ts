@@ -1,9 +1,9 @@
 /** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
 import { blobState, isInUse, ociState, type BlobState } from './blobs.ts';
-import { reimportCommands, replaceCommands } from './commands.ts';
+import { reimportCommands, replaceCommands } from '../plan/commands.ts';
 import { imageNameOf, isInPool, isManaged, otherPools, placesOf, type Coverage } from './coverage.ts';
 import { provenOn } from './proofs.ts';
-import { hexOf, isUrl, meaningOf } from './reference.ts';
+import { hexOf, isUrl, meaningOf } from '../reference.ts';
 import type {
   BlobDepth,
   DesiredImage,
@@ -14,7 +14,7 @@ import type {
   Observation,
   Observed,
   TrackedImage,
-} from './types.ts';
+} from '../model/types.ts';
 
 /** What a run may mend beyond pulling. */
 export interface Repair {

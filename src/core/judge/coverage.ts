@@ -1,5 +1,5 @@
 /** Which entries of a node are managed: what is tracked for its pool, what its snapshots stand on, what is discovered. */
-import type { DesiredImage, Node, TrackedImage } from './types.ts';
+import type { DesiredImage, Node, TrackedImage } from '../model/types.ts';
 
 /** What decides it, for all nodes. */
 export interface Coverage {

@@ -1,8 +1,8 @@
 /** CocoonSet manifests → what a gate asks: every image that they name, and where it is to start (contract F.2, F.3). */
-import { errorInfo, fault, ReconcileError } from './errors.ts';
-import { ShapeError, array, object, optionalText, type JsonObject } from './json.ts';
-import { count } from './text.ts';
-import type { Refusal, StartMode } from './types.ts';
+import { errorInfo, fault, ReconcileError } from '../errors.ts';
+import { ShapeError, array, object, optionalText, type JsonObject } from '../json.ts';
+import { count } from '../text.ts';
+import type { Refusal, StartMode } from '../model/types.ts';
 
 /** One document of a manifest file, as plain data. */
 export interface ManifestDocument {

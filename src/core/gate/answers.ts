@@ -1,11 +1,11 @@
 /** Verdicts → the answers of a gate: can what somebody wants to start, start on every node of its pool now? */
-import { blobState } from './blobs.ts';
+import { blobState } from '../judge/blobs.ts';
 import { snapshotAsked, type PlacedQuestion } from './cocoonset.ts';
-import { coverOf, suspectOf, type Served, type Suspect } from './images.ts';
-import { provenOn } from './proofs.ts';
-import { isSameDownload, localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from './reference.ts';
-import type { GateSettings } from './settings.ts';
-import { formatBytes, shortDigest } from './text.ts';
+import { coverOf, suspectOf, type Served, type Suspect } from '../judge/images.ts';
+import { provenOn } from '../judge/proofs.ts';
+import { isSameDownload, localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from '../reference.ts';
+import type { GateSettings } from '../model/settings.ts';
+import { formatBytes, shortDigest } from '../text.ts';
 import type {
   Answer,
   DesiredImage,
@@ -22,7 +22,7 @@ import type {
   Refusal,
   SnapshotRow,
   SnapshotVerdict,
-} from './types.ts';
+} from '../model/types.ts';
 
 /** What each verdict on a snapshot answers to a clone. One that is not on the node is answered by its base's. */
 const CLONE_ANSWER: Record<SnapshotVerdict, Answer> = {

@@ -1,7 +1,7 @@
 /** What a blob file on a node is worth: judged against the manifest that yields it, as closely as was asked. */
-import { isPlainQcow2 } from './qcow2.ts';
-import { hexOf } from './reference.ts';
-import type { BlobDepth, BlobFact, DesiredImage, IndexEntry, Node, Observation, Observed } from './types.ts';
+import { isPlainQcow2 } from '../qcow2.ts';
+import { hexOf } from '../reference.ts';
+import type { BlobDepth, BlobFact, DesiredImage, IndexEntry, Node, Observation, Observed } from '../model/types.ts';
 
 export interface BlobState {
   state: 'sound' | 'absent' | 'corrupt' | 'unproven';

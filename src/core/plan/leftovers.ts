@@ -1,6 +1,6 @@
 /** What a run of ours that died left on a node, and who tidies it: the next run, under our lock there, and no other. */
-import { hexOf } from './reference.ts';
-import type { Action, ActionResult, Leftover, LeftoverRow, Observation, TidyResult } from './types.ts';
+import { hexOf } from '../reference.ts';
+import type { Action, ActionResult, Leftover, LeftoverRow, Observation, TidyResult } from '../model/types.ts';
 
 const CANARY = 'reconcile-canary-';
 

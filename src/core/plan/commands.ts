@@ -1,7 +1,7 @@
 /** Command lines for a person to type on a node, where reconcile itself may not or cannot act. */
-import { hexOf, isUrl } from './reference.ts';
-import { shellQuote } from './text.ts';
-import type { CocoonSettings, DesiredImage } from './types.ts';
+import { hexOf, isUrl } from '../reference.ts';
+import { shellQuote } from '../text.ts';
+import type { CocoonSettings, DesiredImage } from '../model/types.ts';
 
 /**
  * The argument vector of one cocoon command. The root directory is always passed, so that what was read and what is

@@ -1,5 +1,5 @@
 /** The report: assembled from plain values, summarised, and turned into the exit code. */
-import { leftoverRows } from './leftovers.ts';
+import { leftoverRows } from '../plan/leftovers.ts';
 import {
   IMAGE_VERDICTS,
   SNAPSHOT_VERDICTS,
@@ -20,7 +20,7 @@ import {
   type SnapshotRow,
   type SnapshotVerdict,
   type TidyResult,
-} from './types.ts';
+} from '../model/types.ts';
 
 /** What a verdict counts as: against us, for an incomplete picture, or neither. */
 export type Weight = 'drift' | 'incomplete' | 'nothing';

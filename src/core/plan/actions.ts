@@ -1,7 +1,7 @@
 /** Verdicts and policy → actions in waves. The plan is the whole truth: applying it looks at nothing else. */
-import { errorInfo } from './errors.ts';
-import { coverOf, type Served } from './images.ts';
-import { isUrl } from './reference.ts';
+import { errorInfo } from '../errors.ts';
+import { coverOf, type Served } from '../judge/images.ts';
+import { isUrl } from '../reference.ts';
 import type {
   Action,
   ActionKind,
@@ -11,7 +11,7 @@ import type {
   NodeVerdicts,
   Observation,
   Policy,
-} from './types.ts';
+} from '../model/types.ts';
 
 /** What one row asks for: a kind of change, and the reference that is pulled or imported for it. */
 interface Wish {

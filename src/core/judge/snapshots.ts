@@ -3,13 +3,13 @@
  * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
  */
 import { blobState, keepersOf, OCI_CHECKED, ociState } from './blobs.ts';
-import { replaceCommands, restoreCommands } from './commands.ts';
+import { replaceCommands, restoreCommands } from '../plan/commands.ts';
 import { isInPool } from './coverage.ts';
 import { byReplacing, coverOf, doubtAbout, judgeImages, replaced, type Served, type World } from './images.ts';
 import { isServedAs, provenOn } from './proofs.ts';
-import { UNREADABLE } from './qcow2.ts';
-import { hexOf, isDigest, isUrl, localSnapshotName } from './reference.ts';
-import { shortDigest } from './text.ts';
+import { UNREADABLE } from '../qcow2.ts';
+import { hexOf, isDigest, isUrl, localSnapshotName } from '../reference.ts';
+import { shortDigest } from '../text.ts';
 import type {
   DesiredImage,
   DesiredSnapshot,
@@ -22,7 +22,7 @@ import type {
   SnapshotRow,
   SnapshotVerdict,
   TrackedSnapshot,
-} from './types.ts';
+} from '../model/types.ts';
 
 /** `save` writes a pending record before the data; gc takes it for abandoned after this long (contract A.12). */
 const PENDING_MS = 24 * 3600 * 1000;

@@ -1,8 +1,8 @@
 /** Which rows a run is about: `images.ignore`, `snapshots.ignore`, `--image` and `--snapshot`. */
 import picomatch from 'picomatch';
-import { fault } from './errors.ts';
-import { downloadOf, readingsOf } from './reference.ts';
-import type { DesiredImage, DesiredSnapshot, ImageRow, NodeVerdicts, SnapshotRow } from './types.ts';
+import { fault } from '../errors.ts';
+import { downloadOf, readingsOf } from '../reference.ts';
+import type { DesiredImage, DesiredSnapshot, ImageRow, NodeVerdicts, SnapshotRow } from '../model/types.ts';
 
 export interface Filters {
   /** `--image`: references, `repo`, `repo:tag`, globs over these; a leading `!` excludes. Empty: all. */

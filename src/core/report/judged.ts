@@ -1,9 +1,9 @@
 /** Whether anything was judged at all: a run that compared nothing must not pass for one that found all well. */
-import { errorInfo } from './errors.ts';
-import { fold } from './nodeset.ts';
-import { downloadOf } from './reference.ts';
-import { count } from './text.ts';
-import type { ErrorInfo, ImageRow, NodeVerdicts, Observation, SnapshotRow } from './types.ts';
+import { errorInfo } from '../errors.ts';
+import { fold } from '../nodeset.ts';
+import { downloadOf } from '../reference.ts';
+import { count } from '../text.ts';
+import type { ErrorInfo, ImageRow, NodeVerdicts, Observation, SnapshotRow } from '../model/types.ts';
 
 /** Entries that are named where nothing was judged. */
 const MAX_HELD = 5;
