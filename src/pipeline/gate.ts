@@ -9,7 +9,7 @@ import { assemble } from '../core/report/report.ts';
 import { addressesOf, type Settings } from '../core/model/settings.ts';
 import type { ErrorInfo, Gate, ImageRow, NodeVerdicts, Observation, Refusal, Report } from '../core/model/types.ts';
 import { architecturesOf, judgeFleet, type JudgeRequest } from './judge.ts';
-import type { Held } from './resolve.ts';
+import type { Held } from './resolve/resolve.ts';
 import type { RunRequest } from './run.ts';
 
 export interface GateRequest extends JudgeRequest, Pick<RunRequest, 'tool' | 'id' | 'startedAt' | 'interruptedBy'> {

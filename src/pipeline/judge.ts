@@ -21,11 +21,11 @@ import {
   type ServedSnapshots,
 } from '../core/judge/snapshots.ts';
 import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/model/types.ts';
-import { findSuspects } from './aliases.ts';
-import { hashFleet, type HashContext } from './hashing.ts';
-import { learnContents, type LearnContext } from './learn.ts';
+import { findSuspects } from './resolve/aliases.ts';
+import { hashFleet, type HashContext } from './learn/hashes.ts';
+import { learnContents, type LearnContext } from './learn/stream.ts';
 import { observeAll } from './observe.ts';
-import { createResolver, resolveAll, type Held, type Resolved, type Resolver } from './resolve.ts';
+import { createResolver, resolveAll, type Held, type Resolved, type Resolver } from './resolve/resolve.ts';
 
 /** Whom a run speaks to, opened and closed by the cli. */
 export interface Clients {

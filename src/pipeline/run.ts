@@ -94,7 +94,7 @@ async function apply(
   actions: Action[],
 ): Promise<Done> {
   // oxlint-disable-next-line no-restricted-imports -- this is the one place, past the decision to change anything
-  const { applyPlan, tidyAll } = await import('./apply.ts');
+  const { applyPlan, tidyAll } = await import('./apply/rollout.ts');
   const context = { ...request, served, hot, observations };
   const before = await tidyAll(tidyings, context);
   const results = await applyPlan(actions, context);

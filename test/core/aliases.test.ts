@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { fault } from '../../src/core/errors.ts';
 import { addressOf, downloadOf, isSameDownload, meaningOf } from '../../src/core/reference.ts';
-import { findSuspects } from '../../src/pipeline/aliases.ts';
+import { findSuspects } from '../../src/pipeline/resolve/aliases.ts';
 import { EPOCH, sha, WIN11 } from '../helpers/facts.ts';
 
 const ALIAS = 'http://epoch.cocoon-system.svc:8080';

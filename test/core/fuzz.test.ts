@@ -16,7 +16,7 @@ import { planActions } from '../../src/core/plan/actions.ts';
 import { proofOf } from '../../src/core/judge/proofs.ts';
 import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
 import type { ErrorInfo, IndexEntry, Observation, Observed } from '../../src/core/model/types.ts';
-import { createResolver, resolveAll } from '../../src/pipeline/resolve.ts';
+import { createResolver, resolveAll } from '../../src/pipeline/resolve/resolve.ts';
 import {
   blobPath,
   entry,

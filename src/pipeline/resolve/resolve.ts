@@ -1,10 +1,10 @@
 /** Asks registries what they serve: tracked images, references found on nodes, and the bases of snapshots. */
-import type { Registry } from '../registry/client.ts';
-import { readChecksums } from '../core/checksums.ts';
-import type { Coverage } from '../core/judge/coverage.ts';
-import { contentOf, hasUnpaddedTitles, kindOf, storedAs, withLearned, type Manifest } from '../core/artifact.ts';
-import { errorInfo, fault } from '../core/errors.ts';
-import { object, optionalText, ShapeError } from '../core/json.ts';
+import type { Registry } from '../../registry/client.ts';
+import { readChecksums } from '../../core/checksums.ts';
+import type { Coverage } from '../../core/judge/coverage.ts';
+import { contentOf, hasUnpaddedTitles, kindOf, storedAs, withLearned, type Manifest } from '../../core/artifact.ts';
+import { errorInfo, fault } from '../../core/errors.ts';
+import { object, optionalText, ShapeError } from '../../core/json.ts';
 import {
   addressOf,
   epochReference,
@@ -14,11 +14,17 @@ import {
   parseImageName,
   parseSnapshotName,
   readingsOf,
-} from '../core/reference.ts';
-import type { Lookup, LookupRequest } from '../core/judge/snapshots.ts';
-import type { DesiredImage, DesiredSnapshot, ErrorInfo, TrackedImage, TrackedSnapshot } from '../core/model/types.ts';
+} from '../../core/reference.ts';
+import type { Lookup, LookupRequest } from '../../core/judge/snapshots.ts';
+import type {
+  DesiredImage,
+  DesiredSnapshot,
+  ErrorInfo,
+  TrackedImage,
+  TrackedSnapshot,
+} from '../../core/model/types.ts';
 import { missingBlob, NOTHING_KNOWN, remember, whyOf, type ResolverOptions } from './ask.ts';
-import { createOciResolver } from './resolve-oci.ts';
+import { createOciResolver } from './containers.ts';
 
 /** Asks each question once, however many nodes raise it; what went wrong is in the answers, nothing is thrown. */
 export interface Resolver {

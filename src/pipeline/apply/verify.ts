@@ -1,12 +1,12 @@
 /** Reads a node again after a change, and compares it with what its registry serves at that moment. */
-import { readNode } from '../node/read.ts';
-import type { Connection } from '../ssh/client.ts';
-import { blobState, isHeld, ociState, type BlobState, type Form } from '../core/judge/blobs.ts';
-import { errorInfo, fault, ReconcileError } from '../core/errors.ts';
-import { coverOf, type Served } from '../core/judge/images.ts';
-import { provenOn } from '../core/judge/proofs.ts';
-import { hexOf } from '../core/reference.ts';
-import { judgeSnapshots, type ServedSnapshots } from '../core/judge/snapshots.ts';
+import { readNode } from '../../node/read.ts';
+import type { Connection } from '../../ssh/client.ts';
+import { blobState, isHeld, ociState, type BlobState, type Form } from '../../core/judge/blobs.ts';
+import { errorInfo, fault, ReconcileError } from '../../core/errors.ts';
+import { coverOf, type Served } from '../../core/judge/images.ts';
+import { provenOn } from '../../core/judge/proofs.ts';
+import { hexOf } from '../../core/reference.ts';
+import { judgeSnapshots, type ServedSnapshots } from '../../core/judge/snapshots.ts';
 import type {
   Action,
   DesiredImage,
@@ -17,11 +17,11 @@ import type {
   Observed,
   Policy,
   SnapshotRow,
-} from '../core/model/types.ts';
-import { carriedOver, deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recalled, type Wish } from './hashing.ts';
-import { newResolver, type JudgeRequest } from './judge.ts';
-import { READ_TIMEOUT_MS } from './observe.ts';
-import type { Resolver } from './resolve.ts';
+} from '../../core/model/types.ts';
+import { carriedOver, deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recalled, type Wish } from '../learn/hashes.ts';
+import { newResolver, type JudgeRequest } from '../judge.ts';
+import { READ_TIMEOUT_MS } from '../observe.ts';
+import type { Resolver } from '../resolve/resolve.ts';
 
 /** What verifying needs beside the action. */
 export interface VerifyContext extends JudgeRequest {

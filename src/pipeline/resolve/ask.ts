@@ -1,9 +1,9 @@
 /** What both resolvers share: whom to ask, and how to put what came of it. */
-import type { Registry } from '../registry/client.ts';
-import type { State } from '../bastion/state.ts';
-import { errorInfo, infoOf } from '../core/errors.ts';
-import type { Served } from '../core/judge/images.ts';
-import type { DesiredImage, ErrorInfo } from '../core/model/types.ts';
+import type { Registry } from '../../registry/client.ts';
+import type { State } from '../../bastion/state.ts';
+import { errorInfo, infoOf } from '../../core/errors.ts';
+import type { Served } from '../../core/judge/images.ts';
+import type { DesiredImage, ErrorInfo } from '../../core/model/types.ts';
 
 export interface ResolverOptions {
   /** All known addresses of epoch, its own first. */

@@ -3,19 +3,19 @@
  * verification in depth. What a node says decides its own rows alone. Nothing here changes a node.
  */
 import PQueue from 'p-queue';
-import { withDeadline } from '../system/deadline.ts';
-import { hashBlobs, type NotHashed } from '../node/hash.ts';
-import type { Connection, Ssh } from '../ssh/client.ts';
-import type { State } from '../bastion/state.ts';
-import { isHeld } from '../core/judge/blobs.ts';
-import { fault } from '../core/errors.ts';
-import { coverOf, type Served } from '../core/judge/images.ts';
-import { proofItem, proofOf, type HashedBlob, type HashItem } from '../core/judge/proofs.ts';
-import { hexOf } from '../core/reference.ts';
-import { blobHex } from '../core/judge/snapshots.ts';
-import { clip } from '../core/text.ts';
-import type { BlobFact, DesiredImage, Node, Observation, Observed } from '../core/model/types.ts';
-import { whyOf } from './ask.ts';
+import { withDeadline } from '../../system/deadline.ts';
+import { hashBlobs, type NotHashed } from '../../node/hash.ts';
+import type { Connection, Ssh } from '../../ssh/client.ts';
+import type { State } from '../../bastion/state.ts';
+import { isHeld } from '../../core/judge/blobs.ts';
+import { fault } from '../../core/errors.ts';
+import { coverOf, type Served } from '../../core/judge/images.ts';
+import { proofItem, proofOf, type HashedBlob, type HashItem } from '../../core/judge/proofs.ts';
+import { hexOf } from '../../core/reference.ts';
+import { blobHex } from '../../core/judge/snapshots.ts';
+import { clip } from '../../core/text.ts';
+import type { BlobFact, DesiredImage, Node, Observation, Observed } from '../../core/model/types.ts';
+import { whyOf } from '../resolve/ask.ts';
 
 /** Deadline for hashing on one node, in ms: twenty gigabytes twice, on a slow disk at idle priority. */
 export const HASH_TIMEOUT_MS = 30 * 60_000;

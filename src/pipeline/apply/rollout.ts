@@ -3,16 +3,16 @@
  * file that reaches what changes nodes, and it looks at nothing but the plan.
  */
 import PQueue from 'p-queue';
-import { withDeadline } from '../system/deadline.ts';
-import { cloneCanary, importImage, pullImage, replaceBlob, tidyNode } from '../node/change.ts';
-import type { Connection } from '../ssh/client.ts';
-import { errorInfo, fault, infoOf, ReconcileError } from '../core/errors.ts';
-import { canaryName, type Tidying } from '../core/plan/leftovers.ts';
-import { failureBudget, isSent } from '../core/plan/actions.ts';
-import { isQcow2 } from '../core/qcow2.ts';
-import { localSnapshotName } from '../core/reference.ts';
-import { shortDigest } from '../core/text.ts';
-import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step, TidyResult } from '../core/model/types.ts';
+import { withDeadline } from '../../system/deadline.ts';
+import { cloneCanary, importImage, pullImage, replaceBlob, tidyNode } from '../../node/change.ts';
+import type { Connection } from '../../ssh/client.ts';
+import { errorInfo, fault, infoOf, ReconcileError } from '../../core/errors.ts';
+import { canaryName, type Tidying } from '../../core/plan/leftovers.ts';
+import { failureBudget, isSent } from '../../core/plan/actions.ts';
+import { isQcow2 } from '../../core/qcow2.ts';
+import { localSnapshotName } from '../../core/reference.ts';
+import { shortDigest } from '../../core/text.ts';
+import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step, TidyResult } from '../../core/model/types.ts';
 import { verify, verifyClones, type Verified, type VerifyContext } from './verify.ts';
 
 /** What applying needs beside the plan. */

@@ -3,15 +3,15 @@
  * are held against it, so it comes from epoch's own bytes and from nothing that a node said.
  */
 import { createHash, type Hash } from 'node:crypto';
-import { startDeadline } from '../system/deadline.ts';
-import type { Registry } from '../registry/client.ts';
-import type { State } from '../bastion/state.ts';
-import { placesOf } from '../core/judge/coverage.ts';
-import { withLearned } from '../core/artifact.ts';
-import { fault } from '../core/errors.ts';
-import type { Served } from '../core/judge/images.ts';
-import type { DesiredImage, Observation } from '../core/model/types.ts';
-import { whyOf } from './ask.ts';
+import { startDeadline } from '../../system/deadline.ts';
+import type { Registry } from '../../registry/client.ts';
+import type { State } from '../../bastion/state.ts';
+import { placesOf } from '../../core/judge/coverage.ts';
+import { withLearned } from '../../core/artifact.ts';
+import { fault } from '../../core/errors.ts';
+import type { Served } from '../../core/judge/images.ts';
+import type { DesiredImage, Observation } from '../../core/model/types.ts';
+import { whyOf } from '../resolve/ask.ts';
 
 const PART_TRIES = 4;
 /** So much of what is left of the run's time streaming may take: nodes prove for themselves what it did not tell. */

@@ -1,10 +1,10 @@
 /** Container images, at epoch or at any other registry: the manifest that a node of each platform will record. */
-import type { Registry } from '../registry/client.ts';
-import { kindOf, type Manifest } from '../core/artifact.ts';
-import { errorInfo, fault } from '../core/errors.ts';
-import { parseImageName } from '../core/reference.ts';
-import type { Lookup } from '../core/judge/snapshots.ts';
-import type { DesiredImage } from '../core/model/types.ts';
+import type { Registry } from '../../registry/client.ts';
+import { kindOf, type Manifest } from '../../core/artifact.ts';
+import { errorInfo, fault } from '../../core/errors.ts';
+import { parseImageName } from '../../core/reference.ts';
+import type { Lookup } from '../../core/judge/snapshots.ts';
+import type { DesiredImage } from '../../core/model/types.ts';
 import { missingBlob, NOTHING_KNOWN, remember, whyOf, type ResolverOptions } from './ask.ts';
 
 export interface OciResolver {

@@ -1,9 +1,9 @@
 /** Looks for this epoch under addresses that the config does not know: entries whose paths name repositories of it. */
-import type { Registry } from '../registry/client.ts';
-import { errorInfo } from '../core/errors.ts';
-import type { Suspect } from '../core/judge/images.ts';
-import { downloadOf, meaningOf, readingsOf } from '../core/reference.ts';
-import type { ErrorInfo } from '../core/model/types.ts';
+import type { Registry } from '../../registry/client.ts';
+import { errorInfo } from '../../core/errors.ts';
+import type { Suspect } from '../../core/judge/images.ts';
+import { downloadOf, meaningOf, readingsOf } from '../../core/reference.ts';
+import type { ErrorInfo } from '../../core/model/types.ts';
 import { whyOf } from './ask.ts';
 
 /** Distinct paths that epoch is asked about, of one node and in all. */
