@@ -5,7 +5,7 @@
 import { parseArgs as tokenize } from 'node:util';
 import { distance } from 'fastest-levenshtein';
 import { isUrl } from '../core/reference.ts';
-import type { Format } from '../reports/index.ts';
+import type { Format } from '../reports/formats.ts';
 import {
   COMMANDS,
   DIGEST,

@@ -1,5 +1,5 @@
 /** Every command with its options, each declared once: parsing, refusals and the help come from these tables. */
-import type { Format } from '../reports/index.ts';
+import type { Format } from '../reports/formats.ts';
 import {
   choice,
   choices,

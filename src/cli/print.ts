@@ -2,7 +2,7 @@
 import { infoOf, ReconcileError } from '../core/errors.ts';
 import { emptyReport } from '../core/report/report.ts';
 import type { ErrorInfo, Report } from '../core/model/types.ts';
-import { render, renderReasons } from '../reports/index.ts';
+import { render, renderReasons } from '../reports/formats.ts';
 import { intentOf } from './args.ts';
 import type { CommonOptions, RunOptions } from './commands.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';

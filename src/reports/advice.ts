@@ -3,7 +3,7 @@ import { clip } from '../core/text.ts';
 import type { LeftoverRow, NodeReport } from '../core/model/types.ts';
 import { groupBy, limited, type Paint } from './layout.ts';
 import { isProblem, type Problem } from './problems.ts';
-import { rowsOf, subjectOf, where, withoutNode, type Row } from './verdict.ts';
+import { rowsOf, subjectOf, where, withoutNode, type Row } from './summary-line.ts';
 
 /** Pieces of advice, and the causes that are named above one remedy. */
 const MAX_ADVICE = 20;

@@ -2,7 +2,7 @@
 import { fold } from '../core/nodeset.ts';
 import { clip, count, plain } from '../core/text.ts';
 import type { Answer, Gate, GateAnswer, GateQuestion, Report } from '../core/model/types.ts';
-import type { RenderOptions } from './index.ts';
+import type { RenderOptions } from './formats.ts';
 import { limited, painter, plainTable, type Paint } from './layout.ts';
 
 /** Reasons that are told; the rows of the table have a limit of their own. */

@@ -3,7 +3,7 @@ import { isOpenDrift, weightOf } from '../core/report/report.ts';
 import { shortDigest } from '../core/text.ts';
 import type { NodeReport } from '../core/model/types.ts';
 import { groupBy, type Style } from './layout.ts';
-import { rowsOf, subjectOf, wordOf, type Row } from './verdict.ts';
+import { rowsOf, subjectOf, wordOf, type Row } from './summary-line.ts';
 
 /** Rows of several nodes that are alike but for the node and its wave. */
 export interface Problem {

@@ -15,7 +15,7 @@ import type {
   Report,
   Step,
 } from '../../src/core/model/types.ts';
-import { render, type RenderOptions } from '../../src/reports/index.ts';
+import { render, type RenderOptions } from '../../src/reports/formats.ts';
 import {
   blob,
   blobs,
