@@ -5,7 +5,7 @@ import { array, object, optionalText, parseJson, ShapeError, text, type JsonObje
 import { expand } from '../core/nodeset.ts';
 import type { NodeDefaults, NodeSpec } from '../core/model/settings.ts';
 import { clip } from '../core/text.ts';
-import type { Node } from '../core/model/types.ts';
+import type { Node } from '../core/model/node.ts';
 import { addressProblem, canonicalHost } from '../ssh/address.ts';
 import { printedBy, type CommandContext } from './inventory-command.ts';
 import { loadTargets, type Targets } from '../ssh/targets.ts';

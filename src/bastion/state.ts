@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { fault } from '../core/errors.ts';
 import { digest, object, parseJson, ShapeError } from '../core/json.ts';
 import type { Learned } from '../core/artifact.ts';
-import { PROOFS, type Proof } from '../core/model/types.ts';
+import { PROOFS, type Proof } from '../core/model/observed.ts';
 import { readRegularFile } from '../system/file.ts';
 
 const MAX_ENTRIES = 20_000;

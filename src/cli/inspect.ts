@@ -4,7 +4,7 @@ import { publicDesired } from '../core/report/report.ts';
 import { meaningOf, parseImageName } from '../core/reference.ts';
 import { addressesOf } from '../core/model/settings.ts';
 import { clip, count, formatBytes, shortDigest } from '../core/text.ts';
-import type { DesiredImage } from '../core/model/types.ts';
+import type { DesiredImage } from '../core/model/desired.ts';
 import { streamed } from '../pipeline/learn/stream.ts';
 import { createResolver, type Resolver } from '../pipeline/resolve/resolve.ts';
 import { unlessAborted } from '../system/deadline.ts';

@@ -1,7 +1,8 @@
 /** How a command answers: the result on stdout, and on stderr why it is no good one, where stdout is for machines. */
 import { infoOf, ReconcileError } from '../core/errors.ts';
 import { emptyReport } from '../core/report/report.ts';
-import type { ErrorInfo, Report } from '../core/model/types.ts';
+import type { ErrorInfo } from '../core/model/error.ts';
+import type { Report } from '../core/model/report.ts';
 import { render, renderReasons } from '../reports/formats.ts';
 import { intentOf } from './args.ts';
 import type { CommonOptions, RunOptions } from './commands.ts';

@@ -1,7 +1,8 @@
 /** `reconcile` and `reconcile --dry-run`. */
 import type { Settings } from '../core/model/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
-import type { Node, Report } from '../core/model/types.ts';
+import type { Node } from '../core/model/node.ts';
+import type { Report } from '../core/model/report.ts';
 import { unlessAborted } from '../system/deadline.ts';
 import type { RunEvents } from '../pipeline/run.ts';
 import type { RunOptions } from './commands.ts';

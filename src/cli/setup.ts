@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { select } from '../core/nodeset.ts';
 import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/model/settings.ts';
-import type { Node } from '../core/model/types.ts';
+import type { Node } from '../core/model/node.ts';
 import { unlessAborted } from '../system/deadline.ts';
 import type { Registry } from '../registry/client.ts';
 import type { Ssh } from '../ssh/client.ts';

@@ -6,7 +6,7 @@ import { dirname, join, resolve } from 'node:path';
 import { fault } from '../core/errors.ts';
 import { epochReference, parseImageName, parseSnapshotName } from '../core/reference.ts';
 import type { NodeSpec, Settings, SshSettings } from '../core/model/settings.ts';
-import type { TrackedImage, TrackedSnapshot } from '../core/model/types.ts';
+import type { TrackedImage, TrackedSnapshot } from '../core/model/desired.ts';
 import {
   invalid,
   joined,

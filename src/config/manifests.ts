@@ -7,7 +7,7 @@ import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, type Document } from 'yaml';
 import { ManifestError, mayAsk, refusalOf, type ManifestDocument } from '../core/gate/cocoonset.ts';
 import { fault } from '../core/errors.ts';
-import type { Refusal } from '../core/model/types.ts';
+import type { Refusal } from '../core/model/gate.ts';
 import { readText } from './document.ts';
 import { plainOf, YamlProblem } from './yaml.ts';
 

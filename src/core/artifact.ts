@@ -1,7 +1,8 @@
 /** Manifests → what a node records after a pull: the content digest, and only where it is certain (contract §E). */
 import { errorInfo } from './errors.ts';
 import { isPlainQcow2 } from './qcow2.ts';
-import type { ContentDigestSource, DesiredImage, DesiredKind, ErrorInfo } from './model/types.ts';
+import type { ContentDigestSource, DesiredImage, DesiredKind } from './model/desired.ts';
+import type { ErrorInfo } from './model/error.ts';
 
 /** A manifest as validated by the registry adapter; unknown fields are dropped there. */
 export interface Manifest {

@@ -3,7 +3,7 @@
  * happened) and a hint (what to do next). Codes are stable; the README lists them.
  */
 import { clip, count, formatBytes, formatDuration, shortDigest } from './text.ts';
-import type { ErrorInfo } from './model/types.ts';
+import type { ErrorInfo } from './model/error.ts';
 
 type Words = { message: string; hint: string };
 

@@ -1,10 +1,13 @@
-/** All that changes a node. Nothing else in this program writes to one; only `pipeline/apply.ts` imports this. */
+/** All that changes a node. Nothing else in this program writes to one; only `pipeline/apply/` imports this. */
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
 import { hexOf } from '../core/reference.ts';
 import { shellQuote } from '../core/text.ts';
-import type { ErrorInfo, Leftover, Node, TidyResult } from '../core/model/types.ts';
+import type { ErrorInfo } from '../core/model/error.ts';
+import type { Node } from '../core/model/node.ts';
+import type { Leftover } from '../core/model/observed.ts';
+import type { TidyResult } from '../core/model/result.ts';
 import { withDeadline } from '../system/deadline.ts';
 import { MAX_CHANGE_BYTES } from './limits.ts';
 import type { Connection } from '../ssh/client.ts';

@@ -3,7 +3,8 @@ import { fault } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
 import { isCanaryName } from '../core/plan/leftovers.ts';
 import { count, formatBytes } from '../core/text.ts';
-import type { IndexEntry, Leftover, Node, Observed, SnapshotFact, VmFact } from '../core/model/types.ts';
+import type { Node } from '../core/model/node.ts';
+import type { IndexEntry, Leftover, Observed, SnapshotFact, VmFact } from '../core/model/observed.ts';
 import { MAX_ENTRIES } from './limits.ts';
 import type { DirectoryFact, RawAnswer } from './probe-answer.ts';
 

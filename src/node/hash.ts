@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { fault } from '../core/errors.ts';
 import type { HashedBlob, HashItem } from '../core/judge/proofs.ts';
 import { clip, shellQuote } from '../core/text.ts';
-import type { Node } from '../core/model/types.ts';
+import type { Node } from '../core/model/node.ts';
 import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './limits.ts';
 import type { Connection } from '../ssh/client.ts';
 

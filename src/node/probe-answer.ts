@@ -3,7 +3,8 @@ import { type ReconcileError, fault } from '../core/errors.ts';
 import { leftoverAt } from '../core/plan/leftovers.ts';
 import { backingPlace, HEADER_BYTES, UNREADABLE } from '../core/qcow2.ts';
 import { formatBytes } from '../core/text.ts';
-import type { BlobFact, FileState, Leftover, Node } from '../core/model/types.ts';
+import type { Node } from '../core/model/node.ts';
+import type { BlobFact, FileState, Leftover } from '../core/model/observed.ts';
 import { MAX_FILE_BYTES, MAX_LINES, MAX_LINES_OF_KIND, MORE_LINES_OF } from './limits.ts';
 
 /** A snapshot's directory as the probe saw it. */

@@ -1,7 +1,7 @@
 /** The probe's answer as it comes, piece by piece: what lies between its two marks is sorted at once, and bounded. */
 import { fault } from '../core/errors.ts';
 import { formatBytes } from '../core/text.ts';
-import type { Node } from '../core/model/types.ts';
+import type { Node } from '../core/model/node.ts';
 import { MAX_BYTES_BEFORE, MAX_FILE_BYTES } from './limits.ts';
 import { createSorter, readHeads, type RawAnswer } from './probe-answer.ts';
 

@@ -20,7 +20,11 @@ import {
   type LookupRequest,
   type ServedSnapshots,
 } from '../core/judge/snapshots.ts';
-import type { DesiredImage, ErrorInfo, Node, NodeVerdicts, Observation } from '../core/model/types.ts';
+import type { DesiredImage } from '../core/model/desired.ts';
+import type { ErrorInfo } from '../core/model/error.ts';
+import type { Node } from '../core/model/node.ts';
+import type { Observation } from '../core/model/observed.ts';
+import type { NodeVerdicts } from '../core/model/report.ts';
 import { findSuspects } from './resolve/aliases.ts';
 import { hashFleet, type HashContext } from './learn/hashes.ts';
 import { learnContents, type LearnContext } from './learn/stream.ts';

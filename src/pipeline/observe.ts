@@ -5,7 +5,9 @@ import { ConnectionLost } from '../ssh/exec.ts';
 import { readNode } from '../node/read.ts';
 import type { Ssh } from '../ssh/client.ts';
 import { errorInfo, fault, infoOf } from '../core/errors.ts';
-import type { ErrorInfo, Node, NodeStatus, Observation, Observed } from '../core/model/types.ts';
+import type { ErrorInfo } from '../core/model/error.ts';
+import type { Node } from '../core/model/node.ts';
+import type { NodeStatus, Observation, Observed } from '../core/model/observed.ts';
 
 /** Deadline of the one command that reads a node, in ms. */
 export const READ_TIMEOUT_MS = 60_000;

@@ -5,7 +5,9 @@ import { planActions, withPlan, withResults } from '../core/plan/actions.ts';
 import { assemble, type Parts, type Signal } from '../core/report/report.ts';
 import { selectRows, type Filters } from '../core/plan/select.ts';
 import type { ServedSnapshots } from '../core/judge/snapshots.ts';
-import type { Action, ActionResult, Policy, Report, RunMode, Step, TidyResult } from '../core/model/types.ts';
+import type { Action, Policy } from '../core/model/plan.ts';
+import type { Report, RunMode } from '../core/model/report.ts';
+import type { ActionResult, Step, TidyResult } from '../core/model/result.ts';
 import { everythingOn, judgeFleet, type JudgeEvents, type Judged, type JudgeRequest } from './judge.ts';
 
 /** What the outside is told while a run goes on. */

@@ -1,6 +1,6 @@
 /** What to do: each cause once with all its places, and each remedy once. */
 import { clip } from '../core/text.ts';
-import type { LeftoverRow, NodeReport } from '../core/model/types.ts';
+import type { LeftoverRow, NodeReport } from '../core/model/report.ts';
 import { groupBy, limited, type Paint } from './layout.ts';
 import { isProblem, type Problem } from './problems.ts';
 import { rowsOf, subjectOf, where, withoutNode, type Row } from './summary-line.ts';

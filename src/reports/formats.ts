@@ -1,5 +1,5 @@
 /** The formats: each is a function of the report alone, loaded when asked for. */
-import type { Report } from '../core/model/types.ts';
+import type { Report } from '../core/model/report.ts';
 
 /** How people want their text; formats for machines ignore it. */
 export interface RenderOptions {

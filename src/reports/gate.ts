@@ -1,7 +1,8 @@
 /** A gate's answers for people: what says no, where, why and what helps; what says yes is folded; the verdict is last. */
 import { fold } from '../core/nodeset.ts';
 import { clip, count, plain } from '../core/text.ts';
-import type { Answer, Gate, GateAnswer, GateQuestion, Report } from '../core/model/types.ts';
+import type { Answer, Gate, GateAnswer, GateQuestion } from '../core/model/gate.ts';
+import type { Report } from '../core/model/report.ts';
 import type { RenderOptions } from './formats.ts';
 import { limited, painter, plainTable, type Paint } from './layout.ts';
 

@@ -6,7 +6,9 @@
  */
 import XmlBuilder from 'fast-xml-builder';
 import { clip, count } from '../core/text.ts';
-import type { ErrorInfo, GateAnswer, GateQuestion, Report } from '../core/model/types.ts';
+import type { ErrorInfo } from '../core/model/error.ts';
+import type { GateAnswer, GateQuestion } from '../core/model/gate.ts';
+import type { Report } from '../core/model/report.ts';
 import { askerOf, gateVerdict } from './gate.ts';
 
 /** Attributes have the prefix `@`, the text of an element is `#`. */

@@ -1,7 +1,7 @@
 /** What is wrong in a report: the rows that people must see, alike ones together, the worst first. */
 import { isOpenDrift, weightOf } from '../core/report/report.ts';
 import { shortDigest } from '../core/text.ts';
-import type { NodeReport } from '../core/model/types.ts';
+import type { NodeReport } from '../core/model/report.ts';
 import { groupBy, type Style } from './layout.ts';
 import { rowsOf, subjectOf, wordOf, type Row } from './summary-line.ts';
 

@@ -3,7 +3,8 @@ import { fold } from '../core/nodeset.ts';
 import { isJudged } from '../core/report/judged.ts';
 import { isOpenDrift, weightOf } from '../core/report/report.ts';
 import { clip, count, plain } from '../core/text.ts';
-import type { BlobDepth, ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/model/types.ts';
+import type { ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/model/report.ts';
+import type { BlobDepth } from '../core/model/verdict.ts';
 
 export type Row = ImageRow | SnapshotRow;
 

@@ -1,6 +1,6 @@
 /** The report for people: what is wrong, where, and what to do; what is fine is folded; the verdict comes last. */
 import { clip, formatDuration, shortDigest } from '../core/text.ts';
-import type { LeftoverRow, NodeReport, Report } from '../core/model/types.ts';
+import type { LeftoverRow, NodeReport, Report } from '../core/model/report.ts';
 import { adviceFor, LEFT } from './advice.ts';
 import type { RenderOptions } from './formats.ts';
 import { groupBy, limited, painter, plainTable, type Paint } from './layout.ts';

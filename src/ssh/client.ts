@@ -5,7 +5,7 @@
  */
 import { readFile } from 'node:fs/promises';
 import { fault, ReconcileError } from '../core/errors.ts';
-import type { Node, SshTarget } from '../core/model/types.ts';
+import type { Node, SshTarget } from '../core/model/node.ts';
 import { createAcceptor } from './trust/accept-new.ts';
 import { startDeadline, withDeadline } from '../system/deadline.ts';
 import { connectionOver, type Connection } from './exec.ts';

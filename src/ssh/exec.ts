@@ -9,7 +9,7 @@ import { once } from 'node:events';
 import type ssh2 from 'ssh2';
 import type { ClientChannel } from 'ssh2';
 import { fault, ReconcileError } from '../core/errors.ts';
-import type { Node } from '../core/model/types.ts';
+import type { Node } from '../core/model/node.ts';
 import { settleOnce } from '../system/deadline.ts';
 import { CAUSES, errorCode, hangUp, quietly, unreachable } from './login.ts';
 import type { Log, Login } from './login.ts';

@@ -8,7 +8,7 @@ import ssh2 from 'ssh2';
 import type { AnyAuthMethod, ParsedKey } from 'ssh2';
 import { fault } from '../core/errors.ts';
 import { formatDuration } from '../core/text.ts';
-import type { SshTarget } from '../core/model/types.ts';
+import type { SshTarget } from '../core/model/node.ts';
 import { settleOnce } from '../system/deadline.ts';
 import { readRegularFile } from '../system/file.ts';
 import { fingerprint } from './trust/known-hosts.ts';

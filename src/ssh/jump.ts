@@ -4,7 +4,7 @@
  */
 import type { Duplex } from 'node:stream';
 import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
-import type { SshTarget } from '../core/model/types.ts';
+import type { SshTarget } from '../core/model/node.ts';
 import { settleOnce, unlessAborted, withDeadline } from '../system/deadline.ts';
 import { Dropped, hangUp, openTcp, unreachable } from './login.ts';
 import type { Login } from './login.ts';

@@ -8,7 +8,7 @@ import ssh2 from 'ssh2';
 import type { ParsedKey, ServerHostKeyAlgorithm } from 'ssh2';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { shellQuote } from '../core/text.ts';
-import type { SshTarget } from '../core/model/types.ts';
+import type { SshTarget } from '../core/model/node.ts';
 import { settleOnce } from '../system/deadline.ts';
 import type { Identities } from './identity.ts';
 import { fingerprint, lookupName } from './trust/known-hosts.ts';

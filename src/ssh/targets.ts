@@ -2,7 +2,7 @@
 import { dirname, join, resolve } from 'node:path';
 import { fault } from '../core/errors.ts';
 import type { NodeDefaults, SshSettings } from '../core/model/settings.ts';
-import type { SshTarget } from '../core/model/types.ts';
+import type { SshTarget } from '../core/model/node.ts';
 import { sshAddress } from './address.ts';
 import { loadSshConfig } from './config/config.ts';
 import type { HostConfig, SshConfig } from './config/config.ts';

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { stringify } from 'yaml';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { Desired } from '../../src/core/model/types.ts';
+import type { Desired } from '../../src/core/model/desired.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import { startEpoch, type Epoch } from '../fleet/epoch.ts';
 import { containerArtifact, rawArtifact, type Artifact, type ImageOptions } from '../fleet/registry-content.ts';

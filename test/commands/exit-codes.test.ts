@@ -2,7 +2,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { Report } from '../../src/core/model/types.ts';
+import type { Report } from '../../src/core/model/report.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
 import { cocoonOn, strays } from '../helpers/guard.ts';
 import { imageOn, nodeOf, parseReport, reconcile, report, start, type Run } from '../helpers/reconcile.ts';

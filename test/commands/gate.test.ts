@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { Gate, GateAnswer } from '../../src/core/model/types.ts';
+import type { Gate, GateAnswer } from '../../src/core/model/gate.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
 import { junitProblems, SCHEMAS } from '../helpers/junit.ts';

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { ImageRow, Report } from '../../src/core/model/types.ts';
+import type { ImageRow, Report } from '../../src/core/model/report.ts';
 import { hexOf } from '../fleet/cocoon/fixtures.ts';
 import { containerArtifact, indexArtifact, MEDIA, type Artifact, type Manifest } from '../fleet/registry-content.ts';
 import { ensureCommand } from '../fleet/sshd.ts';

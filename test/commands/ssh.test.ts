@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';
 import { nodeOf, parseReport, program, start } from '../helpers/reconcile.ts';
-import type { Report } from '../../src/core/model/types.ts';
+import type { Report } from '../../src/core/model/report.ts';
 
 const run = promisify(execFile);
 

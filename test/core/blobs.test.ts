@@ -1,7 +1,9 @@
 /** What a blob is worth at each depth, who uses it, and who keeps it alive. */
 import { describe, expect, test } from 'vitest';
 import { blobState, isInUse, keepersOf, ociState } from '../../src/core/judge/blobs.ts';
-import type { BlobDepth, BlobFact, DesiredImage, Observed } from '../../src/core/model/types.ts';
+import type { DesiredImage } from '../../src/core/model/desired.ts';
+import type { BlobFact, Observed } from '../../src/core/model/observed.ts';
+import type { BlobDepth } from '../../src/core/model/verdict.ts';
 import {
   blob,
   blobPath,

@@ -1,7 +1,7 @@
 /** Which entries are managed on which node: pools limit everything that an item of the config does. */
 import { describe, expect, test } from 'vitest';
 import { judgeImages, type Served } from '../../src/core/judge/images.ts';
-import type { TrackedImage } from '../../src/core/model/types.ts';
+import type { TrackedImage } from '../../src/core/model/desired.ts';
 import {
   container,
   desired,

@@ -15,7 +15,8 @@ import { judgeImages } from '../../src/core/judge/images.ts';
 import { planActions } from '../../src/core/plan/actions.ts';
 import { proofOf } from '../../src/core/judge/proofs.ts';
 import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
-import type { ErrorInfo, IndexEntry, Observation, Observed } from '../../src/core/model/types.ts';
+import type { ErrorInfo } from '../../src/core/model/error.ts';
+import type { IndexEntry, Observation, Observed } from '../../src/core/model/observed.ts';
 import { createResolver, resolveAll } from '../../src/pipeline/resolve/resolve.ts';
 import {
   blobPath,

@@ -6,16 +6,11 @@ import { judgeImages, type Served } from '../../src/core/judge/images.ts';
 import { assemble } from '../../src/core/report/report.ts';
 import type { GateSettings } from '../../src/core/model/settings.ts';
 import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
-import {
-  SNAPSHOT_VERDICTS,
-  type DesiredSnapshot,
-  type Gate,
-  type GateAnswer,
-  type Observation,
-  type Observed,
-  type SnapshotRow,
-  type SnapshotVerdict,
-} from '../../src/core/model/types.ts';
+import type { DesiredSnapshot } from '../../src/core/model/desired.ts';
+import type { Gate, GateAnswer } from '../../src/core/model/gate.ts';
+import type { Observation, Observed } from '../../src/core/model/observed.ts';
+import type { SnapshotRow } from '../../src/core/model/report.ts';
+import { SNAPSHOT_VERDICTS, type SnapshotVerdict } from '../../src/core/model/verdict.ts';
 import {
   blob,
   blobs,

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import type { ReconcileError } from '../../src/core/errors.ts';
 import { proofItem, proofOf, type HashedBlob } from '../../src/core/judge/proofs.ts';
-import type { Observation, Observed } from '../../src/core/model/types.ts';
+import type { Observation, Observed } from '../../src/core/model/observed.ts';
 import { carriedOver, hashFleet, type HashContext } from '../../src/pipeline/learn/hashes.ts';
 import {
   blob,

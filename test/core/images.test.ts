@@ -2,7 +2,9 @@
 import { describe, expect, test } from 'vitest';
 import { needsStoredForm } from '../../src/core/judge/blobs.ts';
 import { judgeImages, type Served } from '../../src/core/judge/images.ts';
-import type { ImageRow, Node, Observed, Proof } from '../../src/core/model/types.ts';
+import type { Node } from '../../src/core/model/node.ts';
+import type { Observed, Proof } from '../../src/core/model/observed.ts';
+import type { ImageRow } from '../../src/core/model/report.ts';
 import {
   blob,
   blobs,

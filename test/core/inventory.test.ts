@@ -7,7 +7,7 @@ import { resolveInventory } from '../../src/bastion/inventory.ts';
 import { loadNodeList, parseNodeList } from '../../src/config/load.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import type { NodeDefaults, NodeSpec } from '../../src/core/model/settings.ts';
-import type { Node } from '../../src/core/model/types.ts';
+import type { Node } from '../../src/core/model/node.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'reconcile-inventory-'));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));

@@ -3,7 +3,8 @@ import { expect, test } from 'vitest';
 import { judgeImages } from '../../src/core/judge/images.ts';
 import { nothingJudged } from '../../src/core/report/judged.ts';
 import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
-import type { NodeVerdicts, Observation } from '../../src/core/model/types.ts';
+import type { Observation } from '../../src/core/model/observed.ts';
+import type { NodeVerdicts } from '../../src/core/model/report.ts';
 import {
   entry,
   HOT,

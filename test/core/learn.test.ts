@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import { fault, ReconcileError } from '../../src/core/errors.ts';
-import type { DesiredImage, Observation } from '../../src/core/model/types.ts';
+import type { DesiredImage } from '../../src/core/model/desired.ts';
+import type { Observation } from '../../src/core/model/observed.ts';
 import { learnContents, streamContent, type LearnContext } from '../../src/pipeline/learn/stream.ts';
 import { desired, entry, node, observation, served, sha, snapshot, split, WIN11 } from '../helpers/facts.ts';
 import { fakeRegistry } from '../helpers/fakes.ts';

@@ -3,7 +3,10 @@ import { describe, expect, test } from 'vitest';
 import { judgeImages, type Served } from '../../src/core/judge/images.ts';
 import { failureBudget, planActions, withPlan, withResults } from '../../src/core/plan/actions.ts';
 import { judgeSnapshots, type ServedSnapshots } from '../../src/core/judge/snapshots.ts';
-import type { Action, ActionResult, NodeVerdicts, Observation, Policy } from '../../src/core/model/types.ts';
+import type { Observation } from '../../src/core/model/observed.ts';
+import type { Action, Policy } from '../../src/core/model/plan.ts';
+import type { NodeVerdicts } from '../../src/core/model/report.ts';
+import type { ActionResult } from '../../src/core/model/result.ts';
 import {
   blob,
   blobs,

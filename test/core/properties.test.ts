@@ -13,18 +13,10 @@ import {
   type Lookup,
   type ServedSnapshots,
 } from '../../src/core/judge/snapshots.ts';
-import type {
-  Action,
-  BlobFact,
-  DesiredImage,
-  ImageRow,
-  NodeVerdicts,
-  Observation,
-  Observed,
-  Policy,
-  SnapshotFact,
-  SnapshotRow,
-} from '../../src/core/model/types.ts';
+import type { DesiredImage } from '../../src/core/model/desired.ts';
+import type { BlobFact, Observation, Observed, SnapshotFact } from '../../src/core/model/observed.ts';
+import type { Action, Policy } from '../../src/core/model/plan.ts';
+import type { ImageRow, NodeVerdicts, SnapshotRow } from '../../src/core/model/report.ts';
 import {
   blob,
   blobPath,

@@ -1,18 +1,15 @@
 /** The report: the table of exit codes, the summary, and what counts as what. */
 import { describe, expect, test } from 'vitest';
 import { assemble, isOpenDrift, publicDesired, weightOf, type Parts } from '../../src/core/report/report.ts';
+import type { Action } from '../../src/core/model/plan.ts';
+import type { ImageRow, NodeVerdicts, Report, SnapshotRow } from '../../src/core/model/report.ts';
+import type { Outcome } from '../../src/core/model/result.ts';
 import {
   IMAGE_VERDICTS,
   SNAPSHOT_VERDICTS,
-  type Action,
-  type ImageRow,
   type ImageVerdict,
-  type NodeVerdicts,
-  type Outcome,
-  type Report,
-  type SnapshotRow,
   type SnapshotVerdict,
-} from '../../src/core/model/types.ts';
+} from '../../src/core/model/verdict.ts';
 import { desired, HOT, node, observation, sha, trouble, unreachable, wantedSnapshot, WIN11 } from '../helpers/facts.ts';
 
 function image(verdict: ImageVerdict, outcome: Outcome | null = null, over: Partial<ImageRow> = {}): ImageRow {

@@ -10,7 +10,10 @@ import {
   type Lookup,
   type ServedSnapshots,
 } from '../../src/core/judge/snapshots.ts';
-import type { DesiredSnapshot, Node, Observed, SnapshotRow } from '../../src/core/model/types.ts';
+import type { DesiredSnapshot } from '../../src/core/model/desired.ts';
+import type { Node } from '../../src/core/model/node.ts';
+import type { Observed } from '../../src/core/model/observed.ts';
+import type { SnapshotRow } from '../../src/core/model/report.ts';
 import {
   blob,
   blobPath,

@@ -1,6 +1,6 @@
 // Trouble at epoch, and answers that say something else than they seem to: by the real command on real nodes.
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { ImageRow, Report } from '../../src/core/model/types.ts';
+import type { ImageRow, Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import type { Fault } from '../fleet/epoch.ts';
 import { MEDIA, rawArtifact, type Artifact } from '../fleet/registry-content.ts';

@@ -19,7 +19,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { ImageRow } from '../../src/core/model/types.ts';
+import type { ImageRow } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import type { Artifact } from '../fleet/registry-content.ts';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';

@@ -4,7 +4,7 @@ import { copyFile, mkdtemp, readFile, realpath, rm, writeFile } from 'node:fs/pr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import type { Report } from '../../src/core/model/types.ts';
+import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import type { Artifact } from '../fleet/registry-content.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';

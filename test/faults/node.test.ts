@@ -3,7 +3,7 @@ import { appendFile, chmod, mkdir, readdir, readFile, rm, writeFile } from 'node
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
-import type { NodeReport, Report } from '../../src/core/model/types.ts';
+import type { NodeReport, Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import type { Artifact } from '../fleet/registry-content.ts';
 import {

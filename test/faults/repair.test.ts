@@ -6,7 +6,7 @@ import { chmod, cp, readdir, readFile, rm, stat, truncate, writeFile } from 'nod
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { Report } from '../../src/core/model/types.ts';
+import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
 import type { Artifact } from '../fleet/registry-content.ts';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';

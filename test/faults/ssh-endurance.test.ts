@@ -12,7 +12,8 @@ import type { Login } from '../../src/ssh/login.ts';
 import { createSsh, type Ssh, type SshOptions } from '../../src/ssh/client.ts';
 import { createThrottle } from '../../src/ssh/throttle.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
-import type { ErrorInfo, Node } from '../../src/core/model/types.ts';
+import type { ErrorInfo } from '../../src/core/model/error.ts';
+import type { Node } from '../../src/core/model/node.ts';
 import { observeNode } from '../../src/pipeline/observe.ts';
 import {
   dieAfter,

@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { createSsh, type Connection, type Ssh } from '../../src/ssh/client.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
-import type { Node } from '../../src/core/model/types.ts';
+import type { Node } from '../../src/core/model/node.ts';
 import { startSshd, type NodeServer } from '../fleet/sshd.ts';
 
 const run = promisify(execFile);

@@ -12,7 +12,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest
 import { createSsh } from '../../src/ssh/client.ts';
 import type { Connection, ExecOptions, Ssh, SshOptions } from '../../src/ssh/client.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
-import type { ErrorInfo, Node } from '../../src/core/model/types.ts';
+import type { ErrorInfo } from '../../src/core/model/error.ts';
+import type { Node } from '../../src/core/model/node.ts';
 import { pause, startSshd } from '../fleet/sshd.ts';
 import type { NodeServer, SshdOptions } from '../fleet/sshd.ts';
 

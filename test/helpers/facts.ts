@@ -2,19 +2,17 @@
 // names only what differs.
 import type { Served } from '../../src/core/judge/images.ts';
 import type { ServedSnapshots } from '../../src/core/judge/snapshots.ts';
+import type { DesiredImage, DesiredSnapshot, TrackedImage } from '../../src/core/model/desired.ts';
+import type { ErrorInfo } from '../../src/core/model/error.ts';
+import type { Node } from '../../src/core/model/node.ts';
 import type {
   BlobFact,
-  DesiredImage,
-  DesiredSnapshot,
-  ErrorInfo,
   IndexEntry,
-  Node,
   Observation,
   Observed,
   SnapshotFact,
-  TrackedImage,
   VmFact,
-} from '../../src/core/model/types.ts';
+} from '../../src/core/model/observed.ts';
 
 export const EPOCH = 'https://epoch.example';
 export const ROOT = '/var/lib/cocoon';

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import type { Registry } from '../../src/registry/client.ts';
 import type { Connection, Ssh } from '../../src/ssh/client.ts';
-import type { Node } from '../../src/core/model/types.ts';
+import type { Node } from '../../src/core/model/node.ts';
 
 /** A connection whose commands a shell of this machine runs. */
 export function localConnection(shell = '/bin/sh', env: NodeJS.ProcessEnv = process.env): Connection {

@@ -1,7 +1,8 @@
 // Answers of the probe as texts in which each character is a byte, so that they can be changed at random.
 import { FIRST_SCOPE, parseProbe, type Scope } from '../../src/node/read.ts';
 import { createAnswerReader } from '../../src/node/probe-stream.ts';
-import type { Node, Observed } from '../../src/core/model/types.ts';
+import type { Node } from '../../src/core/model/node.ts';
+import type { Observed } from '../../src/core/model/observed.ts';
 
 export const NONCE = 'c0ffee00c0ffee00';
 

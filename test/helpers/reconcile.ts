@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import formats from 'ajv-formats';
 import { expect } from 'vitest';
-import type { ImageRow, NodeReport, Report, SnapshotRow } from '../../src/core/model/types.ts';
+import type { ImageRow, NodeReport, Report, SnapshotRow } from '../../src/core/model/report.ts';
 import type { Fleet } from '../fleet/world.ts';
 
 export interface Run {

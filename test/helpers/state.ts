@@ -1,7 +1,7 @@
 // What earlier runs learned, in memory.
 import type { State } from '../../src/bastion/state.ts';
 import type { Learned } from '../../src/core/artifact.ts';
-import type { Proof } from '../../src/core/model/types.ts';
+import type { Proof } from '../../src/core/model/observed.ts';
 
 export function memoryState(): State {
   const learned = new Map<string, Learned>();

@@ -2,7 +2,9 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { assemble, type Parts, type Signal } from '../../src/core/report/report.ts';
-import type { Answer, ErrorInfo, Gate, GateAnswer, GateQuestion, Refusal, Report } from '../../src/core/model/types.ts';
+import type { ErrorInfo } from '../../src/core/model/error.ts';
+import type { Answer, Gate, GateAnswer, GateQuestion, Refusal } from '../../src/core/model/gate.ts';
+import type { Report } from '../../src/core/model/report.ts';
 import { gateVerdict, renderGate } from '../../src/reports/gate.ts';
 import { renderJunit } from '../../src/reports/junit.ts';
 import { observation, node, trouble, unreachable } from '../helpers/facts.ts';

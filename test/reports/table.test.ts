@@ -5,16 +5,11 @@ import { judgeImages, type Served } from '../../src/core/judge/images.ts';
 import { planActions, withPlan, withResults } from '../../src/core/plan/actions.ts';
 import { assemble, type Parts } from '../../src/core/report/report.ts';
 import { judgeSnapshots, lookupKey, type ServedSnapshots } from '../../src/core/judge/snapshots.ts';
-import type {
-  Action,
-  ActionResult,
-  ErrorInfo,
-  Observation,
-  Observed,
-  Policy,
-  Report,
-  Step,
-} from '../../src/core/model/types.ts';
+import type { ErrorInfo } from '../../src/core/model/error.ts';
+import type { Observation, Observed } from '../../src/core/model/observed.ts';
+import type { Action, Policy } from '../../src/core/model/plan.ts';
+import type { Report } from '../../src/core/model/report.ts';
+import type { ActionResult, Step } from '../../src/core/model/result.ts';
 import { render, type RenderOptions } from '../../src/reports/formats.ts';
 import {
   blob,

@@ -1,7 +1,8 @@
 // Plays a scenario: the real command, first dry and then for good, and clones of the double before and after.
 import { expect } from 'vitest';
 import { renderTable } from '../../src/reports/table.ts';
-import type { ImageRow, NodeReport, Report, SnapshotRow, SnapshotVerdict } from '../../src/core/model/types.ts';
+import type { ImageRow, NodeReport, Report, SnapshotRow } from '../../src/core/model/report.ts';
+import type { SnapshotVerdict } from '../../src/core/model/verdict.ts';
 import type { FleetNode } from '../fleet/world.ts';
 import { report } from '../helpers/reconcile.ts';
 import { treeOf } from '../helpers/tree.ts';

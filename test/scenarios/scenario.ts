@@ -1,5 +1,7 @@
 // What a scenario is: a state of epoch, a state of one node, a config, and what the command must make of them.
-import type { ImageVerdict, Leftover, NodeStatus, Outcome, SnapshotVerdict } from '../../src/core/model/types.ts';
+import type { Leftover, NodeStatus } from '../../src/core/model/observed.ts';
+import type { Outcome } from '../../src/core/model/result.ts';
+import type { ImageVerdict, SnapshotVerdict } from '../../src/core/model/verdict.ts';
 import type { Fault } from '../fleet/epoch.ts';
 import type { Stage } from './stage.ts';
 

@@ -6,23 +6,13 @@ import { provenOn } from '../judge/proofs.ts';
 import { isSameDownload, localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from '../reference.ts';
 import type { GateSettings } from '../model/settings.ts';
 import { formatBytes, shortDigest } from '../text.ts';
-import type {
-  Answer,
-  DesiredImage,
-  DesiredSnapshot,
-  ErrorInfo,
-  Gate,
-  GateAnswer,
-  GateQuestion,
-  ImageRow,
-  ImageVerdict,
-  Limit,
-  NodeVerdicts,
-  Observation,
-  Refusal,
-  SnapshotRow,
-  SnapshotVerdict,
-} from '../model/types.ts';
+import type { DesiredImage, DesiredSnapshot } from '../model/desired.ts';
+import type { ErrorInfo } from '../model/error.ts';
+import type { Answer, Gate, GateAnswer, GateQuestion, Refusal } from '../model/gate.ts';
+import type { Observation } from '../model/observed.ts';
+import type { Limit } from '../model/plan.ts';
+import type { ImageRow, NodeVerdicts, SnapshotRow } from '../model/report.ts';
+import type { ImageVerdict, SnapshotVerdict } from '../model/verdict.ts';
 
 /** What each verdict on a snapshot answers to a clone. One that is not on the node is answered by its base's. */
 const CLONE_ANSWER: Record<SnapshotVerdict, Answer> = {

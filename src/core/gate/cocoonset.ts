@@ -2,7 +2,7 @@
 import { errorInfo, fault, ReconcileError } from '../errors.ts';
 import { ShapeError, array, object, optionalText, type JsonObject } from '../json.ts';
 import { count } from '../text.ts';
-import type { Refusal, StartMode } from '../model/types.ts';
+import type { Refusal, StartMode } from '../model/gate.ts';
 
 /** One document of a manifest file, as plain data. */
 export interface ManifestDocument {

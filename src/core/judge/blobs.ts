@@ -1,7 +1,10 @@
 /** What a blob file on a node is worth: judged against the manifest that yields it, as closely as was asked. */
 import { isPlainQcow2 } from '../qcow2.ts';
 import { hexOf } from '../reference.ts';
-import type { BlobDepth, BlobFact, DesiredImage, IndexEntry, Node, Observation, Observed } from '../model/types.ts';
+import type { DesiredImage } from '../model/desired.ts';
+import type { Node } from '../model/node.ts';
+import type { BlobFact, IndexEntry, Observation, Observed } from '../model/observed.ts';
+import type { BlobDepth } from '../model/verdict.ts';
 
 export interface BlobState {
   state: 'sound' | 'absent' | 'corrupt' | 'unproven';

@@ -1,5 +1,6 @@
 /** Which entries of a node are managed: what is tracked for its pool, what its snapshots stand on, what is discovered. */
-import type { DesiredImage, Node, TrackedImage } from '../model/types.ts';
+import type { DesiredImage, TrackedImage } from '../model/desired.ts';
+import type { Node } from '../model/node.ts';
 
 /** What decides it, for all nodes. */
 export interface Coverage {

@@ -4,17 +4,12 @@ import { reimportCommands, replaceCommands } from '../plan/commands.ts';
 import { imageNameOf, isInPool, isManaged, otherPools, placesOf, type Coverage } from './coverage.ts';
 import { provenOn } from './proofs.ts';
 import { hexOf, isUrl, meaningOf } from '../reference.ts';
-import type {
-  BlobDepth,
-  DesiredImage,
-  ErrorInfo,
-  ImageRow,
-  IndexEntry,
-  Node,
-  Observation,
-  Observed,
-  TrackedImage,
-} from '../model/types.ts';
+import type { DesiredImage, TrackedImage } from '../model/desired.ts';
+import type { ErrorInfo } from '../model/error.ts';
+import type { Node } from '../model/node.ts';
+import type { IndexEntry, Observation, Observed } from '../model/observed.ts';
+import type { ImageRow } from '../model/report.ts';
+import type { BlobDepth } from '../model/verdict.ts';
 
 /** What a run may mend beyond pulling. */
 export interface Repair {

@@ -1,6 +1,7 @@
 /** What the hashes of a node say about the split images that it may hold: they decide its own rows, and nobody else's. */
 import { hexOf } from '../reference.ts';
-import type { DesiredImage, Observed, Proof } from '../model/types.ts';
+import type { DesiredImage } from '../model/desired.ts';
+import type { Observed, Proof } from '../model/observed.ts';
 
 /** A blob to hash on its node, by the hex of its name; with the lengths of ranges to hash as well, in bytes. */
 export interface HashItem {

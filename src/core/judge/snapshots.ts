@@ -10,19 +10,12 @@ import { isServedAs, provenOn } from './proofs.ts';
 import { UNREADABLE } from '../qcow2.ts';
 import { hexOf, isDigest, isUrl, localSnapshotName } from '../reference.ts';
 import { shortDigest } from '../text.ts';
-import type {
-  DesiredImage,
-  DesiredSnapshot,
-  ErrorInfo,
-  IndexEntry,
-  Node,
-  Observation,
-  Observed,
-  SnapshotFact,
-  SnapshotRow,
-  SnapshotVerdict,
-  TrackedSnapshot,
-} from '../model/types.ts';
+import type { DesiredImage, DesiredSnapshot, TrackedSnapshot } from '../model/desired.ts';
+import type { ErrorInfo } from '../model/error.ts';
+import type { Node } from '../model/node.ts';
+import type { IndexEntry, Observation, Observed, SnapshotFact } from '../model/observed.ts';
+import type { SnapshotRow } from '../model/report.ts';
+import type { SnapshotVerdict } from '../model/verdict.ts';
 
 /** `save` writes a pending record before the data; gc takes it for abandoned after this long (contract A.12). */
 const PENDING_MS = 24 * 3600 * 1000;

@@ -1,5 +1,6 @@
 /** What the config says, after defaults, environment and flags: plain values, durations in ms, sizes in bytes. */
-import type { CloneMode, Limit, TrackedImage, TrackedSnapshot } from './types.ts';
+import type { TrackedImage, TrackedSnapshot } from './desired.ts';
+import type { CloneMode, Limit } from './plan.ts';
 
 export interface Settings {
   epoch: {

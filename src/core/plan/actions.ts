@@ -2,16 +2,11 @@
 import { errorInfo } from '../errors.ts';
 import { coverOf, type Served } from '../judge/images.ts';
 import { isUrl } from '../reference.ts';
-import type {
-  Action,
-  ActionKind,
-  ActionResult,
-  DesiredImage,
-  Limit,
-  NodeVerdicts,
-  Observation,
-  Policy,
-} from '../model/types.ts';
+import type { DesiredImage } from '../model/desired.ts';
+import type { Observation } from '../model/observed.ts';
+import type { Action, ActionKind, Limit, Policy } from '../model/plan.ts';
+import type { NodeVerdicts } from '../model/report.ts';
+import type { ActionResult } from '../model/result.ts';
 
 /** What one row asks for: a kind of change, and the reference that is pulled or imported for it. */
 interface Wish {

@@ -1,7 +1,8 @@
 /** Command lines for a person to type on a node, where reconcile itself may not or cannot act. */
 import { hexOf, isUrl } from '../reference.ts';
 import { shellQuote } from '../text.ts';
-import type { CocoonSettings, DesiredImage } from '../model/types.ts';
+import type { DesiredImage } from '../model/desired.ts';
+import type { CocoonSettings } from '../model/node.ts';
 
 /**
  * The argument vector of one cocoon command. The root directory is always passed, so that what was read and what is

@@ -1,6 +1,9 @@
 /** What a run of ours that died left on a node, and who tidies it: the next run, under our lock there, and no other. */
 import { hexOf } from '../reference.ts';
-import type { Action, ActionResult, Leftover, LeftoverRow, Observation, TidyResult } from '../model/types.ts';
+import type { Leftover, Observation } from '../model/observed.ts';
+import type { Action } from '../model/plan.ts';
+import type { LeftoverRow } from '../model/report.ts';
+import type { ActionResult, TidyResult } from '../model/result.ts';
 
 const CANARY = 'reconcile-canary-';
 

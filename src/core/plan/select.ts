@@ -2,7 +2,8 @@
 import picomatch from 'picomatch';
 import { fault } from '../errors.ts';
 import { downloadOf, readingsOf } from '../reference.ts';
-import type { DesiredImage, DesiredSnapshot, ImageRow, NodeVerdicts, SnapshotRow } from '../model/types.ts';
+import type { DesiredImage, DesiredSnapshot } from '../model/desired.ts';
+import type { ImageRow, NodeVerdicts, SnapshotRow } from '../model/report.ts';
 
 export interface Filters {
   /** `--image`: references, `repo`, `repo:tag`, globs over these; a leading `!` excludes. Empty: all. */

@@ -3,7 +3,9 @@ import { errorInfo } from '../errors.ts';
 import { fold } from '../nodeset.ts';
 import { downloadOf } from '../reference.ts';
 import { count } from '../text.ts';
-import type { ErrorInfo, ImageRow, NodeVerdicts, Observation, SnapshotRow } from '../model/types.ts';
+import type { ErrorInfo } from '../model/error.ts';
+import type { Observation } from '../model/observed.ts';
+import type { ImageRow, NodeVerdicts, SnapshotRow } from '../model/report.ts';
 
 /** Entries that are named where nothing was judged. */
 const MAX_HELD = 5;

@@ -1,26 +1,19 @@
 /** The report: assembled from plain values, summarised, and turned into the exit code. */
 import { leftoverRows } from '../plan/leftovers.ts';
+import type { Desired, DesiredImage, DesiredSnapshot } from '../model/desired.ts';
+import type { ErrorInfo } from '../model/error.ts';
+import type { Gate } from '../model/gate.ts';
+import type { Observation } from '../model/observed.ts';
+import type { Action } from '../model/plan.ts';
+import type { ImageRow, NodeReport, NodeVerdicts, Report, RunMode, SnapshotRow } from '../model/report.ts';
+import type { TidyResult } from '../model/result.ts';
 import {
   IMAGE_VERDICTS,
   SNAPSHOT_VERDICTS,
-  type Action,
   type BlobDepth,
-  type Desired,
-  type DesiredImage,
-  type DesiredSnapshot,
-  type ErrorInfo,
-  type Gate,
-  type ImageRow,
   type ImageVerdict,
-  type NodeReport,
-  type NodeVerdicts,
-  type Observation,
-  type Report,
-  type RunMode,
-  type SnapshotRow,
   type SnapshotVerdict,
-  type TidyResult,
-} from '../model/types.ts';
+} from '../model/verdict.ts';
 
 /** What a verdict counts as: against us, for an incomplete picture, or neither. */
 export type Weight = 'drift' | 'incomplete' | 'nothing';

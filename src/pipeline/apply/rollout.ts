@@ -12,7 +12,11 @@ import { failureBudget, isSent } from '../../core/plan/actions.ts';
 import { isQcow2 } from '../../core/qcow2.ts';
 import { localSnapshotName } from '../../core/reference.ts';
 import { shortDigest } from '../../core/text.ts';
-import type { Action, ActionResult, ErrorInfo, Node, SnapshotRow, Step, TidyResult } from '../../core/model/types.ts';
+import type { ErrorInfo } from '../../core/model/error.ts';
+import type { Node } from '../../core/model/node.ts';
+import type { Action } from '../../core/model/plan.ts';
+import type { SnapshotRow } from '../../core/model/report.ts';
+import type { ActionResult, Step, TidyResult } from '../../core/model/result.ts';
 import { verify, verifyClones, type Verified, type VerifyContext } from './verify.ts';
 
 /** What applying needs beside the plan. */

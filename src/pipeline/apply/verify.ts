@@ -7,17 +7,12 @@ import { coverOf, type Served } from '../../core/judge/images.ts';
 import { provenOn } from '../../core/judge/proofs.ts';
 import { hexOf } from '../../core/reference.ts';
 import { judgeSnapshots, type ServedSnapshots } from '../../core/judge/snapshots.ts';
-import type {
-  Action,
-  DesiredImage,
-  ErrorInfo,
-  IndexEntry,
-  Node,
-  Observation,
-  Observed,
-  Policy,
-  SnapshotRow,
-} from '../../core/model/types.ts';
+import type { DesiredImage } from '../../core/model/desired.ts';
+import type { ErrorInfo } from '../../core/model/error.ts';
+import type { Node } from '../../core/model/node.ts';
+import type { IndexEntry, Observation, Observed } from '../../core/model/observed.ts';
+import type { Action, Policy } from '../../core/model/plan.ts';
+import type { SnapshotRow } from '../../core/model/report.ts';
 import { carriedOver, deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recalled, type Wish } from '../learn/hashes.ts';
 import { newResolver, type JudgeRequest } from '../judge.ts';
 import { READ_TIMEOUT_MS } from '../observe.ts';

@@ -14,7 +14,9 @@ import { proofItem, proofOf, type HashedBlob, type HashItem } from '../../core/j
 import { hexOf } from '../../core/reference.ts';
 import { blobHex } from '../../core/judge/snapshots.ts';
 import { clip } from '../../core/text.ts';
-import type { BlobFact, DesiredImage, Node, Observation, Observed } from '../../core/model/types.ts';
+import type { DesiredImage } from '../../core/model/desired.ts';
+import type { Node } from '../../core/model/node.ts';
+import type { BlobFact, Observation, Observed } from '../../core/model/observed.ts';
 import { whyOf } from '../resolve/ask.ts';
 
 /** Deadline for hashing on one node, in ms: twenty gigabytes twice, on a slow disk at idle priority. */

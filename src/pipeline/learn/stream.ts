@@ -10,7 +10,8 @@ import { placesOf } from '../../core/judge/coverage.ts';
 import { withLearned } from '../../core/artifact.ts';
 import { fault } from '../../core/errors.ts';
 import type { Served } from '../../core/judge/images.ts';
-import type { DesiredImage, Observation } from '../../core/model/types.ts';
+import type { DesiredImage } from '../../core/model/desired.ts';
+import type { Observation } from '../../core/model/observed.ts';
 import { whyOf } from '../resolve/ask.ts';
 
 const PART_TRIES = 4;

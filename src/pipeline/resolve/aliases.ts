@@ -3,7 +3,7 @@ import type { Registry } from '../../registry/client.ts';
 import { errorInfo } from '../../core/errors.ts';
 import type { Suspect } from '../../core/judge/images.ts';
 import { downloadOf, meaningOf, readingsOf } from '../../core/reference.ts';
-import type { ErrorInfo } from '../../core/model/types.ts';
+import type { ErrorInfo } from '../../core/model/error.ts';
 import { whyOf } from './ask.ts';
 
 /** Distinct paths that epoch is asked about, of one node and in all. */

@@ -3,7 +3,8 @@ import type { Registry } from '../../registry/client.ts';
 import type { State } from '../../bastion/state.ts';
 import { errorInfo, infoOf } from '../../core/errors.ts';
 import type { Served } from '../../core/judge/images.ts';
-import type { DesiredImage, ErrorInfo } from '../../core/model/types.ts';
+import type { DesiredImage } from '../../core/model/desired.ts';
+import type { ErrorInfo } from '../../core/model/error.ts';
 
 export interface ResolverOptions {
   /** All known addresses of epoch, its own first. */

@@ -4,7 +4,7 @@ import { kindOf, type Manifest } from '../../core/artifact.ts';
 import { errorInfo, fault } from '../../core/errors.ts';
 import { parseImageName } from '../../core/reference.ts';
 import type { Lookup } from '../../core/judge/snapshots.ts';
-import type { DesiredImage } from '../../core/model/types.ts';
+import type { DesiredImage } from '../../core/model/desired.ts';
 import { missingBlob, NOTHING_KNOWN, remember, whyOf, type ResolverOptions } from './ask.ts';
 
 export interface OciResolver {

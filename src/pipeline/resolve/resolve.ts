@@ -16,13 +16,8 @@ import {
   readingsOf,
 } from '../../core/reference.ts';
 import type { Lookup, LookupRequest } from '../../core/judge/snapshots.ts';
-import type {
-  DesiredImage,
-  DesiredSnapshot,
-  ErrorInfo,
-  TrackedImage,
-  TrackedSnapshot,
-} from '../../core/model/types.ts';
+import type { DesiredImage, DesiredSnapshot, TrackedImage, TrackedSnapshot } from '../../core/model/desired.ts';
+import type { ErrorInfo } from '../../core/model/error.ts';
 import { missingBlob, NOTHING_KNOWN, remember, whyOf, type ResolverOptions } from './ask.ts';
 import { createOciResolver } from './containers.ts';
 

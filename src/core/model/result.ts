@@ -1,0 +1,31 @@
+/** What came of what was done. */
+import type { ErrorInfo } from './error.ts';
+
+export type Outcome = 'healed' | 'failed' | 'skipped' | 'superseded';
+
+export interface Step {
+  step: 'pull' | 'replace' | 'restore' | 'import' | 'verify' | 'clone';
+  /** Null where there was nothing to test. */
+  ok: boolean | null;
+  durationMs: number;
+  error: ErrorInfo | null;
+}
+
+/** What came of one action. */
+export interface ActionResult {
+  node: string;
+  reference: string;
+  outcome: Outcome;
+  reason: string | null;
+  error: ErrorInfo | null;
+  after: string | null;
+  steps: Step[];
+}
+
+/** What came of tidying one leftover; `skipped` where its owner may be alive, or its turn never came. */
+export interface TidyResult {
+  node: string;
+  name: string;
+  outcome: 'tidied' | 'failed' | 'skipped';
+  error: ErrorInfo | null;
+}
