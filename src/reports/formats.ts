@@ -1,15 +1,6 @@
 /** The formats: each is a function of the report alone, loaded when asked for. */
 import type { Report } from '../core/model/report.ts';
-
-/** How people want their text; formats for machines ignore it. */
-export interface RenderOptions {
-  color: boolean;
-  verbose: boolean;
-  /** The verdict in words and nothing else. */
-  brief: boolean;
-  /** A filter names something: how that stands is said also where all is well. */
-  named: boolean;
-}
+import type { RenderOptions } from './options.ts';
 
 export const FORMATS = ['table', 'json', 'junit'] as const;
 export type Format = (typeof FORMATS)[number];

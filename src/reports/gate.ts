@@ -3,7 +3,7 @@ import { fold } from '../core/nodeset.ts';
 import { clip, count, plain } from '../core/text.ts';
 import type { Answer, Gate, GateAnswer, GateQuestion } from '../core/model/gate.ts';
 import type { Report } from '../core/model/report.ts';
-import type { RenderOptions } from './formats.ts';
+import type { RenderOptions } from './options.ts';
 import { limited, painter, plainTable, type Paint } from './layout.ts';
 
 /** Reasons that are told; the rows of the table have a limit of their own. */

@@ -2,7 +2,7 @@
 import { clip, formatDuration, shortDigest } from '../core/text.ts';
 import type { LeftoverRow, NodeReport, Report } from '../core/model/report.ts';
 import { adviceFor, LEFT } from './advice.ts';
-import type { RenderOptions } from './formats.ts';
+import type { RenderOptions } from './options.ts';
 import { groupBy, limited, painter, plainTable, type Paint } from './layout.ts';
 import { fateOf, haveOf, imageOf, isProblem, problemsOf, styleOf, wantOf, type Problem } from './problems.ts';
 import { isManaged, rowsOf, subjectOf, unmanaged, verdictLine, where, wordOf, type Row } from './summary-line.ts';

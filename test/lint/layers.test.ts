@@ -128,7 +128,16 @@ const others: Plant[] = [
   ],
 ];
 
-const plants = [...layers, ...core, ...changes, ...processes, ...floating, ...deadlines, ...others];
+const CYCLE = 'no-cycle';
+const cycles: Plant[] = [
+  ['reports/one.ts', "export type { Two } from './two.ts';", CYCLE],
+  ['reports/two.ts', "import type { One } from './three.ts';", CYCLE],
+  ['reports/three.ts', "import type { Two } from './one.ts';", CYCLE],
+  ['reports/three.ts', "import type { Four } from './four.ts';", null],
+  ['reports/four.ts', 'export type Four = 4;', null],
+];
+
+const plants = [...layers, ...core, ...changes, ...processes, ...floating, ...deadlines, ...cycles, ...others];
 
 interface Diagnostic {
   code?: string;
@@ -169,7 +178,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-const RULES = [IMPORT, GLOBAL, PROPERTY, FLOATING];
+const RULES = [IMPORT, GLOBAL, PROPERTY, FLOATING, CYCLE];
 
 describe.each([
   ['who may import whom', layers],
@@ -178,6 +187,7 @@ describe.each([
   ['only cli/program.ts touches process', processes],
   ['no promise floats', floating],
   ['every deadline is one of ours', deadlines],
+  ['no files import each other in a circle', cycles],
   ['and the rest', others],
 ])('%s', (_name, group) => {
   test.each(group)('%s: %s', (file, code, rule, message = '') => {
@@ -196,4 +206,28 @@ test('five floating promises are five', () => {
     place.includes('floating.ts') ? said.filter(({ code }) => code?.includes(FLOATING)) : [],
   );
   expect(caught).toHaveLength(5);
+});
+
+test('nor by way of what is loaded later, which the linter does not follow', () => {
+  const src = join(root, 'src');
+  const imports = new Map(
+    readdirSync(src, { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.ts'))
+      .map((name) => [
+        name,
+        [...readFileSync(join(src, name), 'utf8').matchAll(/(?:from|import\()\s*'(\.[^']+\.ts)'/g)].map(([, to = '']) =>
+          join(dirname(name), to),
+        ),
+      ]),
+  );
+  const circles: string[][] = [];
+  const done = new Set<string>();
+  const follow = (file: string, way: string[]): void => {
+    if (way.includes(file)) circles.push([...way.slice(way.indexOf(file)), file]);
+    if (way.includes(file) || done.has(file)) return;
+    for (const next of imports.get(file) ?? []) follow(next, [...way, file]);
+    done.add(file);
+  };
+  for (const file of imports.keys()) follow(file, []);
+  expect(circles).toEqual([]);
 });

@@ -10,7 +10,8 @@ import type { Observation, Observed } from '../../src/core/model/observed.ts';
 import type { Action, Policy } from '../../src/core/model/plan.ts';
 import type { Report } from '../../src/core/model/report.ts';
 import type { ActionResult, Step } from '../../src/core/model/result.ts';
-import { render, type RenderOptions } from '../../src/reports/formats.ts';
+import { render } from '../../src/reports/formats.ts';
+import type { RenderOptions } from '../../src/reports/options.ts';
 import {
   blob,
   blobs,

@@ -1,6 +1,6 @@
 // Nodes that have epoch under another address than the config.
 import type { Scenario } from './scenario.ts';
-import type { Stage } from './stage.ts';
+import type { Stage } from './scenario.ts';
 
 const KEY = 'http://ALIAS/dl/simular/win11';
 const HOT = 'simular/win11-hot:v1';

@@ -1,6 +1,6 @@
 // Container images of other registries, and of epoch's own host.
 import type { Scenario } from './scenario.ts';
-import type { Stage } from './stage.ts';
+import type { Stage } from './scenario.ts';
 
 const UBUNTU = 'OTHER/simular/ubuntu:24.04';
 const TRACKED = { images: { track: [{ image: UBUNTU }] } };

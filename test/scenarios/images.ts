@@ -2,7 +2,7 @@
 import { rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Scenario } from './scenario.ts';
-import type { Stage } from './stage.ts';
+import type { Stage } from './scenario.ts';
 
 const REPLACE = ['--repair', 'replace'];
 

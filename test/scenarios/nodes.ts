@@ -4,7 +4,8 @@ import { chmod, readdir, readFile, rename, utimes, writeFile } from 'node:fs/pro
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { SNAPSHOT, type Scenario } from './scenario.ts';
-import { fileUnder, type Stage } from './stage.ts';
+import type { Stage } from './scenario.ts';
+import { fileUnder } from './stage.ts';
 
 /** Holds a lock of cocoon's as a command of its own does; what it returns frees it. */
 const holdLock =

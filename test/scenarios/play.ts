@@ -7,7 +7,8 @@ import type { FleetNode } from '../fleet/world.ts';
 import { report } from '../helpers/reconcile.ts';
 import { treeOf } from '../helpers/tree.ts';
 import { KEY, SNAPSHOT, type Expected, type Letter, type Scenario } from './scenario.ts';
-import { addProbe, setStage, type Stage } from './stage.ts';
+import type { Stage } from './scenario.ts';
+import { addProbe, setStage } from './stage.ts';
 
 /** Whether a clone works tells only our own cocoon: the true one needs a hypervisor that opens the disks. */
 export const isDouble = !process.env['COCOON_BIN'];

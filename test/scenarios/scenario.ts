@@ -2,8 +2,9 @@
 import type { Leftover, NodeStatus } from '../../src/core/model/observed.ts';
 import type { Outcome } from '../../src/core/model/result.ts';
 import type { ImageVerdict, SnapshotVerdict } from '../../src/core/model/verdict.ts';
-import type { Fault } from '../fleet/epoch.ts';
-import type { Stage } from './stage.ts';
+import type { Epoch, Fault } from '../fleet/epoch.ts';
+import type { Artifact } from '../fleet/registry-content.ts';
+import type { CommandResult, Fleet, FleetNode } from '../fleet/world.ts';
 
 /** The names that all scenarios use unless they say otherwise. */
 export const IMAGE = 'simular/win11';
@@ -143,4 +144,23 @@ export interface Scenario {
   /** Only with our own cocoon: the newer generation, or a fault that the true one does not know. */
   doubleOnly?: boolean;
   expect: Expected;
+}
+
+/** The world of a scenario while it is played. */
+export interface Stage {
+  fleet: Fleet;
+  node: FleetNode;
+  other: Epoch;
+  artifact: (letter: Letter) => Artifact;
+  /** The digest that a node records. */
+  digest: (letter: Letter) => string;
+  /** A key as the node spells it. */
+  spell: (key: Key) => string;
+  /** Lets a tag of epoch serve a content from now on. */
+  serve: (letter: Letter, repoTag?: string) => Promise<void>;
+  /** Gives the node a snapshot. */
+  addSnapshot: (name: string, state: SnapshotState, node?: FleetNode) => Promise<void>;
+  /** A cocoon command on the node that must succeed. */
+  cocoon: (...args: string[]) => Promise<CommandResult>;
+  down: () => Promise<void>;
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { FleetNode } from '../fleet/world.ts';
 import { report } from '../helpers/reconcile.ts';
 import { SNAPSHOT, type Scenario } from './scenario.ts';
-import type { Stage } from './stage.ts';
+import type { Stage } from './scenario.ts';
 
 const RESTORE = ['--repair', 'restore'];
 const REPLACE = ['--repair', 'replace'];

@@ -31,26 +31,8 @@ import {
   type Scenario,
   type Shape,
   type SnapshotState,
+  type Stage,
 } from './scenario.ts';
-
-/** The world of a scenario while it is played. */
-export interface Stage {
-  fleet: Fleet;
-  node: FleetNode;
-  other: Epoch;
-  artifact: (letter: Letter) => Artifact;
-  /** The digest that a node records. */
-  digest: (letter: Letter) => string;
-  /** A key as the node spells it. */
-  spell: (key: Key) => string;
-  /** Lets a tag of epoch serve a content from now on. */
-  serve: (letter: Letter, repoTag?: string) => Promise<void>;
-  /** Gives the node a snapshot. */
-  addSnapshot: (name: string, state: SnapshotState, node?: FleetNode) => Promise<void>;
-  /** A cocoon command on the node that must succeed. */
-  cocoon: (...args: string[]) => Promise<CommandResult>;
-  down: () => Promise<void>;
-}
 
 /** Starts a fleet of its own for the scenario and puts it into its state. */
 export async function setStage(scenario: Scenario): Promise<Stage> {
