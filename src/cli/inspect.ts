@@ -6,7 +6,8 @@ import { addressesOf } from '../core/model/settings.ts';
 import { clip, count, formatBytes, shortDigest } from '../core/text.ts';
 import type { DesiredImage } from '../core/model/desired.ts';
 import { streamed } from '../pipeline/learn/stream.ts';
-import { createResolver, type Resolver } from '../pipeline/resolve/resolve.ts';
+import { startInquiry } from '../pipeline/resolve/inquiry.ts';
+import { imageAtEpoch, resolveReference, resolveTracked, type Asking } from '../pipeline/resolve/references.ts';
 import { unlessAborted } from '../system/deadline.ts';
 import { plainTable } from '../reports/layout.ts';
 import type { DigestOptions, NodesOptions } from './commands.ts';
@@ -44,13 +45,13 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
   const { clients, close } = await unlessAborted(openRegistries(settings, io, log), signal);
   try {
     const addresses = addressesOf(settings);
-    const resolver = createResolver({ ...clients, addresses, signal });
+    const asking = { ...startInquiry(clients, signal), addresses };
     const context = { ...clients, signal, onTrouble: () => undefined }; // the error of the image says it
     const stream = options.stream && settings.images.stream ? progressLog(log) : null;
     const found: DesiredImage[] = [];
     for (const text of options.references) refuseUnknown(text, addresses);
     for (const text of options.references) {
-      for (const image of await resolve(resolver, text, addresses)) {
+      for (const image of await resolve(asking, text)) {
         const isWorthReading = image.unlearned && image.missingBlob === null;
         found.push(stream !== null && isWorthReading ? await streamed(image, context, stream) : image);
       }
@@ -86,20 +87,21 @@ function noReference(text: string, addresses: string[]): Error {
 }
 
 /** What a person means by a reference: a URL of epoch, `repo[:tag]` at epoch, or an image of another registry. */
-async function resolve(resolver: Resolver, text: string, addresses: string[]): Promise<DesiredImage[]> {
+async function resolve(asking: Asking, text: string): Promise<DesiredImage[]> {
+  const { addresses } = asking;
   const { kind } = meaningOf(text, addresses);
   const platforms = ['amd64', 'arm64'];
   if (kind === 'download' || kind === 'epoch-oci') {
-    const images = await resolver.reference(text, platforms);
+    const images = await resolveReference(asking, text, platforms);
     if (images.length > 0) return images.map((image) => ({ ...image, reference: text }));
   }
   const name = parseImageName(text);
   if (name === null) throw noReference(text, addresses);
   const { registry, repository } = name;
   const tag = name.tag ?? 'latest';
-  if (registry === null) return [await resolver.image(repository, tag)];
+  if (registry === null) return [await imageAtEpoch(asking, { repository, tag })];
   const tracked = { image: repository, tag, registry, reference: text, presence: 'if-present' as const, pools: null };
-  return await resolver.tracked(tracked, platforms);
+  return await resolveTracked(asking, tracked, platforms);
 }
 
 function digestTable(desired: DesiredImage[]): string {

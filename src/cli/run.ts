@@ -1,5 +1,5 @@
 /** `reconcile` and `reconcile --dry-run`. */
-import type { Settings } from '../core/model/settings.ts';
+import { policyOf, type Settings } from '../core/model/settings.ts';
 import { count, formatDuration } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
 import type { Report } from '../core/model/report.ts';
@@ -50,7 +50,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
         ignoreImages: settings.images.ignore,
         ignoreSnapshots: settings.snapshots.ignore,
       },
-      policy: { ...settings.rollout, clone: settings.verify.clone },
+      policy: policyOf(settings),
       clients,
       events: eventsFor(log, nodes),
       signal: io.stop,
@@ -93,7 +93,7 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
     onPlan: (actions) => log('info', `planned ${count(actions.length, 'action')}`, {}),
     onStep: ({ node, reference }, { step, ok, durationMs, error }) => {
       const how = ok === null ? 'nothing to test' : ok ? 'ok' : 'failed';
-      log('info', `${node}: ${step} ${how} after ${formatDuration(durationMs)}`, {
+      log('info', `${node.name}: ${step} ${how} after ${formatDuration(durationMs)}`, {
         reference,
         ...(error === null ? {} : { code: error.code }),
       });

@@ -6,6 +6,7 @@ import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/model/settings.ts';
 import type { Node } from '../core/model/node.ts';
 import { unlessAborted } from '../system/deadline.ts';
+import { remember } from '../system/remember.ts';
 import type { Registry } from '../registry/client.ts';
 import type { Ssh } from '../ssh/client.ts';
 import type { CommonOptions } from './commands.ts';
@@ -98,6 +99,9 @@ export function runId(startedAt: Date): string {
   return `${startedAt.toISOString().replace(/[-:]|\.\d+/g, '')}-${randomBytes(3).toString('hex')}`;
 }
 
+/** Loading the HTTP library takes longer than this; by then the first nodes were spoken to, and are awaited. */
+const WARM_UP_AFTER_MS = 20;
+
 /**
  * Opens what a run speaks to.
  * @returns the clients, and what closes them all
@@ -110,6 +114,8 @@ export async function openClients(
 ): Promise<{ clients: Clients; close: () => Promise<void> }> {
   const registries = await openRegistries(settings, io, log);
   const ssh = await openSsh(settings, io, log);
+  // A request will tell what is wrong.
+  setTimeout(() => void registries.clients.epoch.warmUp().catch(() => undefined), WARM_UP_AFTER_MS).unref();
   const close = async (): Promise<void> => {
     ssh.close();
     await registries.close();
@@ -128,11 +134,8 @@ export async function openRegistries(
   const state = await openState(settings.run.stateDir, stateDirs(io), (message) => log('warn', message, {}));
   const epoch = createRegistry({ ...settings.epoch, credentials: null });
   const others = new Map<string, Promise<Registry>>();
-  const registryOf = (host: string): Promise<Registry> => {
-    const known = others.get(host) ?? openOther(host, settings, io);
-    others.set(host, known);
-    return known;
-  };
+  const registryOf = (host: string): Promise<Registry> =>
+    remember(others, host, async () => await openOther(host, settings, io));
   const close = async (): Promise<void> => {
     const opened = await Promise.allSettled(others.values());
     const all = [epoch, ...opened.flatMap((other) => (other.status === 'fulfilled' ? [other.value] : []))];

@@ -10,6 +10,7 @@ import type { Leftover } from '../core/model/observed.ts';
 import type { TidyResult } from '../core/model/result.ts';
 import { withDeadline } from '../system/deadline.ts';
 import { MAX_CHANGE_BYTES } from './limits.ts';
+import type { NodeSession } from './session.ts';
 import type { Connection } from '../ssh/client.ts';
 
 /** The guard ends its command when it hears nothing for this long (contract §K). */
@@ -56,12 +57,10 @@ const WHAT: Partial<Record<Verb, string>> = { canary: 'a canary VM', remove: 'a 
  * @param timeoutMs after this the command that changes something is ended on the node; what content may take to arrive
  */
 async function change(
-  connection: Connection,
-  node: Node,
+  { node, connection, signal }: NodeSession,
   verb: Verb,
   words: string[],
   timeoutMs: number,
-  signal: AbortSignal,
   content?: AsyncIterable<Uint8Array>,
 ): Promise<Answer> {
   const { binary, rootDir, runDir, logDir, sudo } = node.cocoon;
@@ -128,14 +127,8 @@ function lastLines(stderr: string): string {
  * @param timeoutMs after this the pull is ended on the node
  * @throws ReconcileError PULL_FAILED, PULL_TIMEOUT, LOCKED, SSH_*
  */
-export async function pullImage(
-  connection: Connection,
-  node: Node,
-  reference: string,
-  timeoutMs: number,
-  signal: AbortSignal,
-): Promise<void> {
-  refuseFailedPull(await change(connection, node, 'pull', [reference], timeoutMs, signal), node, reference, timeoutMs);
+export async function pullImage(session: NodeSession, reference: string, timeoutMs: number): Promise<void> {
+  refuseFailedPull(await change(session, 'pull', [reference], timeoutMs), session.node, reference, timeoutMs);
 }
 
 /**
@@ -144,16 +137,14 @@ export async function pullImage(
  * @throws ReconcileError BLOB_IN_USE, and as `pullImage`
  */
 export async function replaceBlob(
-  connection: Connection,
-  node: Node,
+  session: NodeSession,
   reference: string,
   digest: string,
   timeoutMs: number,
-  signal: AbortSignal,
 ): Promise<void> {
-  const answer = await change(connection, node, 'replace', [reference, hexOf(digest)], timeoutMs, signal);
-  if (answer.isInUse) throw fault('BLOB_IN_USE', { host: node.name, digest });
-  refuseFailedPull(answer, node, reference, timeoutMs);
+  const answer = await change(session, 'replace', [reference, hexOf(digest)], timeoutMs);
+  if (answer.isInUse) throw fault('BLOB_IN_USE', { host: session.node.name, digest });
+  refuseFailedPull(answer, session.node, reference, timeoutMs);
 }
 
 /** What is imported, as it comes from the registry. */
@@ -172,17 +163,15 @@ export interface ImportContent {
  * @throws ReconcileError IMPORT_FAILED, LOCKED, BLOB_IN_USE, SSH_*
  */
 export async function importImage(
-  connection: Connection,
-  node: Node,
+  session: NodeSession,
   reference: string,
   { content, digest, sizeBytes, replaces }: ImportContent,
   timeoutMs: number,
-  signal: AbortSignal,
 ): Promise<void> {
-  const host = node.name;
+  const host = session.node.name;
   const failed = (why: string): Error => fault('IMPORT_FAILED', { host, reference, why });
   const words = [reference, hexOf(digest), String(sizeBytes)];
-  const answer = await change(connection, node, replaces ? 'replace' : 'import', words, timeoutMs, signal, content);
+  const answer = await change(session, replaces ? 'replace' : 'import', words, timeoutMs, content);
   const { busy, received, ended, stderr } = answer;
   if (busy !== null) throw fault('LOCKED', { host, by: busy });
   if (answer.isInUse) throw fault('BLOB_IN_USE', { host, digest });
@@ -233,19 +222,18 @@ export interface CanaryResult {
  * @param timeoutMs deadline of the clone
  */
 export async function cloneCanary(
-  connection: Connection,
+  session: NodeSession,
   connect: () => Promise<Connection>,
-  node: Node,
   canary: { name: string; snapshot: string; extraArgs: string[] },
   timeoutMs: number,
-  signal: AbortSignal,
 ): Promise<CanaryResult> {
+  const { node } = session;
   const { name, snapshot, extraArgs } = canary;
   const host = node.name;
   const failed = (why: string): ErrorInfo => infoOf(fault('CLONE_FAILED', { host, snapshot, why }));
   let answer: Answer;
   try {
-    answer = await change(connection, node, 'canary', [name, snapshot, ...extraArgs], timeoutMs, signal);
+    answer = await change(session, 'canary', [name, snapshot, ...extraArgs], timeoutMs);
   } catch (error) {
     return { clone: failed(infoOf(error).message), vanished: false, left: await removeAgain(connect, node, name) };
   }
@@ -291,20 +279,10 @@ function canaryLeft(node: Node, name: string, why: string): ErrorInfo {
  * alive, and all is left to it.
  * @throws ReconcileError SSH_*
  */
-export async function tidyNode(
-  connection: Connection,
-  node: Node,
-  leftovers: Leftover[],
-  signal: AbortSignal,
-): Promise<TidyResult[]> {
-  const answer = await change(
-    connection,
-    node,
-    'tidy',
-    leftovers.map(({ name }) => name),
-    0,
-    signal,
-  );
+export async function tidyNode(session: NodeSession, leftovers: Leftover[]): Promise<TidyResult[]> {
+  const { node } = session;
+  const paths = leftovers.map(({ name }) => name);
+  const answer = await change(session, 'tidy', paths, 0);
   return leftovers.map(({ kind, name }): TidyResult => {
     const result = { node: node.name, name };
     if (answer.busy !== null) return { ...result, outcome: 'skipped', error: null };
@@ -324,7 +302,7 @@ async function removeAgain(connect: () => Promise<Connection>, node: Node, name:
       const afterMs = CONNECT_MS + GRACE_MS.remove;
       const reason = (): ReconcileError => fault('SSH_TIMEOUT', { host: node.host, what: `removing ${name}`, afterMs });
       return await withDeadline({ timeout: { afterMs, reason } }, async (signal) =>
-        leftBehind(node, name, await change(connection, node, 'remove', [name], 0, signal)),
+        leftBehind(node, name, await change({ node, connection, signal }, 'remove', [name], 0)),
       );
     } finally {
       connection.close();

@@ -6,7 +6,7 @@ import type { HashedBlob, HashItem } from '../core/judge/proofs.ts';
 import { clip, shellQuote } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
 import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './limits.ts';
-import type { Connection } from '../ssh/client.ts';
+import type { NodeSession } from './session.ts';
 
 /** What hashes ends itself when it hears nothing for so long. */
 const SILENCE_SECONDS = 30;
@@ -25,11 +25,9 @@ export type NotHashed = 'gone' | 'changed' | 'failed' | 'late';
  * @throws ReconcileError SSH_*, NODE_ANSWER_INVALID for a torn or malformed answer
  */
 export async function hashBlobs(
-  connection: Connection,
-  node: Node,
+  { node, connection, signal }: NodeSession,
   items: HashItem[],
   timeoutMs: number,
-  signal: AbortSignal,
 ): Promise<(HashedBlob | NotHashed)[]> {
   script ??= readFileSync(new URL('./hash.sh', import.meta.url));
   const nonce = randomBytes(8).toString('hex');

@@ -2,7 +2,10 @@
 import { snapshotAsked, type PlacedQuestion } from '../core/gate/cocoonset.ts';
 import { errorInfo } from '../core/errors.ts';
 import { judgeGate } from '../core/gate/answers.ts';
-import type { Served } from '../core/judge/images.ts';
+import type { Catalog } from '../core/model/catalog.ts';
+import type { ImageFinding, NodeFindings } from '../core/model/finding.ts';
+import { remediesUnder } from '../core/plan/remedy.ts';
+import { reportRows } from '../core/report/rows.ts';
 import { isAnyJudged, nothingJudgedOn } from '../core/report/judged.ts';
 import { addressOf, isSameDownload, localSnapshotName } from '../core/reference.ts';
 import { assemble } from '../core/report/report.ts';
@@ -10,9 +13,9 @@ import { addressesOf, type Settings } from '../core/model/settings.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
 import type { Gate, Refusal } from '../core/model/gate.ts';
 import type { Observation } from '../core/model/observed.ts';
-import type { ImageRow, NodeVerdicts, Report } from '../core/model/report.ts';
+import type { Report } from '../core/model/report.ts';
 import { architecturesOf, judgeFleet, type JudgeRequest } from './judge.ts';
-import type { Held } from './resolve/resolve.ts';
+import type { Held } from './resolve/catalog.ts';
 import type { RunRequest } from './run.ts';
 
 export interface GateRequest extends JudgeRequest, Pick<RunRequest, 'tool' | 'id' | 'startedAt' | 'interruptedBy'> {
@@ -28,12 +31,12 @@ export async function runGate(request: GateRequest): Promise<Report> {
   const nodes = request.nodes.filter(({ name }) => asked.has(name));
   const settings = settingsFor(request.settings, questions);
   const addresses = addressesOf(settings);
-  const { observations, served, hot, verdicts, error } = await judgeFleet({ ...request, nodes, settings }, (seen) =>
-    heldOf(seen, questions, addresses),
-  );
-  const facts = { served, snapshots: hot.snapshots, observations, verdicts };
-  const gate = judgeGate(questions, facts, settings.gate);
-  const failed = error ?? unread(observations) ?? refused[0]?.error ?? unjudged(gate, served, observations, verdicts);
+  const judged = await judgeFleet({ ...request, nodes, settings }, (seen) => heldOf(seen, questions, addresses));
+  const { observations, catalog, scope, findings, error } = judged;
+  const remedyFor = remediesUnder(settings.repair, settings.epoch.url, nodes);
+  const gate = judgeGate(questions, { catalog, scope, observations, findings, remedyFor }, settings.gate);
+  const failed = error ?? unread(observations) ?? refused[0]?.error ?? unjudged(gate, catalog, observations, findings);
+  const shown = findings.map((of) => findingsAsked(of, asked.get(of.node) ?? [], addresses));
   return assemble(
     {
       tool,
@@ -42,14 +45,14 @@ export async function runGate(request: GateRequest): Promise<Report> {
         mode: 'gate',
         startedAt: startedAt.toISOString(),
         finishedAt: request.now().toISOString(),
-        blobDepth: served.depth,
+        blobDepth: scope.depth,
       },
       error: failed,
       signal: request.interruptedBy(),
-      desired: served.desired,
-      snapshots: hot.snapshots,
+      desired: Object.values(catalog.images),
+      snapshots: catalog.snapshots,
       observations,
-      verdicts: verdicts.map((rows) => rowsAsked(rows, asked.get(rows.node) ?? [], addresses)),
+      rows: reportRows(shown, remedyFor, {}),
       actions: [],
       tidied: [],
     },
@@ -114,16 +117,16 @@ function isAskedAs(key: string, { mode, set, image }: PlacedQuestion, addresses:
   return mode === 'run' && set === null && isSameDownload(key, image, addresses);
 }
 
-/** The rows that the answers come from: the snapshots, the images, and the bases of those snapshots. */
-function rowsAsked(
-  { node, images, snapshots }: NodeVerdicts,
+/** The findings that the answers come from: the snapshots, the images, and the bases of those snapshots. */
+function findingsAsked(
+  { node, images, snapshots }: NodeFindings,
   questions: PlacedQuestion[],
   addresses: string[],
-): NodeVerdicts {
+): NodeFindings {
   const wanted = new Set(snapshotsAsked(questions));
   const kept = snapshots.filter(({ snapshot }) => wanted.has(snapshot));
   const references = new Set([...questions.map(({ image }) => image), ...kept.map(({ base }) => base)]);
-  const isAsked = ({ reference, error }: ImageRow): boolean =>
+  const isAsked = ({ reference, error }: ImageFinding): boolean =>
     references.has(reference) ||
     error?.code === 'EPOCH_ALIAS_SUSPECTED' ||
     questions.some((question) => isAskedAs(reference, question, addresses));
@@ -142,11 +145,11 @@ function unread(observations: Observation[]): ErrorInfo | null {
  */
 function unjudged(
   gate: Omit<Gate, 'errors'>,
-  { addresses, suspects }: Served,
+  { addresses, suspects }: Catalog,
   observations: Observation[],
-  verdicts: NodeVerdicts[],
+  findings: NodeFindings[],
 ): ErrorInfo | null {
-  const there = verdicts.map((rows) => ({ ...rows, images: rows.images.filter(({ have }) => have !== null) }));
+  const there = findings.map((of) => ({ ...of, images: of.images.filter(({ have }) => have !== null) }));
   if (gate.questions.some(({ outcome }) => outcome === 'blocked') || isAnyJudged(there, observations)) return null;
   const entries = observations.flatMap(({ observed }) => observed?.entries ?? []);
   const isKnown = entries.some(({ reference }) => addressOf(reference, addresses) !== null);

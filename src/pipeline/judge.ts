@@ -1,43 +1,37 @@
-/** Everything up to the verdicts: observe the nodes, ask the registries, learn what neither tells, judge. Changes nothing. */
-import { startDeadline } from '../system/deadline.ts';
-import type { Registry } from '../registry/client.ts';
+/** Everything up to the findings: observe the nodes, ask the registries, learn what neither tells, judge. Changes nothing. */
 import type { Ssh } from '../ssh/client.ts';
-import type { State } from '../bastion/state.ts';
 import { needsStoredForm } from '../core/judge/blobs.ts';
+import { imagesOf, pinnedKey, suspectOf, withImages } from '../core/judge/catalog.ts';
+import { judgeImages } from '../core/judge/images.ts';
+import { needsForm, pinnedQuestions } from '../core/judge/questions.ts';
+import { judgeSnapshots } from '../core/judge/snapshots.ts';
+import { basesFor, basesOn } from '../core/judge/watched.ts';
 import { errorInfo, fault, infoOf } from '../core/errors.ts';
-import { judgeImages, standsFor, suspectOf, type Served } from '../core/judge/images.ts';
-import { ignores } from '../core/plan/select.ts';
-import { addressesOf, type Settings } from '../core/model/settings.ts';
-import { formatDuration } from '../core/text.ts';
-import {
-  basesFor,
-  basesOn,
-  judgeSnapshots,
-  lookupKey,
-  neededLookups,
-  needsForm,
-  type Lookup,
-  type LookupRequest,
-  type ServedSnapshots,
-} from '../core/judge/snapshots.ts';
+import type { Catalog, PinnedContent } from '../core/model/catalog.ts';
 import type { DesiredImage } from '../core/model/desired.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
+import type { NodeFindings } from '../core/model/finding.ts';
 import type { Node } from '../core/model/node.ts';
 import type { Observation } from '../core/model/observed.ts';
-import type { NodeVerdicts } from '../core/model/report.ts';
-import { findSuspects } from './resolve/aliases.ts';
+import type { Scope } from '../core/model/scope.ts';
+import { addressesOf, type Settings } from '../core/model/settings.ts';
+import { ignores } from '../core/plan/select.ts';
+import { formatDuration } from '../core/text.ts';
+import { startDeadline } from '../system/deadline.ts';
 import { hashFleet, type HashContext } from './learn/hashes.ts';
 import { learnContents, type LearnContext } from './learn/stream.ts';
 import { observeAll } from './observe.ts';
-import { createResolver, resolveAll, type Held, type Resolved, type Resolver } from './resolve/resolve.ts';
+import { findSuspects } from './resolve/aliases.ts';
+import { resolveAll, type Held, type Resolved } from './resolve/catalog.ts';
+import { withStoredForm } from './resolve/cloud-image.ts';
+import { startInquiry, type Registries } from './resolve/inquiry.ts';
+import { resolvePinned } from './resolve/pinned.ts';
+import { resolveTracked, type Asking } from './resolve/references.ts';
+import { snapshotAtEpoch } from './resolve/snapshots.ts';
 
 /** Whom a run speaks to, opened and closed by the cli. */
-export interface Clients {
+export interface Clients extends Registries {
   ssh: Ssh;
-  epoch: Registry;
-  /** The client for another registry, by its host. */
-  registryOf: (host: string) => Promise<Registry>;
-  state: State;
 }
 
 /** What judging needs: it knows no mode, no filter and no policy. */
@@ -63,9 +57,9 @@ export interface JudgeEvents {
 /** Everything that is known before anything is planned. */
 export interface Judged {
   observations: Observation[];
-  served: Served;
-  hot: ServedSnapshots;
-  verdicts: NodeVerdicts[];
+  catalog: Catalog;
+  scope: Scope;
+  findings: NodeFindings[];
   /** Of a run that got no answer from epoch at all: then nothing can be said, and nothing may be changed. */
   error: ErrorInfo | null;
 }
@@ -73,9 +67,6 @@ export interface Judged {
 /** So much of the run's time is for all that comes before the verdicts; of that so much for reading nodes: half of the run's. */
 const JUDGING = 3 / 4;
 const READING = 2 / 3;
-
-/** Loading the HTTP library takes longer than this; by then the first nodes were spoken to, and are awaited. */
-const WARM_UP_AFTER_MS = 20;
 
 /**
  * Observes, resolves, learns and judges, in its share of the run's time: what nodes or registries have not said by then is
@@ -102,14 +93,43 @@ export async function judgeFleet(
 }
 
 async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observation[]) => Held): Promise<Judged> {
-  const { settings, clients, signal, events } = request;
-  const resolver = newResolver(request);
+  const { settings, clients, events, signal } = request;
+  const asking = { ...startInquiry(clients, signal), addresses: addressesOf(settings) };
+  const { read, resolved } = await readAndResolve(request, asking, heldOf);
+  const error = await noAnswer(request, resolved);
+  const scope = scopeOf(settings, read, resolved, request.now());
+
+  const context = learnContext(request);
+  const suspects = await suspectsOf(request, read, resolved);
+  const told: Catalog = { ...resolved, addresses: asking.addresses, suspects, pinned: {} };
+  const learned = settings.images.stream
+    ? await learnContents({ catalog: told, scope }, read, context, events.onStream)
+    : told;
+  const observations = await hashFleet(read, { catalog: learned, scope }, context);
+  const formed = await withForms(asking, learned, scope, observations);
+  const catalog = { ...formed, pinned: await pinnedContents(asking, formed, scope, observations) };
+  await clients.state.save();
+  const findings = observations.map((observation) => ({
+    node: observation.node.name,
+    images: judgeImages(catalog, scope, observation),
+    snapshots: judgeSnapshots(catalog, scope, observation),
+  }));
+  return { observations, catalog, scope, findings, error };
+}
+
+/** Nodes are read and registries asked side by side: what a node holds is asked about as soon as it says so. */
+async function readAndResolve(
+  request: JudgeRequest,
+  asking: Asking,
+  heldOf: (observations: Observation[]) => Held,
+): Promise<{ read: Observation[]; resolved: Resolved }> {
+  const { settings, clients, nodes, events, signal } = request;
   const { images, snapshots } = settings;
   const tracked = { images: images.track, snapshots: snapshots.track };
   const resolve = (held: Held): Promise<Resolved> =>
-    resolveAll(resolver, tracked, snapshots.discover ? held : { ...held, snapshots: [] }, images.discover);
+    resolveAll(asking, tracked, snapshots.discover ? held : { ...held, snapshots: [] }, images.discover);
   const known = new Set<string>();
-  /** What a node holds is asked about at once, and remembered: a node that hangs keeps no other one waiting. */
+  /** The answers are remembered: a node that hangs keeps no other one waiting. */
   const askAhead = (observation: Observation): void => {
     if (observation.observed === null) return;
     const held = heldOf([observation]);
@@ -117,58 +137,44 @@ async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observa
     for (const word of Object.values(held).flat()) known.add(word);
     if (known.size > before) void resolve(held).catch(() => undefined); // it is asked again when all nodes are read
   };
-  const timeoutMs = request.remainingMs() * READING;
-  setTimeout(() => void clients.epoch.warmUp().catch(() => undefined), WARM_UP_AFTER_MS).unref(); // a request will tell
+  const limits = { concurrency: settings.ssh.concurrency, timeoutMs: request.remainingMs() * READING, signal };
   const [read] = await Promise.all([
-    observeAll(
-      clients.ssh,
-      request.nodes,
-      { concurrency: settings.ssh.concurrency, timeoutMs, signal },
-      (observation) => {
-        events.onNode(observation);
-        askAhead(observation);
-      },
-    ),
-    // What can be asked without knowing the nodes is asked early; the answers are remembered.
+    observeAll(clients.ssh, nodes, limits, (observation) => {
+      events.onNode(observation);
+      askAhead(observation);
+    }),
+    // What can be asked without knowing the nodes is asked early.
     Promise.all([
       ...images.track
         .filter(({ registry }) => registry === null)
-        .map(async (image) => await resolver.tracked(image, [])),
-      ...snapshots.track.map(async ({ snapshot }) => await resolver.snapshot(snapshot)),
+        .map(async (image) => await resolveTracked(asking, image, [])),
+      ...snapshots.track.map(async ({ snapshot }) => await snapshotAtEpoch(asking, snapshot)),
     ]),
   ]);
-  const resolved = await resolve(heldOf(read));
-  const error = await noAnswer(request, resolved);
-
-  const context = learnContext(request);
-  const asServed = await servedBy(request, read, resolved);
-  const learned = images.stream ? await learnContents(asServed, read, context, events.onStream) : asServed;
-  const observations = await hashFleet(read, learned, context);
-  const served = await withForms(learned, resolver, observations);
-  const hot = await hotBy(request, resolver, served, resolved, observations);
-  await clients.state.save();
-  const verdicts = observations.map((observation) => ({
-    node: observation.node.name,
-    images: judgeImages(served, observation),
-    snapshots: judgeSnapshots(served, hot, observation),
-  }));
-  return { observations, served, hot, verdicts, error };
-}
-
-/** A resolver that has not asked anything yet: what it says is what registries serve from now on. */
-export function newResolver({
-  settings,
-  clients,
-  signal,
-}: Pick<JudgeRequest, 'settings' | 'signal'> & { clients: Omit<Clients, 'ssh'> }): Resolver {
-  const { epoch, registryOf, state } = clients;
-  return createResolver({ addresses: addressesOf(settings), epoch, registryOf, state, signal });
+  return { read, resolved: await resolve(heldOf(read)) };
 }
 
 function learnContext(request: JudgeRequest): LearnContext & HashContext {
   const { settings, clients, signal, events, remainingMs } = request;
   const { ssh, epoch, state } = clients;
   return { ssh, epoch, state, concurrency: settings.ssh.concurrency, signal, remainingMs, onTrouble: events.onTrouble };
+}
+
+/** What is judged, as the settings say, and on what the snapshots stand that are judged. */
+function scopeOf(settings: Settings, observations: Observation[], { snapshots: served }: Resolved, now: Date): Scope {
+  const { images, snapshots, verify } = settings;
+  const watched = { tracked: snapshots.track, discover: snapshots.discover };
+  const bases = observations.map((one) => [
+    one.node.name,
+    [...basesOn(watched, one), ...basesFor(watched, served, one.node)],
+  ]);
+  return {
+    images: { tracked: images.track, discover: images.discover },
+    snapshots: watched,
+    bases: Object.fromEntries(bases) as Scope['bases'],
+    depth: verify.blob,
+    now: now.getTime(),
+  };
 }
 
 /** Every reference that a node holds, and that a snapshot which is judged there is based on. */
@@ -189,7 +195,7 @@ export function architecturesOf(observations: Observation[]): string[] {
 async function noAnswer({ clients: { epoch }, signal }: JudgeRequest, resolved: Resolved): Promise<ErrorInfo | null> {
   if (epoch.hasAnswered() || signal.aborted) return null;
   // what another registry did not answer says nothing of epoch
-  const images = resolved.desired.filter(({ kind }) => kind !== 'container-image');
+  const images = Object.values(resolved.images).filter(({ kind }) => kind !== 'container-image');
   const first = [...images, ...resolved.snapshots].find((item) => item.error?.code.startsWith('REGISTRY_'));
   if (first !== undefined) return first.error;
   try {
@@ -200,35 +206,15 @@ async function noAnswer({ clients: { epoch }, signal }: JudgeRequest, resolved: 
   }
 }
 
-/** What registries serve, as far as they said it without being read. */
-async function servedBy(request: JudgeRequest, observations: Observation[], resolved: Resolved): Promise<Served> {
-  const { settings } = request;
-  const { images, snapshots } = settings;
-  const watched = { tracked: snapshots.track, discover: snapshots.discover, snapshots: resolved.snapshots };
-  const bases = Object.fromEntries(
-    observations.map((one) => [one.node.name, [...basesOn(watched, one), ...basesFor(watched, one.node)]]),
-  );
-  return {
-    addresses: addressesOf(settings),
-    suspects: await suspectsOf(request, observations, resolved),
-    desired: resolved.desired,
-    covers: resolved.covers,
-    meant: resolved.meant,
-    tracked: images.track,
-    discover: images.discover,
-    bases,
-    depth: settings.verify.blob,
-    repair: settings.repair,
-  };
-}
-
-/** The same with how cocoon stores what looks wrong somewhere. */
-async function withForms(served: Served, resolver: Resolver, observations: Observation[]): Promise<Served> {
-  const unclear = new Set(needsStoredForm(served.desired, observations, served.depth));
-  const desired = await Promise.all(
-    served.desired.map(async (image, place) => (unclear.has(place) ? await resolver.withStoredForm(image) : image)),
-  );
-  return { ...served, desired };
+/** The catalog with how cocoon stores what looks wrong somewhere. */
+async function withForms(
+  asking: Asking,
+  catalog: Catalog,
+  scope: Scope,
+  observations: Observation[],
+): Promise<Catalog> {
+  const unclear = needsStoredForm(Object.values(catalog.images), observations, scope.depth);
+  return withImages(catalog, await Promise.all(unclear.map(async (image) => await withStoredForm(asking, image))));
 }
 
 /** What nodes hold, and what snapshots stand on, that may be of this epoch under an address that the config does not know. */
@@ -236,7 +222,7 @@ async function suspectsOf(
   { settings, clients, signal }: JudgeRequest,
   observations: Observation[],
   { snapshots }: Resolved,
-): Promise<Served['suspects']> {
+): Promise<Catalog['suspects']> {
   if (!clients.epoch.hasAnswered()) return {}; // then nothing is said of anything
   const { track, discover } = settings.snapshots;
   const isIgnored = ignores(settings.images.ignore);
@@ -248,42 +234,23 @@ async function suspectsOf(
   return await findSuspects([wanted, ...byNode], addressesOf(settings), clients.epoch, signal);
 }
 
-/** What is known of snapshots; the registry is asked for pinned content that no tag serves, unless its bytes prove it. */
-async function hotBy(
-  request: JudgeRequest,
-  resolver: Resolver,
-  served: Served,
-  resolved: Resolved,
+/** Registries are asked for pinned content that no tag serves, unless its bytes prove it. */
+async function pinnedContents(
+  asking: Asking,
+  catalog: Catalog,
+  scope: Scope,
   observations: Observation[],
-): Promise<ServedSnapshots> {
-  const { track, discover } = request.settings.snapshots;
-  const hot: ServedSnapshots = {
-    snapshots: resolved.snapshots,
-    tracked: track,
-    discover,
-    lookups: {},
-    now: request.now().getTime(),
-  };
-  const someone = observations.find(({ observed }) => observed !== null);
-  if (someone === undefined || someone.observed === null) return hot;
-  const seen = { served, observed: someone.observed };
-  const answers = await Promise.all(
-    neededLookups(served, hot, observations).map(
-      async (asked) =>
-        [
-          lookupKey(asked),
-          suspected(served, asked) ??
-            (await resolver.lookup(asked, standsFor(seen, asked.base), (sizeBytes) =>
-              needsForm(served, observations, asked.digest, sizeBytes),
-            )),
-        ] as const,
-    ),
-  );
-  return { ...hot, lookups: Object.fromEntries(answers) };
-}
-
-/** Of a base that may be of this epoch under another address nobody can say that it is lost. */
-function suspected({ suspects }: Served, { base }: LookupRequest): Lookup | null {
-  const suspect = suspectOf(suspects, base);
-  return suspect === null ? null : { state: 'unasked', error: suspect.error };
+): Promise<Catalog['pinned']> {
+  const answers = pinnedQuestions(catalog, scope, observations).map(async (question) => {
+    // Of a base that may be of this epoch under another address nobody can say that it is lost.
+    const suspect = suspectOf(catalog, question.base);
+    const answer: PinnedContent =
+      suspect !== null
+        ? { state: 'unasked', error: suspect.error }
+        : await resolvePinned(asking, question, imagesOf(catalog, question.base)[0] ?? null, (sizeBytes) =>
+            needsForm(scope, observations, question.digest, sizeBytes),
+          );
+    return [pinnedKey(question), answer] as const;
+  });
+  return Object.fromEntries(await Promise.all(answers));
 }

@@ -1,14 +1,15 @@
 /** The order of the stages: observe, resolve and judge, then plan, tidy, apply, report. */
 import { nothingJudged } from '../core/report/judged.ts';
-import { planTidying, tidiedByActions, type Tidying } from '../core/plan/leftovers.ts';
-import { planActions, withPlan, withResults } from '../core/plan/actions.ts';
+import { planTidying, tidiedByActions } from '../core/plan/leftovers.ts';
+import { planActions } from '../core/plan/actions.ts';
+import { remediesUnder } from '../core/plan/remedy.ts';
+import { reportRows } from '../core/report/rows.ts';
 import { assemble, type Parts, type Signal } from '../core/report/report.ts';
-import { selectRows, type Filters } from '../core/plan/select.ts';
-import type { ServedSnapshots } from '../core/judge/snapshots.ts';
-import type { Action, Policy } from '../core/model/plan.ts';
+import { selectFindings, type Filters } from '../core/plan/select.ts';
+import type { Action, Plan, Policy } from '../core/model/plan.ts';
 import type { Report, RunMode } from '../core/model/report.ts';
-import type { ActionResult, Step, TidyResult } from '../core/model/result.ts';
-import { everythingOn, judgeFleet, type JudgeEvents, type Judged, type JudgeRequest } from './judge.ts';
+import type { ActionResult, Applied, Step, TidyResult } from '../core/model/result.ts';
+import { everythingOn, judgeFleet, type JudgeEvents, type JudgeRequest } from './judge.ts';
 
 /** What the outside is told while a run goes on. */
 export interface RunEvents extends JudgeEvents {
@@ -35,22 +36,23 @@ export interface RunRequest extends JudgeRequest {
  * @throws ReconcileError FILTER_EMPTY
  */
 export async function runPipeline(request: RunRequest): Promise<Report> {
-  const { mode, events, policy } = request;
-  const judged = await judgeFleet(request, (seen) => everythingOn(request.settings.snapshots, seen));
-  const { observations, served, hot, error } = judged;
-  const selected = selectRows(
-    { verdicts: judged.verdicts, desired: served.desired, snapshots: hot.snapshots },
+  const { mode, events, policy, settings, nodes, id } = request;
+  const judged = await judgeFleet(request, (seen) => everythingOn(settings.snapshots, seen));
+  const { observations, catalog, scope, error } = judged;
+  const selected = selectFindings(
+    { findings: judged.findings, desired: Object.values(catalog.images), snapshots: catalog.snapshots },
     request.filters,
   );
-  const actions = error === null ? planActions(selected.verdicts, observations, served, pinnedSizes(hot), policy) : [];
-  const planned = withPlan(selected.verdicts, actions);
+  const { findings } = selected;
+  const remedyFor = remediesUnder(policy.repair, settings.epoch.url, nodes);
+  const actions = error === null ? planActions({ findings, observations, scope, policy, remedyFor, runId: id }) : [];
+  const plan: Plan = { tidyings: error === null ? planTidying(observations, actions) : [], actions };
   events.onPlan(actions);
 
-  const tidyings = error === null ? planTidying(observations, actions) : [];
-  const isWork = mode === 'run' && actions.length + tidyings.length > 0;
-  const { tidied, results } = isWork ? await apply(request, judged, tidyings, actions) : NOTHING_DONE;
+  const isWork = mode === 'run' && actions.length + plan.tidyings.length > 0;
+  const { tidied, results } = isWork ? await carryOut(request, plan) : NOTHING_DONE;
 
-  const { tool, id, startedAt, filters } = request;
+  const { tool, startedAt, filters } = request;
   const isAsked = [...filters.images, ...filters.snapshots].some((pattern) => !pattern.startsWith('!'));
   const parts: Parts = {
     tool,
@@ -59,47 +61,26 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
       mode,
       startedAt: startedAt.toISOString(),
       finishedAt: request.now().toISOString(),
-      blobDepth: served.depth,
+      blobDepth: scope.depth,
     },
-    error: error ?? nothingJudged(selected.verdicts, judged.verdicts, observations, isAsked),
+    error: error ?? nothingJudged(findings, judged.findings, observations, isAsked),
     signal: request.interruptedBy(),
     desired: selected.desired,
     snapshots: selected.snapshots,
     observations,
-    verdicts: withResults(planned, results),
+    rows: reportRows(findings, remedyFor, { actions, results }),
     actions,
-    tidied,
+    tidied: [...tidied, ...tidiedByActions(observations, actions, results)],
   };
   return assemble(parts);
 }
 
-function pinnedSizes({ lookups }: ServedSnapshots): Record<string, number> {
-  return Object.fromEntries(
-    Object.values(lookups).flatMap((lookup) =>
-      lookup.state === 'there' ? [[lookup.reference, lookup.sizeBytes]] : [],
-    ),
-  );
-}
+const NOTHING_DONE: Applied = { tidied: [], results: [] };
 
-/** What came of a run beyond its verdicts. */
-interface Done {
-  tidied: TidyResult[];
-  results: ActionResult[];
-}
-
-const NOTHING_DONE: Done = { tidied: [], results: [] };
-
-async function apply(
-  request: RunRequest,
-  { served, hot, observations }: Judged,
-  tidyings: Tidying[],
-  actions: Action[],
-): Promise<Done> {
+/** The plan is all that is handed on: what changes nodes knows neither the catalog nor the settings. */
+async function carryOut({ clients, policy, signal, remainingMs, events }: RunRequest, plan: Plan): Promise<Applied> {
   // oxlint-disable-next-line no-restricted-imports -- this is the one place, past the decision to change anything
-  const { applyPlan, tidyAll } = await import('./apply/rollout.ts');
-  const context = { ...request, served, hot, observations };
-  const before = await tidyAll(tidyings, context);
-  const results = await applyPlan(actions, context);
-  await request.clients.state.save();
-  return { tidied: [...before, ...tidiedByActions(observations, actions, results)], results };
+  const { applyPlan } = await import('./apply/rollout.ts');
+  const { maxPulls, maxFailures } = policy;
+  return await applyPlan(plan, clients, { maxPulls, maxFailures, signal, remainingMs, events });
 }

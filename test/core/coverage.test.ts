@@ -1,6 +1,6 @@
 /** Which entries are managed on which node: pools limit everything that an item of the config does. */
 import { describe, expect, test } from 'vitest';
-import { judgeImages, type Served } from '../../src/core/judge/images.ts';
+import { judgeImages } from '../helpers/judging.ts';
 import type { TrackedImage } from '../../src/core/model/desired.ts';
 import {
   container,
@@ -14,18 +14,19 @@ import {
   sha,
   tracked,
   WIN11,
+  type Given,
 } from '../helpers/facts.ts';
 
 const LATEST = `${WIN11}/latest`;
 const GOLDEN = 'golden';
-const META: Served = served([desired(), container()], {
+const META: Given = served([desired(), container()], {
   covers: { [WIN11]: [0], [LATEST]: [0], [GOLDEN]: [0], [OCI]: [1] },
   meant: { [WIN11]: true, [LATEST]: true },
   tracked: [],
 });
 
 /** The references that are managed on a node of the pool. */
-function managed(over: Partial<Served>, pool: string): string[] {
+function managed(over: Partial<Given>, pool: string): string[] {
   const entries = [WIN11, LATEST, GOLDEN].map((key) => entry(sha('a1'), key));
   const rows = judgeImages(
     { ...META, ...over },

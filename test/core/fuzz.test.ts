@@ -11,13 +11,14 @@ import { createRegistry, type Registry } from '../../src/registry/client.ts';
 import type { State } from '../../src/bastion/state.ts';
 import { needsStoredForm } from '../../src/core/judge/blobs.ts';
 import { ERROR_CODES, ReconcileError } from '../../src/core/errors.ts';
-import { judgeImages } from '../../src/core/judge/images.ts';
-import { planActions } from '../../src/core/plan/actions.ts';
+import { judgeImages, judgeSnapshots, plan } from '../helpers/judging.ts';
 import { proofOf } from '../../src/core/judge/proofs.ts';
-import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { IndexEntry, Observation, Observed } from '../../src/core/model/observed.ts';
-import { createResolver, resolveAll } from '../../src/pipeline/resolve/resolve.ts';
+import { resolveAll } from '../../src/pipeline/resolve/catalog.ts';
+import { withStoredForm } from '../../src/pipeline/resolve/cloud-image.ts';
+import { startInquiry } from '../../src/pipeline/resolve/inquiry.ts';
+import type { Asking } from '../../src/pipeline/resolve/references.ts';
 import {
   blobPath,
   entry,
@@ -44,16 +45,6 @@ import { memoryState } from '../helpers/state.ts';
 const KINDS = 6;
 const COUNT = Math.ceil(Number(process.env['RECONCILE_FUZZ'] ?? 1000) / KINDS);
 const TIMEOUT_MS = 15 * 60_000;
-const POLICY = {
-  canary: 1,
-  maxPulls: 4,
-  maxFailures: { value: 1, percent: false },
-  pullTimeoutMs: 1000,
-  pullRetries: 1,
-  minFreeBytes: 0,
-  clone: 'files',
-} as const;
-
 type Next = () => number;
 
 /** Runs one kind of case for each seed; how many of the texts were still understood must be neither none nor all. */
@@ -192,7 +183,7 @@ function judged(seen: Observation): { inSync: string[]; clonable: (string | null
   const images = judgeImages(at, seen);
   const snapshots = judgeSnapshots(at, of, seen);
   for (const { error } of [...images, ...snapshots]) expectTyped(error);
-  const actions = planActions([{ node: seen.node.name, images, snapshots }], [seen], at, {}, POLICY);
+  const actions = plan(at, of, [seen]);
   expect(actions.every(({ want, kind }) => want === sha('e2') && kind === 'pull')).toBe(true);
   return {
     inSync: images.filter(({ verdict }) => verdict === 'in-sync').map(({ reference }) => reference),
@@ -282,7 +273,7 @@ describe('a node', () => {
           return `cocoon-hash 1 ${nonce}\n${said}\ncocoon-hash end ${nonce}\n`;
         });
         const read = await trouble(
-          async () => await hashBlobs(connection, node(), [{ hex: E2, ranges: [1, 2] }], 1000, signal),
+          async () => await hashBlobs({ connection, node: node(), signal }, [{ hex: E2, ranges: [1, 2] }], 1000),
         );
         if ('code' in read) {
           expect(read.code).toBe('NODE_ANSWER_INVALID');
@@ -428,30 +419,30 @@ describe('a registry', () => {
   /** A run's way from the registry to verdicts on a node that holds these entries, whole. */
   const judge = async (entries: IndexEntry[], state: State = memoryState()): Promise<Found> => {
     const signal = new AbortController().signal;
-    const resolver = createResolver({
-      addresses: [url],
-      epoch,
-      registryOf: async () => await Promise.resolve(epoch),
-      state,
-      signal,
-    });
+    const registries = { epoch, registryOf: async () => await Promise.resolve(epoch), state };
+    const asking: Asking = { ...startInquiry(registries, signal), addresses: [url] };
     const images = [tracked({ reference: `${url}/dl/simular/win11` })];
     const snapshots = [{ snapshot: HOT, pools: null }];
     const references = entries.map(({ reference }) => reference);
     const held = { references, bases: [], snapshots: [], architectures: ['amd64'] };
-    const resolved = await resolveAll(resolver, { images, snapshots }, held, true);
+    const resolved = await resolveAll(asking, { images, snapshots }, held, true);
+    const found = Object.values(resolved.images);
+    const places = Object.fromEntries(Object.keys(resolved.images).map((key, i) => [key, i]));
+    const covers = Object.fromEntries(
+      Object.entries(resolved.references).map(([key, one]) => [key, one.images.map((of) => places[of] as number)]),
+    );
     const facts: Partial<Observed> = { entries, files: { ...ociFiles(['d4', 'e5']), [FIRMWARE]: 'file' } };
     const seen = observation(facts);
-    const asServed = served(resolved.desired, { addresses: [url], covers: resolved.covers, tracked: images });
-    const unclear = needsStoredForm(resolved.desired, [seen], 'size');
+    const unclear = needsStoredForm(found, [seen], 'size');
     const desired = await Promise.all(
-      resolved.desired.map(async (image, i) => (unclear.includes(i) ? await resolver.withStoredForm(image) : image)),
+      found.map(async (image) => (unclear.includes(image) ? await withStoredForm(asking, image) : image)),
     );
-    const world = { ...asServed, desired };
+    const world = served(desired, { addresses: [url], covers, tracked: images });
     const rows = judgeImages(world, seen);
-    const on = judgeSnapshots(world, hot({ tracked: snapshots, snapshots: resolved.snapshots }), seen);
-    planActions([{ node: seen.node.name, images: rows, snapshots: on }], [seen], world, {}, POLICY);
-    const errors = [...resolved.desired, ...resolved.snapshots, ...rows, ...on].map(({ error }) => error);
+    const tracking = hot({ tracked: snapshots, snapshots: resolved.snapshots });
+    const on = judgeSnapshots(world, tracking, seen);
+    plan(world, tracking, [seen]);
+    const errors = [...found, ...resolved.snapshots, ...rows, ...on].map(({ error }) => error);
     for (const error of errors) expectTyped(error);
     return {
       inSync: rows.filter(({ verdict }) => verdict === 'in-sync').map(({ reference }) => reference),

@@ -2,14 +2,13 @@
 import { describe, expect, test } from 'vitest';
 import type { PlacedQuestion } from '../../src/core/gate/cocoonset.ts';
 import { judgeGate, type GateFacts } from '../../src/core/gate/answers.ts';
-import { judgeImages, type Served } from '../../src/core/judge/images.ts';
 import { assemble } from '../../src/core/report/report.ts';
 import type { GateSettings } from '../../src/core/model/settings.ts';
-import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
+import { findings, remedies } from '../helpers/judging.ts';
 import type { DesiredSnapshot } from '../../src/core/model/desired.ts';
 import type { Gate, GateAnswer } from '../../src/core/model/gate.ts';
 import type { Observation, Observed } from '../../src/core/model/observed.ts';
-import type { SnapshotRow } from '../../src/core/model/report.ts';
+import type { SnapshotFinding } from '../../src/core/model/finding.ts';
 import { SNAPSHOT_VERDICTS, type SnapshotVerdict } from '../../src/core/model/verdict.ts';
 import {
   blob,
@@ -29,6 +28,10 @@ import {
   unreachable,
   wantedSnapshot,
   WIN11,
+  catalogOf,
+  scopeOf,
+  type Given,
+  type Hot,
 } from '../helpers/facts.ts';
 
 const START: GateSettings = { minReady: { value: 100, percent: true }, require: 'start' };
@@ -51,12 +54,22 @@ function question(over: Partial<PlacedQuestion> = {}): PlacedQuestion {
 }
 
 interface World {
-  at?: Served;
+  at?: Given;
   wanted?: DesiredSnapshot;
   settings?: GateSettings;
 }
 
 /** As the pipeline judges: the asked snapshot is the one that is tracked. */
+function gateFacts(at: Given, of: Hot, observations: Observation[]): GateFacts {
+  return {
+    catalog: catalogOf(at, of),
+    scope: scopeOf(at, of),
+    observations,
+    findings: findings(at, of, observations),
+    remedyFor: remedies(at, observations),
+  };
+}
+
 function ask(questions: PlacedQuestion[], observations: Observation[], { at, wanted, settings }: World = {}): Gate {
   const facts = at ?? served();
   const snapshots = hot({
@@ -64,16 +77,7 @@ function ask(questions: PlacedQuestion[], observations: Observation[], { at, wan
     tracked: questions.filter(({ mode }) => mode === 'clone').map(({ image }) => ({ snapshot: image, pools: null })),
     discover: false,
   });
-  const all: GateFacts = {
-    served: facts,
-    snapshots: snapshots.snapshots,
-    observations,
-    verdicts: observations.map((seen) => ({
-      node: seen.node.name,
-      images: judgeImages(facts, seen),
-      snapshots: judgeSnapshots(facts, snapshots, seen),
-    })),
-  };
+  const all = gateFacts(facts, snapshots, observations);
   return { ...judgeGate(questions, all, settings ?? START), errors: [] };
 }
 
@@ -115,7 +119,7 @@ describe('clone', () => {
     for (const verdict of SNAPSHOT_VERDICTS) {
       if (verdict === 'not-on-node') continue;
       const expected = yes.includes(verdict) ? 'yes' : verdict === 'unknown' ? 'unknown' : 'no';
-      const row: SnapshotRow = { ...rowOf(), verdict };
+      const row: SnapshotFinding = { ...found(), verdict };
       expect(direct(row), verdict).toMatchObject({
         answer: expected,
         reasonCode: verdict.toUpperCase().replaceAll('-', '_'),
@@ -127,24 +131,44 @@ describe('clone', () => {
     }
   });
 
-  const rowOf = (): SnapshotRow =>
-    judgeSnapshots(served(), hot({ discover: true }), observation({ snapshots: [snapshot('e2')] }))[0] as SnapshotRow;
-
-  const direct = (row: SnapshotRow): GateAnswer => {
-    const seen = observation({ snapshots: row.id === null ? [] : [snapshot('e2')] });
-    const verdicts = [{ node: 'node-1', images: [], snapshots: [row] }];
-    const facts = { served: served(), snapshots: [wantedSnapshot()], observations: [seen], verdicts };
-    return judgeGate([question()], facts, START).questions[0]?.nodes[0] as GateAnswer;
+  const found = (): SnapshotFinding => {
+    const [of] = findings(served(), hot(), [observation({ snapshots: [snapshot('e2')] })]);
+    return of?.snapshots[0] as SnapshotFinding;
   };
 
-  test('what a planned action and a row say of help is passed on', () => {
-    const row = { ...rowOf(), verdict: 'base-restorable' as const, commands: ['cocoon image pull X'] };
-    expect(direct(row)).toMatchObject({
+  const direct = (finding: SnapshotFinding): GateAnswer => {
+    const seen = observation({ snapshots: finding.id === null ? [] : [snapshot('e2')] });
+    const facts = gateFacts(served(), hot({ snapshots: [wantedSnapshot()] }), [seen]);
+    const said = [{ node: 'node-1', images: [], snapshots: [finding] }];
+    return judgeGate([question()], { ...facts, findings: said }, START).questions[0]?.nodes[0] as GateAnswer;
+  };
+
+  test('what would help is passed on: the commands of a person, or what a run does', () => {
+    const evidence = {
+      reference: WIN11,
+      image: null,
+      digest: sha('e2'),
+      sizeBytes: 5,
+      stored: null,
+      counts: 'digest',
+      kept: null,
+    } as const;
+    const finding: SnapshotFinding = { ...found(), verdict: 'base-restorable', evidence };
+    expect(direct(finding)).toMatchObject({
       pullHelps: false,
-      commands: ['cocoon image pull X'],
+      commands: [`cocoon --root-dir /var/lib/cocoon image pull --force ${WIN11}`],
       help: expect.stringContaining('digest'),
     });
-    expect(direct({ ...row, plan: 'pull' })).toMatchObject({ pullHelps: true, help: '`reconcile` heals it (pull)' });
+    const byTag = { ...evidence, image: desired(), counts: 'tag' } as const;
+    expect(direct({ ...finding, evidence: byTag })).toMatchObject({
+      pullHelps: true,
+      help: '`reconcile` heals it (pull)',
+    });
+    const tied = { ...byTag, reference: 'win11-25h2' };
+    expect(direct({ ...finding, evidence: tied })).toMatchObject({
+      pullHelps: false,
+      help: '`reconcile` heals it (import)',
+    });
   });
 
   test('a cold start says how much it downloads, and fails where its base has moved on, is lost or not known', () => {
@@ -189,8 +213,7 @@ describe('clone', () => {
       const of = (on: Partial<Observed>): string => {
         const seen = observation(on);
         const snapshots = hot({ snapshots: [wanted], tracked: [{ snapshot: asked, pools: null }], discover: false });
-        const verdicts = [{ node: 'node-1', images: [], snapshots: judgeSnapshots(served(), snapshots, seen) }];
-        const facts = { served: served(), snapshots: [wanted], observations: [seen], verdicts };
+        const facts = gateFacts(served(), snapshots, [seen]);
         return said(judgeGate([question({ image })], facts, START).questions[0]?.nodes[0] as GateAnswer);
       };
       expect(of({})).toBe('no IMAGE_NAME_INVALID');
@@ -312,7 +335,7 @@ describe('how many nodes must be ready', () => {
         desired: [],
         snapshots: [],
         observations: [],
-        verdicts: [],
+        rows: [],
         actions: [],
         tidied: [],
       };

@@ -42,7 +42,7 @@ describe.each(shells)('the script in %s', (name, shell) => {
   mkdirSync(file(hexes[2]));
   const hash = async (items: HashItem[]): Promise<(HashedBlob | NotHashed)[]> => {
     const of = node('n', { cocoon: { ...node().cocoon, rootDir: root } });
-    return await hashBlobs(localConnection(shell, { PATH: own }), of, items, 20_000, signal);
+    return await hashBlobs({ connection: localConnection(shell, { PATH: own }), node: of, signal }, items, 20_000);
   };
 
   test('hashes a blob as a whole, and changes nothing', async () => {
@@ -91,7 +91,7 @@ describe('an answer', () => {
       { hex, ranges: [5, 6] },
       { hex: other, ranges: [] },
     ];
-    return await hashBlobs(connection, node(), items, 1000, signal);
+    return await hashBlobs({ connection, node: node(), signal }, items, 1000);
   };
   const range = `range ${hex} ${other}`;
   const whole = `whole ${hex} ${hexes[2]} 5 77 1.5`;
@@ -141,7 +141,7 @@ describe('an answer', () => {
       return '';
     });
     const of = node('n', { cocoon: { ...node().cocoon, rootDir: "/data/it's", sudo: true } });
-    await expect(hashBlobs(connection, of, [{ hex, ranges: [5, 6] }], 2500, signal)).rejects.toThrow(/torn/);
+    await expect(hashBlobs({ connection, node: of, signal }, [{ hex, ranges: [5, 6] }], 2500)).rejects.toThrow(/torn/);
     expect(asked).toMatch(new RegExp(`^sudo -n sh -c '.*' hash [0-9a-f]{16} '/data/it'\\\\''s' 2 30 ${hex}:5:6$`));
   });
 });

@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest';
 import type { ReconcileError } from '../../src/core/errors.ts';
 import { proofItem, proofOf, type HashedBlob } from '../../src/core/judge/proofs.ts';
 import type { Observation, Observed } from '../../src/core/model/observed.ts';
-import { carriedOver, hashFleet, type HashContext } from '../../src/pipeline/learn/hashes.ts';
+import { hashFleet as hashAll, type HashContext } from '../../src/pipeline/learn/hashes.ts';
+import { carriedOver } from '../../src/pipeline/learn/node-hashes.ts';
 import {
   blob,
   blobs,
@@ -19,9 +20,15 @@ import {
   split,
   unreachable,
   WIN11,
+  catalogOf,
+  scopeOf,
+  type Given,
 } from '../helpers/facts.ts';
 import { answering, fakeSsh } from '../helpers/fakes.ts';
 import { memoryState } from '../helpers/state.ts';
+
+const hashFleet = async (fleet: Observation[], at: Given, context: HashContext): Promise<Observation[]> =>
+  await hashAll(fleet, { catalog: catalogOf(at), scope: scopeOf(at) }, context);
 
 const PARTS = [3_000_000_000, SIZE - 3_000_000_000];
 const hex = (pair: string): string => pair.repeat(32);
@@ -253,9 +260,9 @@ describe('in depth', () => {
       }),
     });
     const now = observed({ blobs: blobs({ e2: blob(), a1: blob({ stamp: '5 2 2' }), b7: blob() }) });
-    const { blobs: found } = carriedOver(now, before);
+    const { blobs: found } = carriedOver(now, before.blobs);
     expect(found[hex('e2')]).toMatchObject({ sha256: sha('e2'), proofs: { [MANIFEST]: 'same' } });
     expect([found[hex('a1')]?.sha256, found[hex('b7')]?.sha256]).toEqual([null, null]);
-    expect(carriedOver(now, null)).toEqual(now);
+    expect(carriedOver(now, {})).toEqual(now);
   });
 });

@@ -1,7 +1,7 @@
 /** Image verdicts: the ordered table, as named worlds. Where two rows hold, the world says which one wins. */
 import { describe, expect, test } from 'vitest';
 import { needsStoredForm } from '../../src/core/judge/blobs.ts';
-import { judgeImages, type Served } from '../../src/core/judge/images.ts';
+import { judgeImages } from '../helpers/judging.ts';
 import type { Node } from '../../src/core/model/node.ts';
 import type { Observed, Proof } from '../../src/core/model/observed.ts';
 import type { ImageRow } from '../../src/core/model/report.ts';
@@ -28,13 +28,14 @@ import {
   unreachable,
   vm,
   WIN11,
+  type Given,
 } from '../helpers/facts.ts';
 
 interface World {
   /** What lies on the node; by default the newest content, healthy. */
   on?: Partial<Observed>;
   /** What epoch serves; by default `simular/win11:latest` with the content `e2`. */
-  at?: Served;
+  at?: Given;
   node?: Node;
   says: Partial<ImageRow>;
   reason?: string | RegExp | null;
@@ -665,13 +666,15 @@ describe('the rows of a node', () => {
 describe('needsStoredForm', () => {
   const short = { blobs: blobs({ e2: blob({ sizeBytes: 5 }) }) };
 
-  test.each<[string, Served, Partial<Observed>, number[]]>([
-    ['a healthy blob: no', served(), {}, []],
-    ['a blob of another size: yes', served(), short, [0]],
-    ['already known: no', served([desired({ stored: 'converted' })]), short, []],
-    ['no digest: no', served([unknownAtEpoch]), short, []],
-    ['at depth presence too, for a pull would keep a bad file', served(undefined, { depth: 'presence' }), short, [0]],
-  ])('%s', (_name, at, on, places) => {
-    expect(needsStoredForm(at.desired, [unreachable(), observation(on), observation(on)], at.depth)).toEqual(places);
+  test.each<[string, Given, Partial<Observed>, boolean]>([
+    ['a healthy blob: no', served(), {}, false],
+    ['a blob of another size: yes', served(), short, true],
+    ['already known: no', served([desired({ stored: 'converted' })]), short, false],
+    ['no digest: no', served([unknownAtEpoch]), short, false],
+    ['at depth presence too, for a pull would keep a bad file', served(undefined, { depth: 'presence' }), short, true],
+  ])('%s', (_name, at, on, isNeeded) => {
+    expect(needsStoredForm(at.desired, [unreachable(), observation(on), observation(on)], at.depth)).toEqual(
+      isNeeded ? at.desired : [],
+    );
   });
 });

@@ -1,10 +1,9 @@
 /** When nothing was judged: a table of fleets, and what is said of them. */
 import { expect, test } from 'vitest';
-import { judgeImages } from '../../src/core/judge/images.ts';
 import { nothingJudged } from '../../src/core/report/judged.ts';
-import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
+import { findings } from '../helpers/judging.ts';
 import type { Observation } from '../../src/core/model/observed.ts';
-import type { NodeVerdicts } from '../../src/core/model/report.ts';
+import type { NodeFindings } from '../../src/core/model/finding.ts';
 import {
   entry,
   HOT,
@@ -24,15 +23,11 @@ const foreign = observation({ entries: [entry(sha('a1'), 'https://cloud.example/
 const empty = observation({ entries: [], blobs: {} }, node('n2'));
 const fine = observation({}, node('n3'));
 
-function verdicts(fleet: Observation[], track: 'nothing' | 'image' | 'required' | 'snapshot'): NodeVerdicts[] {
+function verdicts(fleet: Observation[], track: 'nothing' | 'image' | 'required' | 'snapshot'): NodeFindings[] {
   const presence = track === 'required' ? 'required' : 'if-present';
   const isImage = track === 'image' || track === 'required';
   const at = served(undefined, { tracked: isImage ? [tracked({ presence })] : [] });
-  return fleet.map((seen) => ({
-    node: seen.node.name,
-    images: judgeImages(at, seen),
-    snapshots: judgeSnapshots(at, track === 'snapshot' ? COLD : hot(), seen),
-  }));
+  return findings(at, track === 'snapshot' ? COLD : hot(), fleet);
 }
 
 test.each<[string, Observation[], Parameters<typeof verdicts>[1], boolean, boolean]>([

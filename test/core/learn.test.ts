@@ -4,8 +4,21 @@ import { describe, expect, test } from 'vitest';
 import { fault, ReconcileError } from '../../src/core/errors.ts';
 import type { DesiredImage } from '../../src/core/model/desired.ts';
 import type { Observation } from '../../src/core/model/observed.ts';
-import { learnContents, streamContent, type LearnContext } from '../../src/pipeline/learn/stream.ts';
-import { desired, entry, node, observation, served, sha, snapshot, split, WIN11 } from '../helpers/facts.ts';
+import { learnContents as learnAll, streamContent, type LearnContext } from '../../src/pipeline/learn/stream.ts';
+import {
+  desired,
+  entry,
+  node,
+  observation,
+  served,
+  sha,
+  snapshot,
+  split,
+  WIN11,
+  catalogOf,
+  scopeOf,
+  type Given,
+} from '../helpers/facts.ts';
 import { fakeRegistry } from '../helpers/fakes.ts';
 import { memoryState } from '../helpers/state.ts';
 
@@ -105,14 +118,21 @@ describe('a stream', () => {
     return { epoch, state: memoryState(), signal, remainingMs: () => 60_000, onTrouble, trouble };
   };
 
+  const learnContents = async (
+    at: Given,
+    fleet: Observation[],
+    context: ReturnType<typeof learning>,
+  ): Promise<DesiredImage[]> =>
+    Object.values((await learnAll({ catalog: catalogOf(at), scope: scopeOf(at) }, fleet, context, () => {})).images);
+
   test('that succeeds is remembered, one that fails is said', async () => {
     const context = learning(registry());
-    const learned = await learnContents(served([image]), [], context, () => {});
-    expect(learned.desired[0]).toMatchObject({ contentDigest: whole, contentDigestSource: 'stream', error: null });
+    const learned = await learnContents(served([image]), [], context);
+    expect(learned[0]).toMatchObject({ contentDigest: whole, contentDigestSource: 'stream', error: null });
     expect(context.state.learned(sha('99'))).toEqual({ digest: whole, source: 'stream' });
 
     const failing = learning(registry([early, early, early, early]));
-    const unknown = (await learnContents(served([image]), [], failing, () => {})).desired[0];
+    const unknown = (await learnContents(served([image]), [], failing))[0];
     expect(unknown).toMatchObject({ contentDigest: null, unlearned: true, error: { code: 'REGISTRY_BLOB_MISSING' } });
     expect(failing.state.learned(sha('99'))).toBeNull();
     expect(failing.trouble).toEqual([expect.stringMatching(/^simular\/win11:latest: its parts could not be read: /)]);
@@ -124,7 +144,7 @@ describe('a stream', () => {
     ['that a snapshot is based on', [observation({ entries: [], snapshots: [snapshot('e2')] })]],
   ])('is worth it for an image %s: what nodes hold does not decide it', async (_name, fleet) => {
     const at = served([{ ...image, tracked: false }]);
-    expect((await learnContents(at, fleet, learning(registry()), () => {})).desired[0]?.contentDigest).toBe(whole);
+    expect((await learnContents(at, fleet, learning(registry())))[0]?.contentDigest).toBe(whole);
   });
 
   test.each<[string, DesiredImage]>([
@@ -134,7 +154,7 @@ describe('a stream', () => {
     ['that epoch lacks a blob of', split({ missingBlob: second })],
   ])('is not asked for of an image %s', async (_name, one) => {
     const at = served([one]);
-    expect(await learnContents(at, [], learning(fakeRegistry({})), () => {})).toEqual(at);
+    expect(await learnContents(at, [], learning(fakeRegistry({})))).toEqual(at.desired);
   });
 
   test('takes turns: a node that names many images holds up its own', async () => {
@@ -150,7 +170,7 @@ describe('a stream', () => {
     const greedy = observation({ entries: names.slice(0, 4).map((name) => entry(sha('a1'), name)) }, node('greedy'));
     const modest = observation({ entries: [entry(sha('a1'), names[4])] }, node('modest'));
     const epoch = registry();
-    await learnContents(at, [greedy, modest], learning(epoch), () => {});
+    await learnContents(at, [greedy, modest], learning(epoch));
     expect([...new Set(epoch.asked.map((ask) => ask.split(' ')[0]))]).toEqual(['r5', 'r0', 'r4', 'r1', 'r2', 'r3']);
   });
 
@@ -162,7 +182,7 @@ describe('a stream', () => {
       },
     });
     const context = { ...learning(silent), remainingMs: () => 100 };
-    const { desired: found } = await learnContents(served([image]), [], context, () => {});
+    const found = await learnContents(served([image]), [], context);
     expect(found[0]).toMatchObject({ contentDigest: null, unlearned: true, error: { code: 'REGISTRY_UNREACHABLE' } });
     expect(context.trouble).toEqual([expect.stringContaining("the share of the run's time that is for them")]);
     expect(context.signal.aborted).toBe(false);

@@ -1,11 +1,10 @@
 /** The plan: kinds of change, room, waves and limits, and what it writes into the rows. */
 import { describe, expect, test } from 'vitest';
-import { judgeImages, type Served } from '../../src/core/judge/images.ts';
-import { failureBudget, planActions, withPlan, withResults } from '../../src/core/plan/actions.ts';
-import { judgeSnapshots, type ServedSnapshots } from '../../src/core/judge/snapshots.ts';
+import { findings, plan as planFor, POLICY, remedies, rows } from '../helpers/judging.ts';
+import { planActions } from '../../src/core/plan/actions.ts';
+import { failureBudget } from '../../src/core/plan/failures.ts';
 import type { Observation } from '../../src/core/model/observed.ts';
 import type { Action, Policy } from '../../src/core/model/plan.ts';
-import type { NodeVerdicts } from '../../src/core/model/report.ts';
 import type { ActionResult } from '../../src/core/model/result.ts';
 import {
   blob,
@@ -25,30 +24,15 @@ import {
   trouble,
   wantedSnapshot,
   WIN11,
+  scopeOf,
+  type Given,
+  type Hot,
 } from '../helpers/facts.ts';
-
-const POLICY: Policy = {
-  canary: 1,
-  maxPulls: 4,
-  maxFailures: { value: 10, percent: true },
-  pullTimeoutMs: 1000,
-  pullRetries: 1,
-  minFreeBytes: 5e9,
-  clone: 'files',
-};
 
 const SNAPSHOTS = hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] });
 
-function judge(at: Served, fleet: Observation[], of: ServedSnapshots = SNAPSHOTS): NodeVerdicts[] {
-  return fleet.map((seen) => ({
-    node: seen.node.name,
-    images: judgeImages(at, seen),
-    snapshots: judgeSnapshots(at, of, seen),
-  }));
-}
-
-function plan(at: Served, fleet: Observation[], policy: Partial<Policy> = {}): Action[] {
-  return planActions(judge(at, fleet), fleet, at, {}, { ...POLICY, ...policy });
+function plan(at: Given, fleet: Observation[], policy: Partial<Policy> = {}): Action[] {
+  return planFor(at, SNAPSHOTS, fleet, policy);
 }
 
 const OTHER = `${EPOCH}/dl/base/ubuntu`;
@@ -56,20 +40,30 @@ const ubuntu = desired({ image: 'base/ubuntu', reference: OTHER, contentDigest: 
 const incident = { entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }), snapshots: [snapshot('e2')] };
 const nodes = (n: number): Observation[] =>
   Array.from({ length: n }, (_, i) => observation(incident, node(`node-${i + 1}`)));
-const waves = (actions: Action[]): string[] => actions.map(({ node: name, wave }) => `${name}: ${wave}`);
+const waves = (actions: Action[]): string[] => actions.map(({ node: { name }, wave }) => `${name}: ${wave}`);
 
 describe('actions', () => {
   test('an image and a snapshot that ask for the same pull share one action', () => {
     const actions = plan(served(), nodes(1));
     expect(actions).toEqual([
       {
-        node: 'node-1',
+        node: node(),
         kind: 'pull',
         reference: WIN11,
         image: 'simular/win11',
         tag: 'latest',
         want: sha('e2'),
         sizeBytes: SIZE,
+        send: null,
+        expected: {
+          tag: { registry: null, repository: 'simular/win11', tag: 'latest', platform: null },
+          form: null,
+          depth: 'size',
+          hashed: {},
+        },
+        clone: { snapshots: [{ id: snapshot('e2').id, snapshot: HOT }], vm: null },
+        pullTimeoutMs: 1000,
+        pullRetries: 1,
         wave: 0,
         blocked: null,
       },
@@ -78,7 +72,7 @@ describe('actions', () => {
 
   test('a snapshot alone brings its pull', () => {
     const on = { entries: [], blobs: {}, snapshots: [snapshot('e2')] };
-    expect(plan(served(), [observation(on)])).toMatchObject([{ node: 'node-1', reference: WIN11 }]);
+    expect(plan(served(), [observation(on)])).toMatchObject([{ node: { name: 'node-1' }, reference: WIN11 }]);
   });
 
   test('each key of one tag is an action of its own', () => {
@@ -93,10 +87,8 @@ describe('kinds of change', () => {
   const NAME = 'win11-25h2';
   const all = { repair: { corruptBlobs: 'replace', restoreBases: 'restore' } } as const;
   const short = blobs({ e2: blob({ sizeBytes: 5 }) });
-  const one = (at: Served, on: Observation['observed'] & object, of?: ServedSnapshots, sizes = {}): Action[] => {
-    const fleet = [{ ...observation(), observed: on }];
-    return planActions(judge(at, fleet, of), fleet, at, sizes, POLICY);
-  };
+  const one = (at: Given, on: Observation['observed'] & object, of: Hot = SNAPSHOTS): Action[] =>
+    planFor(at, of, [{ ...observation(), observed: on }]);
   const facts = (over: Parameters<typeof observation>[0]): Observation['observed'] & object =>
     observation(over).observed as Observation['observed'] & object;
 
@@ -143,31 +135,35 @@ describe('kinds of change', () => {
       [`${sha('a1')} ${WIN11}`]: { state: 'there', reference: URL, sizeBytes: 777, stored: null } as const,
     };
     const on = facts({ snapshots: [snapshot('a1'), snapshot('a1', { id: 'TWO', name: 'vk-1' })] });
-    const actions = one(served(undefined, all), on, hot({ lookups }), { [URL]: 777 });
-    expect(actions).toEqual([
+    const actions = one(served(undefined, all), on, hot({ lookups }));
+    expect(actions).toMatchObject([
       {
-        node: 'node-1',
+        node: { name: 'node-1' },
         kind: 'restore',
         reference: URL,
         image: URL,
         tag: '',
         want: sha('a1'),
         sizeBytes: 777,
+        expected: { tag: null, form: { sizeBytes: 777, stored: null } },
         wave: 0,
         blocked: null,
       },
     ]);
-    const [first] = withResults(judge(served(undefined, all), [{ ...observation(), observed: on }], hot({ lookups })), [
-      {
-        node: 'node-1',
-        reference: URL,
-        outcome: 'healed',
-        reason: null,
-        error: null,
-        after: sha('a1'),
-        steps: [{ step: 'restore', ok: true, durationMs: 5, error: null }],
-      },
-    ]);
+    const seen = [{ ...observation(), observed: on }];
+    const [first] = rows(served(undefined, all), hot({ lookups }), seen, {
+      results: [
+        {
+          node: 'node-1',
+          reference: URL,
+          outcome: 'healed',
+          reason: null,
+          error: null,
+          after: sha('a1'),
+          steps: [{ step: 'restore', ok: true, durationMs: 5, error: null }],
+        },
+      ],
+    });
     expect(first?.snapshots.map(({ outcome, steps }) => [outcome, steps.length])).toEqual([
       ['healed', 1],
       ['healed', 1],
@@ -190,8 +186,32 @@ describe('kinds of change', () => {
     expect(one(at, facts({ ...on, architecture: 'arm64' }))).toMatchObject([{ sizeBytes: 1 }]);
   });
 
-  test('verdicts about a node that nobody looked at are a bug', () => {
-    expect(() => planActions(judge(served(), nodes(1)), [], served(), {}, POLICY)).toThrow(/not in the inventory/);
+  test('what is sent is the parts at epoch, and a canary VM has a name of the run', () => {
+    const at = served(undefined, { covers: { [NAME]: [0] } });
+    const vm = { snapshot: null, timeoutMs: 9, nodes: 'healed', extraArgs: ['--cpu', '2'] } as const;
+    const fleet = [observation({ entries: [entry(sha('a1'), NAME)], snapshots: [snapshot('e2')] })];
+    expect(planFor(at, SNAPSHOTS, fleet, { clone: 'vm', vm: { ...vm, extraArgs: [...vm.extraArgs] } })).toMatchObject([
+      {
+        send: { repository: 'simular/win11', parts: [{ digest: sha('e2'), sizeBytes: SIZE }] },
+        clone: {
+          vm: {
+            name: 'reconcile-canary-run-1',
+            snapshots: [HOT],
+            isAnyGood: true,
+            isForCanaries: false,
+            timeoutMs: 9,
+            extraArgs: ['--cpu', '2'],
+          },
+        },
+      },
+    ]);
+  });
+
+  test('findings about a node that nobody looked at are a bug', () => {
+    const request = { observations: [], scope: scopeOf(served()), policy: { ...POLICY, ...all }, runId: 'r' };
+    const of = findings(served(), SNAPSHOTS, nodes(1));
+    const remedyFor = remedies(served(), nodes(1));
+    expect(() => planActions({ ...request, findings: of, remedyFor })).toThrow(/not in the inventory/);
   });
 });
 
@@ -209,7 +229,7 @@ describe('waves', () => {
     const both = { entries: [entry(sha('a1')), entry(sha('a1'), OTHER)] };
     const fleet = [observation(both, node('n1')), observation(both, node('n2'))];
     const actions = plan(served([desired(), ubuntu]), fleet);
-    expect(actions.map(({ image, node: name, wave }) => `${image} ${name} ${wave}`)).toEqual([
+    expect(actions.map(({ image, node: { name }, wave }) => `${image} ${name} ${wave}`)).toEqual([
       'simular/win11 n1 0',
       'base/ubuntu n1 0',
       'simular/win11 n2 1',
@@ -276,14 +296,14 @@ describe('what the plan writes into the rows', () => {
 
   test('both rows have the wave; a blocked one has the error', () => {
     const blocked = { ...(actions[1] as Action), blocked: trouble('NO_SPACE') };
-    const [first, second] = withPlan(judge(served(), fleet), [actions[0] as Action, blocked]);
+    const [first, second] = rows(served(), SNAPSHOTS, fleet, { actions: [actions[0] as Action, blocked] });
     expect([first?.images[0]?.wave, first?.snapshots[0]?.wave]).toEqual([0, 0]);
     expect(second?.images[0]).toMatchObject({ plan: 'pull', wave: 1, error: { code: 'NO_SPACE' } });
     expect(second?.snapshots[0]).toMatchObject({ plan: 'pull', wave: 1, error: { code: 'NO_SPACE' } });
   });
 
   test('both rows have the outcome, the image the steps and what was read at the end', () => {
-    const [first, second] = withResults(judge(served(), fleet), [done({})]);
+    const [first, second] = rows(served(), SNAPSHOTS, fleet, { results: [done({})] });
     expect(first?.images[0]).toMatchObject({ outcome: 'healed', after: sha('e2'), verdict: 'stale', have: sha('a1') });
     expect(first?.images[0]?.steps).toHaveLength(1);
     expect(first?.snapshots[0]).toMatchObject({ outcome: 'healed', steps: [], verdict: 'base-drifted' });
@@ -292,12 +312,13 @@ describe('what the plan writes into the rows', () => {
 
   test('a snapshot that no image row shares the pull with has the steps', () => {
     const alone = [observation({ entries: [], blobs: {}, snapshots: [snapshot('e2')] })];
-    const [first] = withResults(judge(served(), alone), [done({})]);
+    const [first] = rows(served(), SNAPSHOTS, alone, { results: [done({})] });
     expect(first?.snapshots[0]?.steps).toHaveLength(1);
   });
 
   test('rows without a plan are left alone', () => {
-    const healthy = judge(served(), [observation({ snapshots: [snapshot('e2')] })]);
-    expect(withResults(withPlan(healthy, []), [done({})])).toEqual(healthy);
+    const healthy = [observation({ snapshots: [snapshot('e2')] })];
+    const alone = rows(served(), SNAPSHOTS, healthy);
+    expect(rows(served(), SNAPSHOTS, healthy, { actions: [], results: [done({})] })).toEqual(alone);
   });
 });

@@ -19,7 +19,7 @@ import type { Connection } from '../../src/ssh/exec.ts';
 import { FIRST_SCOPE, readNode } from '../../src/node/read.ts';
 import { createAnswerReader } from '../../src/node/probe-stream.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
-import { judgeImages } from '../../src/core/judge/images.ts';
+import { judgeImages } from '../helpers/judging.ts';
 import { isDigest } from '../../src/core/reference.ts';
 import type { Node } from '../../src/core/model/node.ts';
 import type { BlobFact, Observed } from '../../src/core/model/observed.ts';

@@ -2,21 +2,16 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { blobState } from '../../src/core/judge/blobs.ts';
-import { coverOf, judgeImages, type Served } from '../../src/core/judge/images.ts';
-import { planActions, withPlan } from '../../src/core/plan/actions.ts';
+import { pinnedKey } from '../../src/core/judge/catalog.ts';
+import { pinnedQuestions } from '../../src/core/judge/questions.ts';
+import { judgedAs } from '../../src/core/judge/scope.ts';
+import { blobHex } from '../../src/core/judge/snapshot-files.ts';
 import { assemble } from '../../src/core/report/report.ts';
-import {
-  blobHex,
-  judgeSnapshots,
-  lookupKey,
-  neededLookups,
-  type Lookup,
-  type ServedSnapshots,
-} from '../../src/core/judge/snapshots.ts';
+import type { PinnedContent } from '../../src/core/model/catalog.ts';
 import type { DesiredImage } from '../../src/core/model/desired.ts';
 import type { BlobFact, Observation, Observed, SnapshotFact } from '../../src/core/model/observed.ts';
 import type { Action, Policy } from '../../src/core/model/plan.ts';
-import type { ImageRow, NodeVerdicts, SnapshotRow } from '../../src/core/model/report.ts';
+import type { ImageRow, NodeRows, SnapshotRow } from '../../src/core/model/report.ts';
 import {
   blob,
   blobPath,
@@ -45,17 +40,12 @@ import {
   vm,
   wantedSnapshot,
   WIN11,
+  catalogOf,
+  scopeOf,
+  type Given,
+  type Hot,
 } from '../helpers/facts.ts';
-
-const POLICY: Policy = {
-  canary: 1,
-  maxPulls: 4,
-  maxFailures: { value: 10, percent: true },
-  pullTimeoutMs: 1000,
-  pullRetries: 1,
-  minFreeBytes: 5e9,
-  clone: 'files',
-};
+import { plan as planFor, POLICY, rows } from '../helpers/judging.ts';
 
 /** A key that is tied to the first image, and one that is not. */
 const NAME = 'win11-25h2';
@@ -211,8 +201,8 @@ const anyObservation = (name: string): fc.Arbitrary<Observation> =>
     },
   );
 
-const anyLookup = (reference: string): fc.Arbitrary<Lookup> =>
-  fc.constantFrom<Lookup[]>(
+const anyLookup = (reference: string): fc.Arbitrary<PinnedContent> =>
+  fc.constantFrom<PinnedContent[]>(
     { state: 'there', reference, sizeBytes: SIZE, stored: null },
     { state: 'there', reference, sizeBytes: SIZE, stored: 'as-is' },
     { state: 'there', reference, sizeBytes: SIZE, stored: 'converted' },
@@ -222,7 +212,7 @@ const anyLookup = (reference: string): fc.Arbitrary<Lookup> =>
   );
 
 /** An answer for every question that may be asked. */
-const anyLookups: fc.Arbitrary<Record<string, Lookup>> = fc
+const anyLookups: fc.Arbitrary<Record<string, PinnedContent>> = fc
   .tuple(
     ...PAIRS.map((pair) => anyLookup(`${EPOCH}/v2/simular/win11/blobs/${sha(pair)}`)),
     anyLookup(`ghcr.io/a/b@${sha('c3')}`),
@@ -230,15 +220,15 @@ const anyLookups: fc.Arbitrary<Record<string, Lookup>> = fc
   .map((answers) =>
     Object.fromEntries([
       ...PAIRS.flatMap((pair, i) =>
-        [WIN11, V1, NAME].map((base) => [lookupKey({ base, digest: sha(pair) }), answers[i] as Lookup] as const),
+        [WIN11, V1, NAME].map((base) => [pinnedKey({ base, digest: sha(pair) }), answers[i] as PinnedContent] as const),
       ),
-      [lookupKey({ base: OCI, digest: sha('c3') }), answers.at(-1) as Lookup] as const,
+      [pinnedKey({ base: OCI, digest: sha('c3') }), answers.at(-1) as PinnedContent] as const,
     ]),
   );
 
 interface Fleet {
-  at: Served;
-  of: ServedSnapshots;
+  at: Given;
+  of: Hot;
   fleet: Observation[];
   policy: Policy;
 }
@@ -247,7 +237,7 @@ const anyFleet: fc.Arbitrary<Fleet> = fc
   .record({
     images: fc.tuple(anyCloud('e2'), anyCloud('b7'), anyContainer, fc.constantFrom(container(ARM))),
     presence: fc.constantFrom<('required' | 'if-present')[]>('required', 'if-present'),
-    depth: fc.constantFrom<Served['depth'][]>('size', 'size', 'presence', 'sha256'),
+    depth: fc.constantFrom<Given['depth'][]>('size', 'size', 'presence', 'sha256'),
     repair: fc.record({
       corruptBlobs: fc.constantFrom<('report' | 'replace')[]>('report', 'replace'),
       restoreBases: fc.constantFrom<('report' | 'restore')[]>('report', 'restore'),
@@ -273,33 +263,30 @@ const anyFleet: fc.Arbitrary<Fleet> = fc
       lookups,
     }),
     fleet,
-    policy: { ...POLICY, canary },
+    policy: { ...POLICY, repair, canary },
   }));
 
 // ------------------------------------------------------------------------------------------- the model of a fleet
 
-function judge({ at, of, fleet }: Fleet): NodeVerdicts[] {
-  return fleet.map((seen) => ({
-    node: seen.node.name,
-    images: judgeImages(at, seen),
-    snapshots: judgeSnapshots(at, of, seen),
-  }));
+function judge({ at, of, fleet }: Fleet): NodeRows[] {
+  return rows(at, of, fleet);
 }
 
-function plan(given: Fleet): Action[] {
-  const sizes = Object.values(given.of.lookups).flatMap((lookup) =>
-    lookup.state === 'there' ? [[lookup.reference, lookup.sizeBytes] as const] : [],
-  );
-  return planActions(judge(given), given.fleet, given.at, Object.fromEntries(sizes), given.policy);
+function plan({ at, of, fleet, policy }: Fleet): Action[] {
+  return planFor(at, of, fleet, policy);
+}
+
+function coverOf(at: Given, facts: Observed, reference: string, where = node()): DesiredImage | null {
+  return judgedAs({ catalog: catalogOf(at), scope: scopeOf(at), node: where, observed: facts }, reference);
 }
 
 /** What epoch serves whether or not anyone has learned it. */
 const truthOf = ({ tag }: { tag: string }): string => sha(tag === 'v1' ? 'b7' : 'e2');
 
 /** What one node is after an action, as cocoon does it. */
-function carriedOut(facts: Observed, action: Action, at: Served): void {
+function carriedOut(facts: Observed, action: Action, at: Given): void {
   const { kind, reference, want } = action;
-  const image = coverOf({ served: at, node: node(), observed: facts }, reference);
+  const image = coverOf(at, facts, reference);
   if (image?.kind === 'container-image' || reference.startsWith('ghcr.io')) {
     const layers = image === null ? ['d4', 'e5'] : image.layers.map((digest) => digest.slice(7, 9));
     facts.entries = facts.entries.filter((e) => e.reference !== reference || e.type !== 'oci');
@@ -326,13 +313,14 @@ function applied(given: Fleet, actions: Action[]): Fleet {
   const fleet = given.fleet.map((seen) => {
     if (seen.observed === null) return seen;
     const facts = structuredClone(seen.observed);
-    for (const action of done.filter(({ node: name }) => name === seen.node.name)) carriedOut(facts, action, given.at);
+    for (const action of done.filter(({ node: of }) => of.name === seen.node.name)) carriedOut(facts, action, given.at);
     return { ...seen, observed: facts };
   });
   return { ...given, fleet };
 }
 
-const key = ({ node: name, reference }: { node: string; reference: string }): string => `${name} ${reference}`;
+const key = ({ node: of, reference }: { node: string | { name: string }; reference: string }): string =>
+  `${typeof of === 'string' ? of : of.name} ${reference}`;
 const isCloudUrl = (reference: string): boolean => /^https?:/.test(reference);
 
 // --------------------------------------------------------------------------------------------------- properties
@@ -346,10 +334,10 @@ const holds = (property: (given: Fleet, actions: Action[]) => void): void =>
   );
 
 /** Every row with the facts of its node; nodes that were not read are left out. */
-function eachNode(given: Fleet, look: (facts: Observed, verdicts: NodeVerdicts, seen: Observation) => void): void {
+function eachNode(given: Fleet, look: (facts: Observed, verdicts: NodeRows, seen: Observation) => void): void {
   const verdicts = judge(given);
   for (const [i, seen] of given.fleet.entries()) {
-    if (seen.observed !== null) look(seen.observed, verdicts[i] as NodeVerdicts, seen);
+    if (seen.observed !== null) look(seen.observed, verdicts[i] as NodeRows, seen);
   }
 }
 
@@ -395,8 +383,8 @@ describe('planning', () => {
       }
       for (const action of actions) {
         const { kind, reference, want } = action;
-        const { observed } = given.fleet.find((seen) => seen.node.name === action.node) as Observation;
-        const image = coverOf({ served: given.at, node: node(), observed: observed as Observed }, reference);
+        const { observed } = given.fleet.find((seen) => seen.node.name === action.node.name) as Observation;
+        const image = coverOf(given.at, observed as Observed, reference);
         if (kind === 'restore') {
           expect(given.at.repair.restoreBases).toBe('restore');
           expect(want).not.toBeNull();
@@ -423,8 +411,8 @@ describe('planning', () => {
       const order = fleet.map((seen) => seen.node.name);
       for (const tag of ['latest', 'v1', '1']) {
         const mine = actions.filter((action) => action.tag === tag && action.blocked === null);
-        const first = new Set(mine.filter(({ wave }) => wave === 0).map(({ node: name }) => name));
-        const all = [...new Set(mine.map(({ node: name }) => name))];
+        const first = new Set(mine.filter(({ wave }) => wave === 0).map(({ node: of }) => of.name));
+        const all = [...new Set(mine.map(({ node: of }) => of.name))];
         expect(all).toEqual(order.filter((name) => all.includes(name)));
         expect([...first]).toEqual(policy.canary === 0 ? all : all.slice(0, policy.canary));
       }
@@ -434,7 +422,7 @@ describe('planning', () => {
   test('leaves as many bytes free as it must, whatever is downloaded, imported or converted', () => {
     holds(({ fleet, policy }, actions) => {
       for (const { node: of, observed } of fleet) {
-        const mine = actions.filter((action) => action.node === of.name && action.blocked === null);
+        const mine = actions.filter((action) => action.node.name === of.name && action.blocked === null);
         const taken = mine.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
         if (mine.length > 0) expect((observed?.freeBytes ?? 0) - taken).toBeGreaterThanOrEqual(policy.minFreeBytes);
         for (const { kind, reference, sizeBytes } of mine) {
@@ -466,13 +454,13 @@ describe('planning', () => {
       expect(left.filter((action) => !isNews(action) && !blocked.includes(key(action)))).toEqual([]);
       const verdicts = new Map(judge(after).map((of) => [of.node, of]));
       // Only the pull told which blob was wanted: it may have been there, and bad. That is found then.
-      for (const { node: name, reference } of begun.filter(({ want }) => want === null)) {
-        const row = verdicts.get(name)?.images.find((r) => r.reference === reference);
+      for (const { node: on, reference } of begun.filter(({ want }) => want === null)) {
+        const row = verdicts.get(on.name)?.images.find((r) => r.reference === reference);
         expect(['in-sync', 'unknown']).toContain(row?.verdict);
       }
-      for (const { node: name, reference, kind, tag, want } of done) {
+      for (const { node: on, reference, kind, tag, want } of done) {
         healed += 1;
-        const of = verdicts.get(name);
+        const of = verdicts.get(on.name);
         const row = of?.images.find((r) => r.reference === reference);
         if (kind !== 'restore' && tag !== '') expect(row?.verdict).toBe('in-sync');
         const users = of?.snapshots.filter(({ id, baseDigest }) => id !== null && baseDigest === want) ?? [];
@@ -490,7 +478,7 @@ describe('judging', () => {
     holds((given) =>
       eachNode(given, (facts, { images }, seen) => {
         for (const row of images.filter(({ verdict }) => verdict === 'in-sync')) {
-          const image = coverOf({ served: given.at, node: seen.node, observed: facts }, row.reference) as DesiredImage;
+          const image = coverOf(given.at, facts, row.reference, seen.node) as DesiredImage;
           const twins = facts.entries.filter(({ reference }) => reference === row.reference);
           const truth = row.type === 'oci' ? image.manifestDigest : truthOf(image);
           expect(twins).toMatchObject([{ digest: truth, type: row.type }]);
@@ -542,7 +530,7 @@ describe('judging', () => {
       const verdicts = judge(given);
       for (const [i, seen] of given.fleet.entries()) {
         if (seen.observed !== null) continue;
-        const { images, snapshots } = verdicts[i] as NodeVerdicts;
+        const { images, snapshots } = verdicts[i] as NodeRows;
         expect([...images, ...snapshots].every((row) => row.verdict === 'unknown')).toBe(true);
         expect([images.length, snapshots.length]).toEqual([2, 1]);
       }
@@ -578,7 +566,7 @@ describe('judging', () => {
       // A blob whose soundness was not known may have been replaced under another reference, or hashed by then.
       for (const row of cured) {
         const [name, reference] = row.split(' ') as [string, string];
-        const shared = actions.filter((a) => a.node === name && a.reference !== reference && a.blocked === null);
+        const shared = actions.filter((a) => a.node.name === name && a.reference !== reference && a.blocked === null);
         expect(shared.length).toBeGreaterThan(0);
       }
     });
@@ -586,7 +574,9 @@ describe('judging', () => {
 
   test('asks registries only about bases that are gone, and any answer to anything else changes nothing', () => {
     holds((given) => {
-      const asked = new Set(neededLookups(given.at, given.of, given.fleet).map(lookupKey));
+      const asked = new Set(
+        pinnedQuestions(catalogOf(given.at, given.of), scopeOf(given.at, given.of), given.fleet).map(pinnedKey),
+      );
       const lookups = Object.fromEntries(Object.entries(given.of.lookups).filter(([id]) => asked.has(id)));
       expect(judge({ ...given, of: { ...given.of, lookups } })).toEqual(judge(given));
     });
@@ -615,7 +605,7 @@ test('every stage survives JSON', () => {
       desired: given.at.desired,
       snapshots: given.of.snapshots,
       observations: given.fleet,
-      verdicts: withPlan(verdicts, actions),
+      rows: rows(given.at, given.of, given.fleet, { actions }),
       actions,
       tidied: [],
     });

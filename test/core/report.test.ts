@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { assemble, isOpenDrift, publicDesired, weightOf, type Parts } from '../../src/core/report/report.ts';
 import type { Action } from '../../src/core/model/plan.ts';
-import type { ImageRow, NodeVerdicts, Report, SnapshotRow } from '../../src/core/model/report.ts';
+import type { ImageRow, NodeRows, Report, SnapshotRow } from '../../src/core/model/report.ts';
 import type { Outcome } from '../../src/core/model/result.ts';
 import {
   IMAGE_VERDICTS,
@@ -10,7 +10,21 @@ import {
   type ImageVerdict,
   type SnapshotVerdict,
 } from '../../src/core/model/verdict.ts';
-import { desired, HOT, node, observation, sha, trouble, unreachable, wantedSnapshot, WIN11 } from '../helpers/facts.ts';
+import {
+  desired,
+  HOT,
+  node,
+  observation,
+  sha,
+  trouble,
+  unreachable,
+  wantedSnapshot,
+  WIN11,
+  entry,
+  served,
+  hot as hotOf,
+} from '../helpers/facts.ts';
+import { plan } from '../helpers/judging.ts';
 
 function image(verdict: ImageVerdict, outcome: Outcome | null = null, over: Partial<ImageRow> = {}): ImageRow {
   return {
@@ -53,9 +67,9 @@ function hot(verdict: SnapshotVerdict, over: Partial<SnapshotRow> = {}): Snapsho
   };
 }
 
-const NODE_OF: NodeVerdicts = { node: 'node-1', images: [], snapshots: [] };
+const NODE_OF: NodeRows = { node: 'node-1', images: [], snapshots: [] };
 
-function report(verdicts: Partial<NodeVerdicts>[], over: Partial<Parts> = {}): Report {
+function report(rows: Partial<NodeRows>[], over: Partial<Parts> = {}): Report {
   return assemble({
     tool: { name: 'cocoon-reconcile', version: '0' },
     run: {
@@ -69,15 +83,15 @@ function report(verdicts: Partial<NodeVerdicts>[], over: Partial<Parts> = {}): R
     signal: null,
     desired: [],
     snapshots: [],
-    observations: verdicts.map((_, i) => observation({}, node(`node-${i + 1}`))),
-    verdicts: verdicts.map((rows, i) => ({ ...NODE_OF, node: `node-${i + 1}`, ...rows })),
+    observations: rows.map((_, i) => observation({}, node(`node-${i + 1}`))),
+    rows: rows.map((of, i) => ({ ...NODE_OF, node: `node-${i + 1}`, ...of })),
     actions: [],
     tidied: [],
     ...over,
   });
 }
 
-const exitCode = (rows: Partial<NodeVerdicts>, over: Partial<Parts> = {}): number => report([rows], over).run.exitCode;
+const exitCode = (rows: Partial<NodeRows>, over: Partial<Parts> = {}): number => report([rows], over).run.exitCode;
 
 describe('what a row counts as', () => {
   test.each<[ImageVerdict, string]>([
@@ -141,7 +155,7 @@ describe('what a row counts as', () => {
 });
 
 /** Each state that has an exit code, strongest first; any set of them exits as its strongest. */
-const STATES: [number, Partial<NodeVerdicts>, Partial<Parts>][] = [
+const STATES: [number, Partial<NodeRows>, Partial<Parts>][] = [
   [130, {}, { signal: 'SIGINT' }],
   [1, {}, { error: trouble('REGISTRY_UNREACHABLE') }],
   [4, { images: [image('stale', 'failed')] }, {}],
@@ -213,21 +227,11 @@ describe('the summary', () => {
   });
 
   test('counts an action once that an image and its snapshots share', () => {
-    const action: Action = {
-      node: 'node-1',
-      kind: 'pull',
-      reference: WIN11,
-      image: 'simular/win11',
-      tag: 'latest',
-      want: sha('e2'),
-      sizeBytes: 1,
-      wave: 0,
-      blocked: null,
-    };
+    const [action] = plan(served(), hotOf(), [observation({ entries: [entry(sha('a1'))] })]) as [Action];
     const shared = hot('base-drifted', { plan: 'pull', source: WIN11, outcome: 'healed' });
     const alone = hot('base-drifted', { plan: 'pull', source: `${WIN11}/v1`, outcome: 'failed', base: `${WIN11}/v1` });
     const { summary } = report([{ images: [image('stale', 'healed')], snapshots: [shared, shared, alone] }, {}], {
-      actions: [action, { ...action, reference: `${WIN11}/v1` }, { ...action, node: 'node-2' }],
+      actions: [action, { ...action, reference: `${WIN11}/v1` }, { ...action, node: node('node-2') }],
     });
     expect(summary.actions).toEqual({ planned: 3, healed: 1, superseded: 0, failed: 1, skipped: 0 });
   });

@@ -1,9 +1,8 @@
 /** Which rows a run is about: ignore lists, `--image` and `--snapshot`. */
 import { describe, expect, test } from 'vitest';
 import { ReconcileError } from '../../src/core/errors.ts';
-import { judgeImages } from '../../src/core/judge/images.ts';
-import { selectRows, type Filters, type Selection } from '../../src/core/plan/select.ts';
-import { judgeSnapshots } from '../../src/core/judge/snapshots.ts';
+import { findings } from '../helpers/judging.ts';
+import { selectFindings, type Filters, type Selection } from '../../src/core/plan/select.ts';
 import {
   blob,
   blobs,
@@ -44,11 +43,7 @@ const tracked = hot({
   snapshots: [wantedSnapshot({ snapshot: 'far/away:v1', base: UBUNTU, baseDigest: sha('c5') })],
 });
 const all: Selection = {
-  verdicts: [seen, unreachable(node('node-2'))].map((observed) => ({
-    node: observed.node.name,
-    images: judgeImages(at, observed),
-    snapshots: judgeSnapshots(at, tracked, observed),
-  })),
+  findings: findings(at, tracked, [seen, unreachable(node('node-2'))]),
   desired: images,
   snapshots: tracked.snapshots,
 };
@@ -56,8 +51,8 @@ const all: Selection = {
 const NONE: Filters = { images: [], snapshots: [], ignoreImages: [], ignoreSnapshots: [] };
 
 function select(filters: Partial<Filters>): { images: string[]; snapshots: string[]; desired: string[] } {
-  const { verdicts, desired: wanted } = selectRows(all, { ...NONE, ...filters });
-  const [first] = verdicts;
+  const { findings: kept, desired: wanted } = selectFindings(all, { ...NONE, ...filters });
+  const [first] = kept;
   return {
     images: first?.images.map((row) => row.reference) ?? [],
     snapshots: first?.snapshots.map((row) => row.snapshot) ?? [],
@@ -159,8 +154,8 @@ describe('a filter that matches nothing is an error', () => {
 });
 
 test('nodes and their order stay, though nothing of them is left', () => {
-  const { verdicts } = selectRows(all, { ...NONE, images: ['scratch-1'] });
-  expect(verdicts.map(({ node: name, images: rows }) => [name, rows.length])).toEqual([
+  const { findings: kept } = selectFindings(all, { ...NONE, images: ['scratch-1'] });
+  expect(kept.map(({ node: name, images: rows }) => [name, rows.length])).toEqual([
     ['node-1', 1],
     ['node-2', 0],
   ]);

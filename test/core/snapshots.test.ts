@@ -1,15 +1,9 @@
 /** Snapshot verdicts: the ordered table, as named worlds. The overlay's own backing path is the judge, not the index. */
 import { describe, expect, test } from 'vitest';
-import type { Served } from '../../src/core/judge/images.ts';
-import {
-  blobHex,
-  judgeSnapshots,
-  lookupKey,
-  neededLookups,
-  pinnedBy,
-  type Lookup,
-  type ServedSnapshots,
-} from '../../src/core/judge/snapshots.ts';
+import { pinnedKey } from '../../src/core/judge/catalog.ts';
+import { pinnedQuestions } from '../../src/core/judge/questions.ts';
+import { blobHex, pinnedBy } from '../../src/core/judge/snapshot-files.ts';
+import type { PinnedContent } from '../../src/core/model/catalog.ts';
 import type { DesiredSnapshot } from '../../src/core/model/desired.ts';
 import type { Node } from '../../src/core/model/node.ts';
 import type { Observed } from '../../src/core/model/observed.ts';
@@ -41,12 +35,17 @@ import {
   vm,
   wantedSnapshot,
   WIN11,
+  catalogOf,
+  scopeOf,
+  type Given,
+  type Hot,
 } from '../helpers/facts.ts';
+import { judgeSnapshots } from '../helpers/judging.ts';
 
 interface World {
   on: Partial<Observed>;
-  at?: Served;
-  hot?: ServedSnapshots;
+  at?: Given;
+  hot?: Hot;
   node?: Node;
   says: Partial<SnapshotRow>;
   reason?: string | RegExp | null;
@@ -89,13 +88,15 @@ const broken = (
 /** A snapshot on `a1`, which is gone, while the tag serves `e2`. */
 const gone = { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) };
 const BLOB_URL = `${EPOCH}/v2/simular/win11/blobs/${sha('a1')}`;
-const lookups = (said: Lookup): Record<string, Lookup> => ({ [lookupKey({ base: WIN11, digest: sha('a1') })]: said });
+const lookups = (said: PinnedContent): Record<string, PinnedContent> => ({
+  [pinnedKey({ base: WIN11, digest: sha('a1') })]: said,
+});
 /** The blob of `a1` is there, while the tag serves `e2`; epoch still has it. */
 const oldBase = (over: Parameters<typeof blob>[0]): Partial<Observed> => ({
   snapshots: [snapshot('a1')],
   blobs: blobs({ a1: blob(over), e2: blob() }),
 });
-const OLD: Lookup = { state: 'there', reference: BLOB_URL, sizeBytes: 777, stored: 'as-is' };
+const OLD: PinnedContent = { state: 'there', reference: BLOB_URL, sizeBytes: 777, stored: 'as-is' };
 const OCI_PINNED = `ghcr.io/a/b@${sha('c3')}`;
 const onFirecracker = {
   ...onOci,
@@ -271,12 +272,12 @@ const WORLDS: Record<string, World> = {
   },
   'what was looked up for another base says nothing': {
     on: gone,
-    hot: hot({ lookups: { [lookupKey({ base: `${WIN11}/v1`, digest: sha('a1') })]: { state: 'gone', why: 'no' } } }),
+    hot: hot({ lookups: { [pinnedKey({ base: `${WIN11}/v1`, digest: sha('a1') })]: { state: 'gone', why: 'no' } } }),
     says: { verdict: 'base-missing' },
   },
   'the tag serves exactly that: no lookup counts': {
     on: { snapshots: [snapshot('e2')], entries: [], blobs: {} },
-    hot: hot({ lookups: { [lookupKey({ base: WIN11, digest: sha('e2') })]: { state: 'gone', why: 'no' } } }),
+    hot: hot({ lookups: { [pinnedKey({ base: WIN11, digest: sha('e2') })]: { state: 'gone', why: 'no' } } }),
     says: { verdict: 'base-drifted', plan: 'pull', source: WIN11 },
   },
   'OCI: a layer is gone, and the registry gives the manifest that it pins': {
@@ -284,7 +285,7 @@ const WORLDS: Record<string, World> = {
     at: served([container({ contentDigest: sha('f6') })]),
     hot: hot({
       lookups: {
-        [lookupKey({ base: OCI, digest: sha('c3') })]: {
+        [pinnedKey({ base: OCI, digest: sha('c3') })]: {
           state: 'there',
           reference: OCI_PINNED,
           sizeBytes: 9,
@@ -708,7 +709,7 @@ describe('the rows of a node', () => {
     { snapshot: 'simular/win11-hot:latest', pools: null },
     { snapshot: HOT, pools: ['gpu'] },
   ];
-  const rows = (over: Partial<ServedSnapshots>, on: Partial<Observed>, where = node()): string[] =>
+  const rows = (over: Partial<Hot>, on: Partial<Observed>, where = node()): string[] =>
     judgeSnapshots(served(), hot({ tracked: wanted, ...over }), observation(on, where)).map(
       (row) => `${row.snapshot}: ${row.verdict}`,
     );
@@ -826,15 +827,15 @@ test.each([
 });
 
 describe('what a registry is asked about pinned bases', () => {
-  const asked = (on: Partial<Observed>[], at: Served = served(), of: Partial<ServedSnapshots> = {}): string[] =>
-    neededLookups(
-      at,
-      hot(of),
+  const asked = (on: Partial<Observed>[], at: Given = served(), of: Partial<Hot> = {}): string[] =>
+    pinnedQuestions(
+      catalogOf(at, hot(of)),
+      scopeOf(at, hot(of)),
       on.map((facts, i) => observation(facts, node(`n${i}`))),
-    ).map(lookupKey);
+    ).map(pinnedKey);
   const absent = { snapshots: [snapshot('a1')], blobs: blobs({ e2: blob() }) };
 
-  test.each<[string, Partial<Observed>[], Served, Partial<ServedSnapshots>, string[]]>([
+  test.each<[string, Partial<Observed>[], Given, Partial<Hot>, string[]]>([
     [
       'a base that is gone, its tag moved on: once for all nodes',
       [absent, absent],
@@ -900,6 +901,6 @@ describe('what a registry is asked about pinned bases', () => {
 
   test('of a node that was not read: nothing', () => {
     const tracking = hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] });
-    expect(neededLookups(served(), tracking, [unreachable()])).toEqual([]);
+    expect(pinnedQuestions(catalogOf(served(), tracking), scopeOf(served(), tracking), [unreachable()])).toEqual([]);
   });
 });

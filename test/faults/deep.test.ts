@@ -164,11 +164,9 @@ describe('where hashing fails the blob is neither sound nor bad', () => {
     const { signal } = new AbortController();
     const settings = { ...facts().cocoon, rootDir: node.rootDir };
     const found = await hashBlobs(
-      localConnection('/bin/sh', { PATH }),
-      facts(FIRST, { cocoon: settings }),
+      { connection: localConnection('/bin/sh', { PATH }), node: facts(FIRST, { cocoon: settings }), signal },
       items,
       2500,
-      signal,
     );
     expect(found).toMatchObject([{ hex: other, whole: pushed.contentDigest }, 'late']);
     await rm(node.blobFile(`sha256:${other}`));

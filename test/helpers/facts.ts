@@ -1,8 +1,8 @@
 // Plain values to judge: nodes, what was observed on them, and what epoch serves. Each is whole and healthy; a test
 // names only what differs.
-import type { Served } from '../../src/core/judge/images.ts';
-import type { ServedSnapshots } from '../../src/core/judge/snapshots.ts';
-import type { DesiredImage, DesiredSnapshot, TrackedImage } from '../../src/core/model/desired.ts';
+import type { Catalog, PinnedContent } from '../../src/core/model/catalog.ts';
+import { imageKey } from '../../src/core/judge/catalog.ts';
+import type { DesiredImage, DesiredSnapshot, TrackedImage, TrackedSnapshot } from '../../src/core/model/desired.ts';
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { Node } from '../../src/core/model/node.ts';
 import type {
@@ -13,6 +13,8 @@ import type {
   SnapshotFact,
   VmFact,
 } from '../../src/core/model/observed.ts';
+import type { Repair } from '../../src/core/model/plan.ts';
+import type { Scope } from '../../src/core/model/scope.ts';
 
 export const EPOCH = 'https://epoch.example';
 export const ROOT = '/var/lib/cocoon';
@@ -220,7 +222,23 @@ export function tracked(over: Partial<TrackedImage> = {}): TrackedImage {
   };
 }
 
-export function served(images: DesiredImage[] = [desired()], over: Partial<Served> = {}): Served {
+/** What is judged against, in short: what registries serve for images, what is looked at, and what may be repaired. */
+export interface Given {
+  addresses: Catalog['addresses'];
+  suspects: Catalog['suspects'];
+  desired: DesiredImage[];
+  /** Reference → the places in `desired` of what it stands for; each by itself where it is left out. */
+  covers: Record<string, number[]>;
+  /** The references that a registry gave their meaning. */
+  meant: Record<string, true>;
+  tracked: TrackedImage[];
+  discover: boolean;
+  bases: Scope['bases'];
+  depth: Scope['depth'];
+  repair: Repair;
+}
+
+export function served(images: DesiredImage[] = [desired()], over: Partial<Given> = {}): Given {
   const covers = over.covers ?? Object.fromEntries(images.map((image, place) => [image.reference, [place]]));
   return {
     addresses: [EPOCH],
@@ -251,6 +269,47 @@ export function wantedSnapshot(over: Partial<DesiredSnapshot> = {}): DesiredSnap
   };
 }
 
-export function hot(over: Partial<ServedSnapshots> = {}): ServedSnapshots {
+/** The same of snapshots. */
+export interface Hot {
+  snapshots: DesiredSnapshot[];
+  tracked: TrackedSnapshot[];
+  discover: boolean;
+  /** By `pinnedKey`. */
+  lookups: Record<string, PinnedContent>;
+  now: number;
+}
+
+export function hot(over: Partial<Hot> = {}): Hot {
   return { snapshots: [], tracked: [], discover: true, lookups: {}, now: NOW, ...over };
+}
+
+/** All that registries say. */
+export function catalogOf(at: Given, of: Hot = hot()): Catalog {
+  return {
+    addresses: at.addresses,
+    images: Object.fromEntries(at.desired.map((image) => [imageKey(image), image])),
+    references: Object.fromEntries(
+      Object.entries(at.covers).map(([reference, places]) => [
+        reference,
+        {
+          images: places.map((place) => imageKey(at.desired[place] as DesiredImage)),
+          by: at.meant[reference] === true ? 'registry' : 'config',
+        },
+      ]),
+    ),
+    snapshots: of.snapshots,
+    pinned: of.lookups,
+    suspects: at.suspects,
+  };
+}
+
+/** All that is looked at. */
+export function scopeOf({ tracked: images, discover, bases, depth }: Given, of: Hot = hot()): Scope {
+  return {
+    images: { tracked: images, discover },
+    snapshots: { tracked: of.tracked, discover: of.discover },
+    bases,
+    depth,
+    now: of.now,
+  };
 }

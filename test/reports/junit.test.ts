@@ -64,7 +64,7 @@ function report(questions: GateQuestion[] | null, over: Partial<Gate> = {}, part
       desired: [],
       snapshots: [],
       observations: [observation({}, node('n1')), unreachable(node('n3'))],
-      verdicts: [],
+      rows: [],
       actions: [],
       tidied: [],
       ...parts,

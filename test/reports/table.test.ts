@@ -1,10 +1,9 @@
 /** What a person reads: golden files of whole reports, and what must hold for any of them. */
 import { describe, expect, test } from 'vitest';
 import { errorInfo } from '../../src/core/errors.ts';
-import { judgeImages, type Served } from '../../src/core/judge/images.ts';
-import { planActions, withPlan, withResults } from '../../src/core/plan/actions.ts';
+import { plan, rows } from '../helpers/judging.ts';
 import { assemble, type Parts } from '../../src/core/report/report.ts';
-import { judgeSnapshots, lookupKey, type ServedSnapshots } from '../../src/core/judge/snapshots.ts';
+import { pinnedKey } from '../../src/core/judge/catalog.ts';
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { Observation, Observed } from '../../src/core/model/observed.ts';
 import type { Action, Policy } from '../../src/core/model/plan.ts';
@@ -29,22 +28,14 @@ import {
   unreachable,
   wantedSnapshot,
   WIN11,
+  type Given,
+  type Hot,
 } from '../helpers/facts.ts';
-
-const POLICY: Policy = {
-  canary: 1,
-  maxPulls: 4,
-  maxFailures: { value: 10, percent: true },
-  pullTimeoutMs: 35 * 60_000,
-  pullRetries: 1,
-  minFreeBytes: 5e9,
-  clone: 'files',
-};
 
 interface World {
   fleet: Observation[];
-  at?: Served;
-  hot?: ServedSnapshots;
+  at?: Given;
+  hot?: Hot;
   policy?: Partial<Policy>;
   /** What came of each action; without it, it is a dry run. */
   outcome?: (action: Action, place: number) => Partial<ActionResult>;
@@ -52,16 +43,11 @@ interface World {
 }
 
 function reportOf({ fleet, at = served(), hot: of = hot(), policy, outcome, parts }: World): Report {
-  const judged = fleet.map((seen) => ({
-    node: seen.node.name,
-    images: judgeImages(at, seen),
-    snapshots: judgeSnapshots(at, of, seen),
-  }));
-  const actions = planActions(judged, fleet, at, {}, { ...POLICY, ...policy });
+  const actions = plan(at, of, fleet, { pullTimeoutMs: 35 * 60_000, ...policy });
   const results = actions.map((action, i): ActionResult => {
-    const { node: name, reference } = action;
+    const { node: where, reference } = action;
     const none = {
-      node: name,
+      node: where.name,
       reference,
       outcome: 'healed',
       reason: null,
@@ -71,7 +57,6 @@ function reportOf({ fleet, at = served(), hot: of = hot(), policy, outcome, part
     } as const;
     return { ...none, steps: [], ...outcome?.(action, i) };
   });
-  const planned = withPlan(judged, actions);
   return assemble({
     tool: { name: 'cocoon-reconcile', version: '0.1.0' },
     run: {
@@ -86,7 +71,7 @@ function reportOf({ fleet, at = served(), hot: of = hot(), policy, outcome, part
     desired: at.desired,
     snapshots: of.snapshots,
     observations: fleet,
-    verdicts: outcome === undefined ? planned : withResults(planned, results),
+    rows: rows(at, of, fleet, outcome === undefined ? { actions } : { actions, results }),
     actions,
     tidied: [],
     ...parts,
@@ -212,8 +197,8 @@ const mixed: World = {
   at: served([desired({ stored: 'as-is' }), lost], { covers: { [WIN11]: [0], [UBUNTU]: [1], 'win11-25h2': [0] } }),
   hot: hot({
     lookups: {
-      [lookupKey({ base: WIN11, digest: sha('a1') })]: { state: 'gone', why: 'epoch does not give it any more' },
-      [lookupKey({ base: WIN11, digest: sha('c4') })]: {
+      [pinnedKey({ base: WIN11, digest: sha('a1') })]: { state: 'gone', why: 'epoch does not give it any more' },
+      [pinnedKey({ base: WIN11, digest: sha('c4') })]: {
         state: 'there',
         reference: `${EPOCH}/v2/simular/win11/blobs/${sha('c4')}`,
         sizeBytes: 5e9,
@@ -240,7 +225,7 @@ const failing: World = {
   fleet: incident,
   outcome: (action, i) =>
     i === 0
-      ? ended('failed', pullFailed(action.node))
+      ? ended('failed', pullFailed(action.node.name))
       : ended('skipped', errorInfo('NOT_STARTED', { why: 'its canary cocoonset-node-2 was not healed: failed' })),
 };
 const interrupted = errorInfo('INTERRUPTED', { signal: 'SIGINT' });
@@ -257,7 +242,7 @@ const WORLDS: Record<string, World & { options?: Partial<RenderOptions> }> = {
         step('pull'),
         step('verify'),
         {
-          ...step('clone', errorInfo('NOTHING_TO_TEST', { host: action.node, image: 'simular/win11:latest' })),
+          ...step('clone', errorInfo('NOTHING_TO_TEST', { host: action.node.name, image: 'simular/win11:latest' })),
           ok: null,
         },
       ],
@@ -274,7 +259,7 @@ const WORLDS: Record<string, World & { options?: Partial<RenderOptions> }> = {
   failed: failing,
   'failed-alike': {
     fleet: nodes(12, () => drifted),
-    outcome: (action) => (action.wave === 0 ? healed(action) : ended('failed', pullFailed(action.node))),
+    outcome: (action) => (action.wave === 0 ? healed(action) : ended('failed', pullFailed(action.node.name))),
   },
   incomplete: incomplete,
   error: {

@@ -1,7 +1,13 @@
 /** Verdicts → the answers of a gate: can what somebody wants to start, start on every node of its pool now? */
 import { blobState } from '../judge/blobs.ts';
 import { snapshotAsked, type PlacedQuestion } from './cocoonset.ts';
-import { coverOf, suspectOf, type Served, type Suspect } from '../judge/images.ts';
+import type { Catalog, Suspect } from '../model/catalog.ts';
+import type { Finding, ImageFinding, NodeFindings, SnapshotFinding } from '../model/finding.ts';
+import type { Scope } from '../model/scope.ts';
+import { suspectOf, yielding } from '../judge/catalog.ts';
+import { judgedAs } from '../judge/scope.ts';
+import { isChange, type RemedyFor } from '../plan/remedy.ts';
+import { said as saidOf } from '../report/rows.ts';
 import { provenOn } from '../judge/proofs.ts';
 import { isSameDownload, localSnapshotName, meaningOf, parseImageName, parseSnapshotName } from '../reference.ts';
 import type { GateSettings } from '../model/settings.ts';
@@ -11,7 +17,6 @@ import type { ErrorInfo } from '../model/error.ts';
 import type { Answer, Gate, GateAnswer, GateQuestion, Refusal } from '../model/gate.ts';
 import type { Observation } from '../model/observed.ts';
 import type { Limit } from '../model/plan.ts';
-import type { ImageRow, NodeVerdicts, SnapshotRow } from '../model/report.ts';
 import type { ImageVerdict, SnapshotVerdict } from '../model/verdict.ts';
 
 /** What each verdict on a snapshot answers to a clone. One that is not on the node is answered by its base's. */
@@ -52,12 +57,13 @@ const HELP: Partial<Record<SnapshotVerdict | ImageVerdict, string>> = {
 /** Errors of a registry that say no; after any other the answer is not known. */
 const REFUSALS = new Set(['TAG_NOT_FOUND', 'REGISTRY_BLOB_MISSING']);
 
-/** Everything that the answers come from. Verdicts are in the order of the observations. */
+/** Everything that the answers come from. Findings are in the order of the observations. */
 export interface GateFacts {
-  served: Served;
-  snapshots: DesiredSnapshot[];
+  catalog: Catalog;
+  scope: Scope;
   observations: Observation[];
-  verdicts: NodeVerdicts[];
+  findings: NodeFindings[];
+  remedyFor: RemedyFor;
 }
 
 /** Answers every question on every node that it is about. */
@@ -65,7 +71,7 @@ export function judgeGate(questions: PlacedQuestion[], facts: GateFacts, setting
   const nodes = new Map(
     facts.observations.map((observation, i) => [
       observation.node.name,
-      { observation, verdicts: facts.verdicts[i] as NodeVerdicts },
+      { observation, findings: facts.findings[i] as NodeFindings },
     ]),
   );
   const known = new Map<string, GateAnswer>();
@@ -98,7 +104,7 @@ function shownSettings({ minReady, require }: GateSettings): Pick<Gate, 'minRead
 
 interface NodeFacts {
   observation: Observation;
-  verdicts: NodeVerdicts;
+  findings: NodeFindings;
 }
 
 /**
@@ -128,7 +134,7 @@ function answerOn(node: NodeFacts, question: PlacedQuestion, facts: GateFacts, i
       ? byError(observation.error, 'the node could not be read')
       : question.mode === 'clone'
         ? cloneAnswer(node, question.image, facts, inSync)
-        : runAnswer(node, question, facts.served, inSync);
+        : runAnswer(node, question, facts, inSync);
   return { node: observation.node.name, ...said };
 }
 
@@ -148,16 +154,23 @@ function codeOf(verdict: string): string {
 }
 
 /** A verdict as an answer, with what helps. */
-function byVerdict(answer: Answer, verdict: SnapshotVerdict | ImageVerdict, row: SnapshotRow | ImageRow): Said {
+function byVerdict(
+  answer: Answer,
+  verdict: SnapshotVerdict | ImageVerdict,
+  finding: Finding,
+  remedyFor: RemedyFor,
+): Said {
+  const remedy = remedyFor(finding);
+  const row = saidOf(finding, remedy);
   const code = answer === 'unknown' && row.error !== null ? row.error.code : codeOf(verdict);
   if (answer === 'yes') {
     const all = [row.error?.message ?? PLAIN_REASON.yes, row.reason].filter(Boolean);
     return say(answer, code, all.join('; '));
   }
   const reason = row.reason ?? row.error?.message ?? PLAIN_REASON[answer];
-  const planned = row.plan === null ? null : `\`reconcile\` heals it (${row.plan})`;
+  const planned = isChange(remedy) ? `\`reconcile\` heals it (${remedy.kind})` : null;
   return say(answer, code, reason, {
-    pullHelps: row.plan === 'pull',
+    pullHelps: remedy.kind === 'pull',
     help: planned ?? row.error?.hint ?? HELP[verdict] ?? null,
     commands: row.commands,
   });
@@ -177,30 +190,30 @@ function withNote(said: Said, code: string, note: string | null, inSync: boolean
 
 // ------------------------------------------------------------------------------------------------- clone
 
-function cloneAnswer(node: NodeFacts, image: string, { served, snapshots }: GateFacts, inSync: boolean): Said {
+function cloneAnswer(node: NodeFacts, image: string, facts: GateFacts, inSync: boolean): Said {
   const snapshot = snapshotAsked(image);
   // A node knows it by its local name; what is there under that name is used as it is, for ever (contract F.4).
   const fact = node.observation.observed?.snapshots.find(({ name }) => name === localSnapshotName(snapshot));
-  const row = node.verdicts.snapshots.find((r) => r.snapshot === snapshot && r.id === (fact?.id ?? null));
+  const row = node.findings.snapshots.find((r) => r.snapshot === snapshot && r.id === (fact?.id ?? null));
   if (row === undefined) return say('unknown', 'UNKNOWN', PLAIN_REASON.unknown);
-  const wanted = snapshots.find((s) => s.snapshot === snapshot) ?? null;
+  const wanted = facts.catalog.snapshots.find((s) => s.snapshot === snapshot) ?? null;
   const isHere = row.verdict !== 'not-on-node';
   const said = isHere
-    ? byVerdict(CLONE_ANSWER[row.verdict], row.verdict, row)
-    : fetchAnswer(node.observation, row, wanted, served);
+    ? byVerdict(CLONE_ANSWER[row.verdict], row.verdict, row, facts.remedyFor)
+    : fetchAnswer(node.observation, row, wanted, facts);
   if (said.answer !== 'yes' || (!isHere && !inSync)) return said; // a cold start says more than a tag that moved on
-  const unclear = inSync ? notComparable(node.observation, row, wanted, served) : null;
-  return unclear ?? withNote(said, 'TAG_MOVED', movedOn(node.observation, row, wanted, served), inSync);
+  const unclear = inSync ? notComparable(node.observation, row, wanted, facts) : null;
+  return unclear ?? withNote(said, 'TAG_MOVED', movedOn(node.observation, row, wanted, facts), inSync);
 }
 
 /** Which tag has moved on since this node fetched the snapshot: that of its base, or its own. */
 function movedOn(
   observation: Observation,
-  row: SnapshotRow,
+  row: SnapshotFinding,
   wanted: DesiredSnapshot | null,
-  served: Served,
+  facts: GateFacts,
 ): string | null {
-  const base = baseOf(observation, row, served);
+  const base = baseOf(observation, row, facts);
   const now = base?.contentDigest ?? null;
   if (row.baseDigest === null) return null;
   const pinned = shortDigest(row.baseDigest);
@@ -218,19 +231,19 @@ function movedOn(
 /** Where the gate asks for content in sync: epoch could not be asked what its tags are. */
 function notComparable(
   observation: Observation,
-  row: SnapshotRow,
+  row: SnapshotFinding,
   wanted: DesiredSnapshot | null,
-  served: Served,
+  facts: GateFacts,
 ): Said | null {
-  const base = baseOf(observation, row, served);
+  const base = baseOf(observation, row, facts);
   const isProven = base !== null && row.baseDigest !== null && proofOn(observation, base, row.baseDigest) !== null;
   if (base !== null && base.contentDigest === null && !isProven)
     return byError(base.error, 'what the tag of its base is, is not known');
   return wanted?.error?.code.startsWith('REGISTRY_') === true ? byError(wanted.error, '') : null;
 }
 
-function baseOf(observation: Observation, { base }: SnapshotRow, served: Served): DesiredImage | null {
-  return base === null ? null : servedFor(observation, base, served);
+function baseOf(observation: Observation, { base }: SnapshotFinding, facts: GateFacts): DesiredImage | null {
+  return base === null ? null : servedFor(observation, base, facts);
 }
 
 /** What this node proved about a digest of it, where epoch's own bytes did not tell what it serves. */
@@ -240,12 +253,21 @@ function proofOn({ observed }: Observation, image: DesiredImage, digest: string)
 }
 
 /** What a reference stands for on the platform of this node. */
-function servedFor({ node, observed }: Observation, reference: string, served: Served): DesiredImage | null {
-  return observed === null ? null : coverOf({ served, node, observed }, reference);
+function servedFor(
+  { node, observed }: Observation,
+  reference: string,
+  { catalog, scope }: GateFacts,
+): DesiredImage | null {
+  return observed === null ? null : judgedAs({ catalog, scope, node, observed }, reference);
 }
 
 /** A snapshot that the node has not fetched yet: yes where it can be fetched, and its base is there or comes along. */
-function fetchAnswer(observation: Observation, row: SnapshotRow, wanted: DesiredSnapshot | null, served: Served): Said {
+function fetchAnswer(
+  observation: Observation,
+  row: SnapshotFinding,
+  wanted: DesiredSnapshot | null,
+  facts: GateFacts,
+): Said {
   if (parseSnapshotName(row.snapshot) === null) {
     const [repository, ...rest] = row.snapshot.split(':');
     const reason = `it is not on the node, and a clone asks epoch for the repository "${repository}" with the tag "${rest.join(':')}", which cannot be`;
@@ -254,10 +276,10 @@ function fetchAnswer(observation: Observation, row: SnapshotRow, wanted: Desired
   if (wanted === null || wanted.error !== null) return byError(wanted?.error ?? null, PLAIN_REASON.unknown);
   const { baseVerdict } = row;
   const answer = baseVerdict === null ? 'yes' : CLONE_ANSWER[baseVerdict];
-  if (baseVerdict !== null && answer !== 'yes') return byVerdict(answer, baseVerdict, row);
+  if (baseVerdict !== null && answer !== 'yes') return byVerdict(answer, baseVerdict, row, facts.remedyFor);
   if (baseVerdict !== null) return coldStart(observation, [['the snapshot', wanted.sizeBytes]]);
 
-  const base = baseOf(observation, row, served);
+  const base = baseOf(observation, row, facts);
   const pulled = `the first start pulls its base ${row.base} too`;
   if (base === null || base.contentDigest === null) {
     return byError(base?.error ?? null, `${pulled}, and what that brings is not known`);
@@ -288,32 +310,37 @@ function coldStart({ observed }: Observation, parts: [what: string, sizeBytes: n
 
 // --------------------------------------------------------------------------------------------------- run
 
-function runAnswer(node: NodeFacts, question: PlacedQuestion, served: Served, inSync: boolean): Said {
+function runAnswer(node: NodeFacts, question: PlacedQuestion, facts: GateFacts, inSync: boolean): Said {
   const { image, forcePull } = question;
-  const desired = servedFor(node.observation, image, served);
-  const row = rowAsked(node.verdicts.images, question, served);
-  if (desired === null) return notAsked(image, served.addresses);
+  const { catalog, remedyFor } = facts;
+  const desired = servedFor(node.observation, image, facts);
+  const row = findingAsked(node.findings.images, question, catalog);
+  if (desired === null) return notAsked(image, catalog.addresses);
   const here = row?.have == null ? null : row; // a tracked image has a row also where the node has no entry
   // The registry is asked at each start where the node has no such entry or a pull is forced, and for OCI always.
   const atEpoch = canPull(desired);
   if (here === null) {
-    const suspect = suspectOn(node.observation, desired, served);
+    const suspect = suspectOn(node.observation, desired, catalog);
     if (suspect !== null) return byError(suspect.error, PLAIN_REASON.unknown);
     return atEpoch ?? coldStart(node.observation, [['it', desired.sizeBytes]]);
   }
   const answer = RUN_ANSWER[here.verdict];
-  if (answer !== 'yes') return byVerdict(answer, here.verdict, here);
+  if (answer !== 'yes') return byVerdict(answer, here.verdict, here, remedyFor);
   if (atEpoch !== null && (forcePull || here.type === 'oci')) return atEpoch;
-  if (here.verdict !== 'stale') return byVerdict('yes', here.verdict, here);
-  const said = here.type === 'oci' ? byVerdict('yes', 'stale', here) : staleAnswer(node, here, served);
+  if (here.verdict !== 'stale') return byVerdict('yes', here.verdict, here, remedyFor);
+  const said = here.type === 'oci' ? byVerdict('yes', 'stale', here, remedyFor) : staleAnswer(node, here, facts);
   const now = here.want === null ? 'other content' : shortDigest(here.want);
   const note = `it starts from ${shortDigest(here.have)}, and epoch serves ${now} now`;
   const noted = withNote(said, 'STALE', note, inSync);
-  return noted.answer === 'no' ? { ...noted, ...helpOf(byVerdict('no', 'stale', here)) } : noted;
+  return noted.answer === 'no' ? { ...noted, ...helpOf(byVerdict('no', 'stale', here, remedyFor)) } : noted;
 }
 
-/** The row of the image itself; for a question of the command line also under another address of epoch, the worst then. */
-function rowAsked(rows: ImageRow[], { image, set }: PlacedQuestion, { addresses }: Served): ImageRow | undefined {
+/** The finding about the image itself; for a question of the command line also under another address of epoch, the worst then. */
+function findingAsked(
+  rows: ImageFinding[],
+  { image, set }: PlacedQuestion,
+  { addresses }: Catalog,
+): ImageFinding | undefined {
   const exact = rows.find(({ reference }) => reference === image);
   if (set !== null || exact?.have != null) return exact;
   const same = rows.filter(({ reference, have }) => have !== null && isSameDownload(reference, image, addresses));
@@ -321,8 +348,8 @@ function rowAsked(rows: ImageRow[], { image, set }: PlacedQuestion, { addresses 
 }
 
 /** An entry of the node that may be this image under an address of epoch that the config does not know. */
-function suspectOn({ observed }: Observation, { image, tag }: DesiredImage, { suspects }: Served): Suspect | null {
-  const all = (observed?.entries ?? []).flatMap(({ reference }) => suspectOf(suspects, reference) ?? []);
+function suspectOn({ observed }: Observation, { image, tag }: DesiredImage, catalog: Catalog): Suspect | null {
+  const all = (observed?.entries ?? []).flatMap(({ reference }) => suspectOf(catalog, reference) ?? []);
   return all.find((suspect) => suspect.image === image && suspect.tag === tag) ?? null;
 }
 
@@ -331,12 +358,12 @@ function helpOf({ pullHelps, help, commands }: Said): Pick<Said, 'pullHelps' | '
 }
 
 /** A new VM starts from the blob that the index names, whatever epoch serves: is that one sound? */
-function staleAnswer({ observation }: NodeFacts, row: ImageRow, served: Served): Said {
+function staleAnswer({ observation }: NodeFacts, row: ImageFinding, { catalog, scope }: GateFacts): Said {
   const have = row.have as string;
-  const source = served.desired.find(({ contentDigest }) => contentDigest === have) ?? null;
+  const source = yielding(catalog, have);
   const { observed } = observation;
   if (observed === null) return say('unknown', 'UNKNOWN', PLAIN_REASON.unknown);
-  const { state, why } = blobState(observed, have, source, served.depth);
+  const { state, why } = blobState(observed, have, source, scope.depth);
   const old = `its index names ${shortDigest(have)}: ${why}`;
   switch (state) {
     case 'sound':
@@ -361,7 +388,7 @@ function canPull({ error, missingBlob, unpullable, unlearned }: DesiredImage): S
 }
 
 /** Why nobody was asked for this image. */
-function notAsked(image: string, addresses: Served['addresses']): Said {
+function notAsked(image: string, addresses: Catalog['addresses']): Said {
   const [epochUrl] = addresses;
   const url = `for an image of epoch write its URL, ${epochUrl}/dl/REPO[/TAG]`;
   switch (meaningOf(image, addresses).kind) {

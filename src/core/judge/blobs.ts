@@ -134,15 +134,15 @@ export function keepersOf(observed: Observed, digest: string): string[] {
  * The images whose blobs look wrong somewhere, so that it matters how cocoon stores them: their first bytes are worth
  * a request. Everything else is judged without it.
  */
-export function needsStoredForm(desired: DesiredImage[], observations: Observation[], depth: BlobDepth): number[] {
-  const looksWrong = (image: DesiredImage, observed: Observed): boolean =>
-    image.contentDigest !== null &&
-    (['size', depth] as const).some(
-      (at) => blobState(observed, image.contentDigest as string, image, at).state === 'unproven',
-    );
-  return desired.flatMap((image, place) =>
-    image.stored === null && observations.some(({ observed }) => observed !== null && looksWrong(image, observed))
-      ? [place]
-      : [],
+export function needsStoredForm(images: DesiredImage[], observations: Observation[], depth: BlobDepth): DesiredImage[] {
+  const looksWrong = (image: DesiredImage, digest: string, observed: Observed): boolean =>
+    (['size', depth] as const).some((at) => blobState(observed, digest, image, at).state === 'unproven');
+  return images.filter(
+    (image) =>
+      image.stored === null &&
+      observations.some(
+        ({ observed }) =>
+          observed !== null && image.contentDigest !== null && looksWrong(image, image.contentDigest, observed),
+      ),
   );
 }

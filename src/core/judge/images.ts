@@ -1,98 +1,61 @@
-/** Image verdicts: the ordered table of one node's index entries against what epoch serves. */
-import { blobState, isInUse, ociState, type BlobState } from './blobs.ts';
-import { reimportCommands, replaceCommands } from '../plan/commands.ts';
-import { imageNameOf, isInPool, isManaged, otherPools, placesOf, type Coverage } from './coverage.ts';
-import { provenOn } from './proofs.ts';
+/** Image verdicts: the ordered table of one node's index entries against what registries serve. */
 import { hexOf, isUrl, meaningOf } from '../reference.ts';
+import type { Catalog } from '../model/catalog.ts';
 import type { DesiredImage, TrackedImage } from '../model/desired.ts';
-import type { ErrorInfo } from '../model/error.ts';
-import type { Node } from '../model/node.ts';
+import type { Evidence, ImageFinding } from '../model/finding.ts';
 import type { IndexEntry, Observation, Observed } from '../model/observed.ts';
-import type { ImageRow } from '../model/report.ts';
-import type { BlobDepth } from '../model/verdict.ts';
-
-/** What a run may mend beyond pulling. */
-export interface Repair {
-  corruptBlobs: 'report' | 'replace';
-  restoreBases: 'report' | 'restore';
-}
-
-/** An entry that may be of this epoch under an address that the config does not know: what it would be. */
-export interface Suspect {
-  image: string;
-  tag: string;
-  error: ErrorInfo;
-}
-
-/** What is the same for all nodes. */
-export interface Served extends Coverage {
-  /** All known addresses of epoch, its own first. */
-  addresses: [string, ...string[]];
-  /** By reference. */
-  suspects: Record<string, Suspect>;
-  depth: BlobDepth;
-  repair: Repair;
-}
+import type { Scope } from '../model/scope.ts';
+import { blobState, isInUse, ociState } from './blobs.ts';
+import { fits, suspectOf } from './catalog.ts';
+import { provenOn } from './proofs.ts';
+import { imageNameOf, isInPool, judgedAs, otherPools, type Comparison } from './scope.ts';
 
 /** The verdict on every index entry of the node, and on every tracked image that its pool should have. */
-export function judgeImages(served: Served, observation: Observation): ImageRow[] {
+export function judgeImages(catalog: Catalog, scope: Scope, observation: Observation): ImageFinding[] {
   const { node, observed } = observation;
-  const inPool = served.tracked.filter((image) => isInPool(image, node));
-  const tracked = inPool.filter((image) => !isSuspectedOn(served, observed, image));
+  const inPool = scope.images.tracked.filter((image) => isInPool(image, node));
+  const tracked = inPool.filter((image) => !isSuspectedOn(catalog, observed, image));
   if (observed === null) {
     return tracked.map((image) =>
-      row(trackedBase(image, null), {
+      finding(trackedBase(node.name, image, null), {
         verdict: 'unknown',
         reason: 'the node could not be read',
         error: observation.error,
       }),
     );
   }
-  const world: World = { served, node, observed };
-  const rows = observed.entries.map((entry) => withNotes(world, judgeEntry(world, entry)));
-  const present = new Set(observed.entries.map((entry) => coverOf(world, entry.reference)));
+  const comparison: Comparison = { catalog, scope, node, observed };
+  const findings = observed.entries.map((entry) => withNotes(comparison, judgeEntry(comparison, entry)));
+  const present = new Set(observed.entries.map((entry) => judgedAs(comparison, entry.reference)));
   return [
-    ...rows,
+    ...findings,
     ...tracked
-      .map((image) => ({ image, desired: servedAs(world, image) }))
+      .map((image) => ({ image, desired: servedAs(comparison, image) }))
       .filter(({ desired }) => desired === null || !present.has(desired))
-      .map(({ image, desired }) => judgeAbsent(world, image, desired)),
+      .map(({ image, desired }) => judgeAbsent(comparison, image, desired)),
   ];
 }
 
 /** Whether an entry of the node looks like this image under another address: then nothing is said to be missing. */
-function isSuspectedOn(
-  { suspects }: Served,
-  observed: Observed | null,
-  { registry, image, tag }: TrackedImage,
-): boolean {
+function isSuspectedOn(catalog: Catalog, observed: Observed | null, { registry, image, tag }: TrackedImage): boolean {
   return (observed?.entries ?? []).some(({ reference }) => {
-    const suspect = suspectOf(suspects, reference);
+    const suspect = suspectOf(catalog, reference);
     return registry === null && suspect?.image === image && suspect.tag === tag;
   });
 }
 
-export function suspectOf(suspects: Served['suspects'], reference: string): Suspect | null {
-  return Object.hasOwn(suspects, reference) ? (suspects[reference] ?? null) : null;
-}
-
 /** What a registry serves for a tracked image. */
-function servedAs({ served, observed }: World, image: TrackedImage): DesiredImage | null {
-  const { image: name, tag } = trackedBase(image, null);
-  return served.desired.find((d) => d.image === name && d.tag === tag && fits(d, observed)) ?? null;
+function servedAs({ catalog, observed }: Comparison, image: TrackedImage): DesiredImage | null {
+  const name = imageNameOf(image);
+  const served = Object.values(catalog.images);
+  return served.find((d) => d.image === name && d.tag === image.tag && fits(d, observed.architecture)) ?? null;
 }
 
-/** One node, and what it is held against. */
-export interface World {
-  served: Served;
-  node: Node;
-  observed: Observed;
-}
-
-function judgeEntry(world: World, entry: IndexEntry): ImageRow {
-  const { served, node, observed } = world;
-  const desired = coverOf(world, entry.reference);
+function judgeEntry(comparison: Comparison, entry: IndexEntry): ImageFinding {
+  const { catalog, scope, node, observed } = comparison;
+  const desired = judgedAs(comparison, entry.reference);
   const base = {
+    node: node.name,
     reference: entry.reference,
     image: desired?.image ?? null,
     tag: desired?.tag ?? null,
@@ -101,43 +64,42 @@ function judgeEntry(world: World, entry: IndexEntry): ImageRow {
     want: desired?.contentDigest ?? null,
   };
   if (desired === null) {
-    const error = suspectOf(served.suspects, entry.reference)?.error ?? null;
-    return row(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(world, entry), error });
+    const error = suspectOf(catalog, entry.reference)?.error ?? null;
+    return finding(base, { verdict: 'unmanaged', want: null, reason: whyUnmanaged(comparison, entry), error });
   }
   const doubt = doubtAbout(observed, desired, entry.reference);
-  if (doubt !== null) return row(base, { verdict: 'unknown', reason: doubt });
-  if (desired.contentDigest === null) return judgeUnlearned(world, desired, entry, base);
-  if (entry.digest !== desired.contentDigest) return withRefresh(world, desired, row(base, { verdict: 'stale' }));
+  if (doubt !== null) return finding(base, { verdict: 'unknown', reason: doubt });
+  if (desired.contentDigest === null) return judgeUnlearned(comparison, desired, entry, base);
+  const evidence = (): Evidence => evidenceOf(comparison, desired, entry.reference);
+  if (entry.digest !== desired.contentDigest) return finding(base, { verdict: 'stale', evidence: evidence() });
   const blob =
     entry.type === 'oci'
       ? ociState(node, observed, desired, entry)
-      : blobState(observed, entry.digest, desired, served.depth);
-  if (blob.state === 'absent') {
-    return withRefresh(world, desired, row(base, { verdict: 'blob-missing', reason: blob.why }));
-  }
-  if (blob.state === 'corrupt') {
-    return row(base, { verdict: 'blob-corrupt', ...byReplacing(world, desired, entry.reference, blob) });
-  }
-  if (blob.state === 'unproven') return row(base, { verdict: 'unknown', reason: blob.why });
-  return row(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
+      : blobState(observed, entry.digest, desired, scope.depth);
+  if (blob.state === 'absent')
+    return finding(base, { verdict: 'blob-missing', reason: blob.why, evidence: evidence() });
+  if (blob.state === 'corrupt')
+    return finding(base, { verdict: 'blob-corrupt', reason: blob.why, evidence: evidence() });
+  if (blob.state === 'unproven') return finding(base, { verdict: 'unknown', reason: blob.why });
+  return finding(base, { verdict: 'in-sync', reason: blob.why, error: lostAtEpoch(desired) });
 }
 
 /**
  * An entry of which nobody knows what digest it should have. The node's own hashes may prove that it holds what epoch
  * serves, or that it does not.
  */
-function judgeUnlearned(world: World, desired: DesiredImage, entry: IndexEntry, base: Base): ImageRow {
-  const { observed, served } = world;
+function judgeUnlearned(comparison: Comparison, desired: DesiredImage, entry: IndexEntry, base: Base): ImageFinding {
+  const { observed, scope } = comparison;
   const proof = provenOn(observed, desired, entry.digest);
   if (proof === 'other') {
     const reason = 'epoch serves other content: the digests of its parts prove it';
-    return withRefresh(world, desired, row(base, { verdict: 'stale', reason }));
+    return finding(base, { verdict: 'stale', reason, evidence: evidenceOf(comparison, desired, entry.reference) });
   }
   if (proof === 'same') {
-    const { state, why } = blobState(observed, entry.digest, desired, served.depth);
+    const { state, why } = blobState(observed, entry.digest, desired, scope.depth);
     return state === 'sound'
-      ? row(base, { verdict: 'in-sync', reason: 'its own hashes match the parts', error: lostAtEpoch(desired) })
-      : row(base, { verdict: 'unknown', reason: why });
+      ? finding(base, { verdict: 'in-sync', reason: 'its own hashes match the parts', error: lostAtEpoch(desired) })
+      : finding(base, { verdict: 'unknown', reason: why });
   }
   const blob = observed.blobs[hexOf(entry.digest)];
   const kept = desired.error?.code === 'TAG_NOT_FOUND' ? 'the local copy is kept' : null;
@@ -147,7 +109,7 @@ function judgeUnlearned(world: World, desired: DesiredImage, entry: IndexEntry, 
       ? 'the bytes of the blob are not what its name says, so its own hashes prove nothing'
       : blob?.unhashed && `the bytes of the blob could not be hashed: ${blob.unhashed}`;
   const reason = [desired.error?.message, kept, unproven].filter(Boolean).join('; ') || null;
-  return row(base, { verdict: 'unknown', reason, error: desired.error });
+  return finding(base, { verdict: 'unknown', reason, error: desired.error });
 }
 
 /** Why it is in doubt what cocoon takes a reference for, or null. Under such a one nothing is pulled. */
@@ -166,122 +128,73 @@ export function doubtAbout(observed: Observed, desired: DesiredImage, reference:
 }
 
 /** What is to be said about the image itself, whatever the node holds of it. */
-function withNotes(world: World, judged: ImageRow): ImageRow {
-  const notes = coverOf(world, judged.reference)?.notes ?? [];
-  return notes.length === 0 ? judged : { ...judged, reason: [judged.reason, ...notes].filter(Boolean).join('; ') };
+function withNotes(comparison: Comparison, judged: ImageFinding): ImageFinding {
+  return { ...judged, notes: judgedAs(comparison, judged.reference)?.notes ?? [] };
 }
 
-function judgeAbsent(world: World, image: TrackedImage, desired: DesiredImage | null): ImageRow {
-  const base = trackedBase(image, desired?.contentDigest ?? null);
+function judgeAbsent(comparison: Comparison, image: TrackedImage, desired: DesiredImage | null): ImageFinding {
+  const base = trackedBase(comparison.node.name, image, desired?.contentDigest ?? null);
   if (desired === null || desired.contentDigest === null) {
-    return row(base, { verdict: 'unknown', reason: desired?.error?.message ?? null, error: desired?.error ?? null });
+    return finding(base, {
+      verdict: 'unknown',
+      reason: desired?.error?.message ?? null,
+      error: desired?.error ?? null,
+    });
   }
   if (image.presence === 'if-present') {
-    return row(base, { verdict: 'absent', reason: 'not on this node, and it need not be' });
+    return finding(base, { verdict: 'absent', reason: 'not on this node, and it need not be' });
   }
-  const missing = row(base, { verdict: 'missing', reason: 'it must be on this node' });
-  if (coverOf(world, image.reference) !== desired) {
+  const reason = 'it must be on this node';
+  if (judgedAs(comparison, image.reference) !== desired) {
     const why = `epoch serves another image under ${image.reference}: give it an unambiguous reference in the config`;
-    return { ...missing, reason: `${missing.reason}, but ${why}` };
+    return finding(base, { verdict: 'missing', reason: `${reason}, but ${why}` });
   }
-  return withRefresh(world, desired, missing);
+  return finding(base, { verdict: 'missing', reason, evidence: evidenceOf(comparison, desired, image.reference) });
 }
 
-/** What a reference on this node stands for at its registry, for the node's own platform; null where nothing covers it. */
-export function coverOf(world: World, reference: string): DesiredImage | null {
-  const { served, node } = world;
-  return standsFor(world, reference, (place) => isManaged(served, node, reference, place));
-}
-
-/** The same wherever it is managed, be it on another node only. */
-export function standsFor(
-  { served, observed }: Omit<World, 'node'>,
-  reference: string,
-  isWanted: (place: number) => boolean = () => true,
-): DesiredImage | null {
-  const covering = placesOf(served, reference).flatMap((place) => {
-    const image = served.desired[place];
-    return image !== undefined && fits(image, observed) && isWanted(place) ? [image] : [];
-  });
-  return covering[0] ?? null;
-}
-
-function fits({ platform }: DesiredImage, { architecture }: Observed): boolean {
-  return platform === null || platform === `linux/${architecture}`;
-}
-
-/** A row that a change on the node heals, with that plan, or with the reason why none can work. */
-function withRefresh(world: World, desired: DesiredImage, drifted: ImageRow): ImageRow {
-  const but = (why: string | null): string => [drifted.reason, why].filter(Boolean).join('; ');
-  const error = lostAtEpoch(desired);
-  if (error !== null) return { ...drifted, error, reason: but(error.message) };
-  if (desired.unpullable !== null) return { ...drifted, reason: but(desired.unpullable) };
-  const want = desired.contentDigest;
+/** What would bring what its registry serves to the node, under this reference. */
+export function evidenceOf({ observed, scope }: Comparison, desired: DesiredImage, reference: string): Evidence {
+  const digest = desired.contentDigest;
   const there =
-    drifted.type === 'oci' || want === null ? null : blobState(world.observed, want, desired, world.served.depth);
-  if (there !== null && (there.state === 'corrupt' || there.state === 'unproven')) {
-    const cure = isTied(drifted) ? 'an import' : 'a forced pull';
-    const why = `${cure} would keep the file of the wanted digest, which is there and unsound: ${there.why}`;
-    if (there.state === 'unproven') return { ...drifted, reason: but(why) };
-    const replacing = byReplacing(world, desired, drifted.reference, there);
-    return { ...drifted, ...replacing, reason: but(`${why}; ${replacing.reason}`) };
-  }
-  if (!isTied(drifted)) return { ...drifted, plan: 'pull' };
-  if (want !== null) return { ...drifted, plan: 'import' };
-  return { ...drifted, reason: but('an import is compared with its content digest, which is not known') };
-}
-
-/** A cloud image under a name that is no URL: cocoon would look for it at an OCI registry (contract C.7). */
-export function isTied({ type, reference }: Pick<ImageRow, 'type' | 'reference'>): boolean {
-  return type === 'cloudimg' && !isUrl(reference);
-}
-
-/** What becomes of a corrupt blob: replaced where that is allowed and possible, else the commands for a person. */
-export function byReplacing(
-  world: World,
-  desired: DesiredImage,
-  reference: string,
-  { why }: BlobState,
-): Pick<ImageRow, 'reason' | 'error' | 'commands'> & { plan: 'replace' | null } {
-  const error = lostAtEpoch(desired);
-  if (error !== null) return { plan: null, reason: `${why}; ${error.message}`, error, commands: [] };
-  if (desired.unpullable !== null)
-    return { plan: null, reason: `${why}; ${desired.unpullable}`, error: null, commands: [] };
-  const { served, node } = world;
-  const digest = desired.contentDigest as string;
-  if (isUrl(reference)) {
-    return replaced(world, digest, why, 'a forced pull', replaceCommands(node.cocoon, reference, digest));
-  }
-  const commands = reimportCommands(node.cocoon, served.addresses[0], desired, reference, digest);
-  return replaced(world, digest, why, 'another import', commands);
+    digest === null || desired.kind === 'container-image' ? null : blobState(observed, digest, desired, scope.depth);
+  const kept =
+    digest !== null && (there?.state === 'corrupt' || there?.state === 'unproven')
+      ? { state: there.state, why: there.why, isInUse: isInUse(observed, digest) }
+      : null;
+  const { sizeBytes, stored } = desired;
+  return { reference, image: desired, digest, sizeBytes: sizeBytes ?? 0, stored, counts: 'tag', kept };
 }
 
 /**
- * The plan for a bad blob whose content can be had: replaced where that is allowed and no VM runs on it.
- * @param cure what alone would keep the bad file
+ * Why what is served cannot be had: the registry lacks a blob of the image or could not be asked for it, or cocoon cannot
+ * pull it; null where it can.
  */
-export function replaced(
-  { served, observed }: World,
-  digest: string,
-  why: string,
-  cure: string,
-  commands: string[],
-): Pick<ImageRow, 'reason' | 'error' | 'commands'> & { plan: 'replace' | null } {
-  if (served.repair.corruptBlobs === 'replace') {
-    if (!isInUse(observed, digest)) return { plan: 'replace', reason: why, error: null, commands: [] };
-    return { plan: null, reason: `${why}; a VM is running on it, so it is not replaced`, error: null, commands };
-  }
-  return { plan: null, reason: `${why}; ${cure} alone would keep it`, error: null, commands };
+export function whyNotServed(desired: DesiredImage): { why: string; error: ImageFinding['error'] } | null {
+  const error = lostAtEpoch(desired);
+  if (error !== null) return { why: error.message, error };
+  return desired.unpullable === null ? null : { why: desired.unpullable, error: null };
+}
+
+/** Whether the content would come by itself, without any file being replaced first. */
+export function canBeHad({ image, reference, digest, kept }: Evidence): boolean {
+  if (image === null || kept !== null || whyNotServed(image) !== null) return false;
+  return digest !== null || !isTied(image, reference);
+}
+
+/** A cloud image under a name that is no URL: cocoon would look for it at an OCI registry (contract C.7). */
+export function isTied({ kind }: DesiredImage, reference: string): boolean {
+  return kind === 'cloud-image' && !isUrl(reference);
 }
 
 /** Why nothing can be pulled: the registry lacks a blob of the image, or could not be asked for it. */
-export function lostAtEpoch(desired: DesiredImage): ImageRow['error'] {
+function lostAtEpoch(desired: DesiredImage): ImageFinding['error'] {
   return desired.missingBlob === null ? null : desired.error;
 }
 
-function whyUnmanaged({ served, node, observed }: World, entry: IndexEntry): string {
-  const meaning = meaningOf(entry.reference, served.addresses);
-  const pools = otherPools(served, node, entry.reference);
+function whyUnmanaged(comparison: Comparison, entry: IndexEntry): string {
+  const { catalog, observed } = comparison;
+  const meaning = meaningOf(entry.reference, catalog.addresses);
+  const pools = otherPools(comparison, entry.reference);
   const byMeaning = {
     download: 'no tracked tag covers it',
     immutable: 'it names content by its digest, which never goes stale',
@@ -297,25 +210,22 @@ function whyUnmanaged({ served, node, observed }: World, entry: IndexEntry): str
   return absent ? `${why}; its blob is missing` : why;
 }
 
-type Base = Pick<ImageRow, 'reference' | 'image' | 'tag' | 'type' | 'have' | 'want'>;
+type Base = Pick<ImageFinding, 'node' | 'reference' | 'image' | 'tag' | 'type' | 'have' | 'want'>;
 
 /** The row of a tracked image that has no entry on the node. */
-function trackedBase(image: TrackedImage, want: string | null): Base {
+function trackedBase(node: string, image: TrackedImage, want: string | null): Base {
   const { reference, tag, registry } = image;
-  return { reference, image: imageNameOf(image), tag, type: registry === null ? 'cloudimg' : 'oci', have: null, want };
+  return {
+    node,
+    reference,
+    image: imageNameOf(image),
+    tag,
+    type: registry === null ? 'cloudimg' : 'oci',
+    have: null,
+    want,
+  };
 }
 
-function row(base: Base, rest: Partial<ImageRow> & Pick<ImageRow, 'verdict'>): ImageRow {
-  return {
-    ...base,
-    plan: null,
-    wave: null,
-    reason: null,
-    error: null,
-    commands: [],
-    outcome: null,
-    after: null,
-    steps: [],
-    ...rest,
-  };
+function finding(base: Base, rest: Partial<ImageFinding> & Pick<ImageFinding, 'verdict'>): ImageFinding {
+  return { kind: 'image', ...base, reason: null, error: null, notes: [], evidence: null, ...rest };
 }

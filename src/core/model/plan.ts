@@ -1,5 +1,9 @@
 /** What an operator allows, and what will be done under that. */
+import type { DesiredImage } from './desired.ts';
 import type { ErrorInfo } from './error.ts';
+import type { Node } from './node.ts';
+import type { BlobFact, Leftover } from './observed.ts';
+import type { BlobDepth } from './verdict.ts';
 
 /** What the operator allows a run to do. */
 export interface Policy {
@@ -10,9 +14,26 @@ export interface Policy {
   pullRetries: number;
   minFreeBytes: number;
   clone: CloneMode;
+  vm: CanaryVmPolicy;
+  repair: Repair;
+}
+
+/** What a run may mend beyond pulling. */
+export interface Repair {
+  corruptBlobs: 'report' | 'replace';
+  restoreBases: 'report' | 'restore';
 }
 
 export type CloneMode = 'none' | 'files' | 'vm';
+
+/** Which snapshot is cloned to a VM that proves it, and where. */
+export interface CanaryVmPolicy {
+  /** The one to clone; null for the tracked ones, else the first of the node. */
+  snapshot: string | null;
+  timeoutMs: number;
+  nodes: 'canary' | 'healed';
+  extraArgs: string[];
+}
 
 /** A count, or a share of the planned actions in percent (rounded up). */
 export interface Limit {
@@ -22,9 +43,9 @@ export interface Limit {
 
 export type ActionKind = 'pull' | 'replace' | 'import' | 'restore';
 
-/** One change on one node. */
+/** One change on one node: all that applying it needs, beside clients and limits. */
 export interface Action {
-  node: string;
+  node: Node;
   kind: ActionKind;
   /** The key in the node's index; of a `restore` that of the snapshots' base. */
   reference: string;
@@ -33,9 +54,69 @@ export interface Action {
   tag: string;
   /** The content digest that must be there in the end; null where only the pull will tell it. */
   want: string | null;
+  /** What is downloaded. */
   sizeBytes: number;
+  /** What is sent to the node, part after part; null where the node pulls by itself. */
+  send: { repository: string; parts: { digest: string; sizeBytes: number }[] } | null;
+  expected: Expected;
+  /** Null where nothing is cloned. */
+  clone: CloneTest | null;
+  pullTimeoutMs: number;
+  pullRetries: number;
   /** 0 for the canary nodes of an image, 1 for all others. */
   wave: number;
   /** Set where the action is in the plan but cannot begin. */
   blocked: ErrorInfo | null;
+}
+
+/** What must be true after a change, and how closely that is looked at. */
+export interface Expected {
+  /** What its registry serves by then counts; null where exactly `want` does. */
+  tag: TagAsked | null;
+  /** Of content that no tag tells: what its file must be, where that is known. */
+  form: { sizeBytes: number; stored: DesiredImage['stored'] } | null;
+  depth: BlobDepth;
+  /** What blobs of the node hashed to in this run, by hex: a file that is still the same is not hashed again. */
+  hashed: Record<string, HashedFile>;
+}
+
+export type HashedFile = Pick<BlobFact, 'stamp' | 'sha256' | 'proofs'>;
+
+/** A tag, and the registry that it is asked of: null for epoch. */
+export interface TagAsked {
+  registry: string | null;
+  repository: string;
+  tag: string;
+  platform: string | null;
+}
+
+/** The snapshots of a node that must clone where they stand on what was brought. */
+export interface CloneTest {
+  snapshots: { id: string; snapshot: string }[];
+  /** A VM is cloned of some of these; null where files are proof enough. */
+  vm: CanaryVm | null;
+}
+
+export interface CanaryVm {
+  name: string;
+  /** Those to clone, of the ones that stand on what was brought. */
+  snapshots: string[];
+  /** Where none of these does, the first other one is cloned. */
+  isAnyGood: boolean;
+  /** On the canary nodes of an image only. */
+  isForCanaries: boolean;
+  timeoutMs: number;
+  extraArgs: string[];
+}
+
+/** What a run tidies on one node before its first wave. */
+export interface Tidying {
+  node: Node;
+  leftovers: Leftover[];
+}
+
+/** All that a run is about to do. */
+export interface Plan {
+  tidyings: Tidying[];
+  actions: Action[];
 }

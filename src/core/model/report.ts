@@ -44,8 +44,8 @@ export interface SnapshotRow {
   steps: Step[];
 }
 
-/** A node's verdicts. */
-export interface NodeVerdicts {
+/** The rows of one node. */
+export interface NodeRows {
   node: string;
   images: ImageRow[];
   snapshots: SnapshotRow[];

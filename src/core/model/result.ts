@@ -29,3 +29,9 @@ export interface TidyResult {
   outcome: 'tidied' | 'failed' | 'skipped';
   error: ErrorInfo | null;
 }
+
+/** What came of a plan: one result per action, in the order of the plan. */
+export interface Applied {
+  tidied: TidyResult[];
+  results: ActionResult[];
+}

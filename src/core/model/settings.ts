@@ -1,6 +1,6 @@
 /** What the config says, after defaults, environment and flags: plain values, durations in ms, sizes in bytes. */
 import type { TrackedImage, TrackedSnapshot } from './desired.ts';
-import type { CloneMode, Limit } from './plan.ts';
+import type { CanaryVmPolicy, CloneMode, Limit, Policy, Repair } from './plan.ts';
 
 export interface Settings {
   epoch: {
@@ -25,7 +25,7 @@ export interface Settings {
   verify: {
     blob: 'presence' | 'size' | 'sha256';
     clone: CloneMode;
-    vm: { snapshot: string | null; timeoutMs: number; nodes: 'canary' | 'healed'; extraArgs: string[] };
+    vm: CanaryVmPolicy;
   };
   rollout: {
     canary: number;
@@ -35,7 +35,7 @@ export interface Settings {
     pullRetries: number;
     minFreeBytes: number;
   };
-  repair: { corruptBlobs: 'report' | 'replace'; restoreBases: 'report' | 'restore' };
+  repair: Repair;
   gate: GateSettings;
   run: {
     timeoutMs: number;
@@ -47,6 +47,11 @@ export interface Settings {
 /** All known addresses of epoch, its own first. */
 export function addressesOf({ epoch }: Pick<Settings, 'epoch'>): [string, ...string[]] {
   return [epoch.url, ...epoch.aliases];
+}
+
+/** What the settings allow a run to do. */
+export function policyOf({ rollout, verify, repair }: Pick<Settings, 'rollout' | 'verify' | 'repair'>): Policy {
+  return { ...rollout, clone: verify.clone, vm: verify.vm, repair };
 }
 
 /** When a gate passes. */

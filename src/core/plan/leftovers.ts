@@ -1,7 +1,7 @@
 /** What a run of ours that died left on a node, and who tidies it: the next run, under our lock there, and no other. */
 import { hexOf } from '../reference.ts';
 import type { Leftover, Observation } from '../model/observed.ts';
-import type { Action } from '../model/plan.ts';
+import type { Action, Tidying } from '../model/plan.ts';
 import type { LeftoverRow } from '../model/report.ts';
 import type { ActionResult, TidyResult } from '../model/result.ts';
 
@@ -29,12 +29,6 @@ export function leftoverAt(path: string): Leftover | null {
   return kind === undefined ? null : { kind, name: path };
 }
 
-/** What a run tidies on one node before its first wave. */
-export interface Tidying {
-  node: string;
-  leftovers: Leftover[];
-}
-
 /**
  * Everything that was left, but for a bad blob that an action of this plan brings anew: to put the file back first would
  * make cocoon keep it (contract C.1), so the guard of that action removes or puts back what lies beside its blob.
@@ -42,7 +36,7 @@ export interface Tidying {
 export function planTidying(observations: Observation[], actions: Action[]): Tidying[] {
   return observations
     .map(({ node, observed }) => ({
-      node: node.name,
+      node,
       leftovers: (observed?.leftovers ?? []).filter((left) => !actions.some((a) => tends(a, node.name, left))),
     }))
     .filter(({ leftovers }) => leftovers.length > 0);
@@ -51,7 +45,10 @@ export function planTidying(observations: Observation[], actions: Action[]): Tid
 /** True for an action whose guard tends this very file. Where only the pull will tell what comes, it may be that. */
 function tends({ node, blocked, want }: Action, name: string, { kind, name: path }: Leftover): boolean {
   return (
-    kind === 'blob-aside' && node === name && blocked === null && (want === null || path.includes(`/${hexOf(want)}.`))
+    kind === 'blob-aside' &&
+    node.name === name &&
+    blocked === null &&
+    (want === null || path.includes(`/${hexOf(want)}.`))
   );
 }
 

@@ -1,9 +1,9 @@
-/** Which rows a run is about: `images.ignore`, `snapshots.ignore`, `--image` and `--snapshot`. */
+/** Which findings a run is about: `images.ignore`, `snapshots.ignore`, `--image` and `--snapshot`. */
 import picomatch from 'picomatch';
 import { fault } from '../errors.ts';
 import { downloadOf, readingsOf } from '../reference.ts';
 import type { DesiredImage, DesiredSnapshot } from '../model/desired.ts';
-import type { ImageRow, NodeVerdicts, SnapshotRow } from '../model/report.ts';
+import type { ImageFinding, NodeFindings, SnapshotFinding } from '../model/finding.ts';
 
 export interface Filters {
   /** `--image`: references, `repo`, `repo:tag`, globs over these; a leading `!` excludes. Empty: all. */
@@ -16,7 +16,7 @@ export interface Filters {
 
 /** What judging produced, before and after selection. */
 export interface Selection {
-  verdicts: NodeVerdicts[];
+  findings: NodeFindings[];
   desired: DesiredImage[];
   snapshots: DesiredSnapshot[];
 }
@@ -24,14 +24,14 @@ export interface Selection {
 type Matches = (names: string[]) => boolean;
 
 /**
- * Keeps the rows that the filters ask for: an image brings the snapshots on it, a snapshot brings its base.
+ * Keeps the findings that the filters ask for: an image brings the snapshots on it, a snapshot brings its base.
  * @throws ReconcileError FILTER_EMPTY where a pattern (no exclusion) matches nothing in the config or on a node
  */
-export function selectRows(all: Selection, filters: Filters): Selection {
+export function selectFindings(all: Selection, filters: Filters): Selection {
   const ignoreImage = anyOf(filters.ignoreImages);
   const ignoreSnapshot = anyOf(filters.ignoreSnapshots);
   const kept: Selection = {
-    verdicts: all.verdicts.map(({ node, images, snapshots }) => ({
+    findings: all.findings.map(({ node, images, snapshots }) => ({
       node,
       images: images.filter((row) => !ignoreImage(imageNames(row))),
       snapshots: snapshots.filter((row) => !ignoreSnapshot(snapshotNames(row))),
@@ -41,27 +41,27 @@ export function selectRows(all: Selection, filters: Filters): Selection {
   };
   refuseEmpty('--image', filters.images, [
     ...kept.desired.map(imageNames),
-    ...kept.verdicts.flatMap(({ images }) => images.map(rowNames)),
+    ...kept.findings.flatMap(({ images }) => images.map(rowNames)),
   ]);
   refuseEmpty('--snapshot', filters.snapshots, [
     ...kept.snapshots.map(snapshotNames),
-    ...kept.verdicts.flatMap(({ snapshots }) => snapshots.map(snapshotNames)),
+    ...kept.findings.flatMap(({ snapshots }) => snapshots.map(snapshotNames)),
   ]);
   if (filters.images.length === 0 && filters.snapshots.length === 0) return kept;
 
   const wantedImage = filter(filters.images);
   const wantedSnapshot = filter(filters.snapshots);
   const namesOfBase = basesByReference(kept);
-  const isImage = (row: ImageRow | DesiredImage): boolean => wantedImage(rowNames(row));
-  const isSnapshot = (row: SnapshotRow | DesiredSnapshot): boolean =>
+  const isImage = (row: ImageFinding | DesiredImage): boolean => wantedImage(rowNames(row));
+  const isSnapshot = (row: SnapshotFinding | DesiredSnapshot): boolean =>
     wantedSnapshot(snapshotNames(row)) && (filters.images.length === 0 || wantedImage(namesOfBase(row.base)));
   const snapshotsKept = kept.snapshots.filter(isSnapshot);
-  const rowsKept = kept.verdicts.flatMap(({ snapshots }) => snapshots.filter(isSnapshot));
+  const rowsKept = kept.findings.flatMap(({ snapshots }) => snapshots.filter(isSnapshot));
   const bases = new Set([...snapshotsKept, ...rowsKept].map(({ base }) => namesOfBase(base).at(-1)));
-  const isWanted = (row: ImageRow | DesiredImage): boolean =>
+  const isWanted = (row: ImageFinding | DesiredImage): boolean =>
     isImage(row) && (filters.snapshots.length === 0 || bases.has(imageNames(row).at(-1)));
   return {
-    verdicts: kept.verdicts.map(({ node, images, snapshots }) => ({
+    findings: kept.findings.map(({ node, images, snapshots }) => ({
       node,
       images: images.filter(isWanted),
       snapshots: snapshots.filter(isSnapshot),
@@ -77,8 +77,8 @@ export function imageNames(row: { reference: string; image: string | null; tag: 
 }
 
 /** An entry that may be of epoch under another address is meant too where its image is named. */
-function rowNames(row: ImageRow | DesiredImage): string[] {
-  const isSuspected = 'verdict' in row && row.verdict === 'unmanaged' && row.error !== null;
+function rowNames(row: ImageFinding | DesiredImage): string[] {
+  const isSuspected = row.kind === 'image' && row.verdict === 'unmanaged' && row.error !== null;
   const path = isSuspected ? downloadOf(row.reference)?.path : undefined;
   if (path === undefined) return imageNames(row);
   const { whole, split } = readingsOf(path);
@@ -94,9 +94,9 @@ function snapshotNames({ snapshot }: { snapshot: string }): string[] {
 }
 
 /** The names of the image behind a base reference, as far as a row tells them. */
-function basesByReference({ verdicts, desired }: Selection): (base: string | null) => string[] {
+function basesByReference({ findings, desired }: Selection): (base: string | null) => string[] {
   const names = new Map<string, string[]>();
-  for (const row of [...desired, ...verdicts.flatMap(({ images }) => images)])
+  for (const row of [...desired, ...findings.flatMap(({ images }) => images)])
     names.set(row.reference, imageNames(row));
   return (base) => (base === null ? [] : (names.get(base) ?? [base]));
 }

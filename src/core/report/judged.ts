@@ -5,34 +5,36 @@ import { downloadOf } from '../reference.ts';
 import { count } from '../text.ts';
 import type { ErrorInfo } from '../model/error.ts';
 import type { Observation } from '../model/observed.ts';
-import type { ImageRow, NodeVerdicts, SnapshotRow } from '../model/report.ts';
+import type { ImageFinding, NodeFindings, SnapshotFinding } from '../model/finding.ts';
 
 /** Entries that are named where nothing was judged. */
 const MAX_HELD = 5;
 
-/** False for a row that compared nothing: what is unmanaged, what need not be there, what the first clone brings. */
-export function isJudged(row: ImageRow | SnapshotRow): boolean {
-  if ('snapshot' in row) return row.verdict !== 'not-on-node' || row.baseVerdict !== null;
+/** False for a finding, or its row, that compared nothing: what is unmanaged, what need not be there, what the first clone brings. */
+export function isJudged(
+  row: Pick<ImageFinding, 'verdict'> | Pick<SnapshotFinding, 'verdict' | 'baseVerdict'>,
+): boolean {
+  if ('baseVerdict' in row) return row.verdict !== 'not-on-node' || row.baseVerdict !== null;
   return row.verdict !== 'unmanaged' && row.verdict !== 'absent';
 }
 
-/** True where some node that was read has a row that compared something. */
-export function isAnyJudged(verdicts: NodeVerdicts[], observations: Observation[]): boolean {
+/** True where some node that was read has a finding that compared something. */
+export function isAnyJudged(findings: NodeFindings[], observations: Observation[]): boolean {
   const read = new Set(observations.flatMap(({ node, observed }) => (observed === null ? [] : node.name)));
-  return verdicts.some(({ node, images, snapshots }) => read.has(node) && [...images, ...snapshots].some(isJudged));
+  return findings.some(({ node, images, snapshots }) => read.has(node) && [...images, ...snapshots].some(isJudged));
 }
 
 /**
  * The error of a run in which not one row was judged, or null. Where nothing was asked for and nothing is there, there was
  * nothing to judge.
- * @param selected the rows that the run is about
- * @param all every row: where some of these was judged, the address of epoch and the root directories are right, and
+ * @param selected the findings that the run is about
+ * @param all every finding: where some of these was judged, the address of epoch and the root directories are right, and
  * what is absent is just that
  * @param isAsked whether a filter names something
  */
 export function nothingJudged(
-  selected: NodeVerdicts[],
-  all: NodeVerdicts[],
+  selected: NodeFindings[],
+  all: NodeFindings[],
   observations: Observation[],
   isAsked: boolean,
 ): ErrorInfo | null {
@@ -41,7 +43,7 @@ export function nothingJudged(
   if (rows.length === 0 && !isAsked) return null;
   const isUnmanaged = rows.some(({ verdict }) => verdict === 'unmanaged');
   if (!isUnmanaged && isAnyJudged(all, observations)) return null;
-  const suspects = rows.flatMap((row) => ('reference' in row && row.error !== null ? [row.reference] : []));
+  const suspects = rows.flatMap((row) => (row.kind === 'image' && row.error !== null ? [row.reference] : []));
   return nothingJudgedOn(observations, suspects);
 }
 

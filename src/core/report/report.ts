@@ -5,7 +5,7 @@ import type { ErrorInfo } from '../model/error.ts';
 import type { Gate } from '../model/gate.ts';
 import type { Observation } from '../model/observed.ts';
 import type { Action } from '../model/plan.ts';
-import type { ImageRow, NodeReport, NodeVerdicts, Report, RunMode, SnapshotRow } from '../model/report.ts';
+import type { ImageRow, NodeReport, NodeRows, Report, RunMode, SnapshotRow } from '../model/report.ts';
 import type { TidyResult } from '../model/result.ts';
 import {
   IMAGE_VERDICTS,
@@ -60,7 +60,7 @@ export function isOpenDrift(row: ImageRow | SnapshotRow): boolean {
   return weightOf(row) === 'drift' && row.outcome !== 'healed' && row.outcome !== 'superseded';
 }
 
-/** What a report is made of. Verdicts are in the order of the observations. */
+/** What a report is made of. Rows are in the order of the observations. */
 export interface Parts {
   tool: { name: string; version: string };
   run: { id: string; mode: RunMode; startedAt: string; finishedAt: string; blobDepth: BlobDepth | null };
@@ -69,7 +69,7 @@ export interface Parts {
   desired: DesiredImage[];
   snapshots: DesiredSnapshot[];
   observations: Observation[];
-  verdicts: NodeVerdicts[];
+  rows: NodeRows[];
   actions: Action[];
   tidied: TidyResult[];
 }
@@ -88,7 +88,7 @@ export function emptyReport(
     desired: [],
     snapshots: [],
     observations: [],
-    verdicts: [],
+    rows: [],
     actions: [],
     tidied: [],
   };
@@ -97,7 +97,7 @@ export function emptyReport(
 
 /** Parts → report. With a gate it is the gate's answers that decide, and no verdict. */
 export function assemble(parts: Parts, gate: Gate | null = null): Report {
-  const nodes = parts.observations.map((observation, i) => nodeReport(observation, parts.verdicts[i], parts.tidied));
+  const nodes = parts.observations.map((observation, i) => nodeReport(observation, parts.rows[i], parts.tidied));
   const summary = summarise(nodes, parts.actions);
   const run = { ...parts.run, error: parts.error, shard: null };
   return {
@@ -130,7 +130,7 @@ export function publicDesired(image: DesiredImage): Desired {
   };
 }
 
-function nodeReport(observation: Observation, verdicts: NodeVerdicts | undefined, tidied: TidyResult[]): NodeReport {
+function nodeReport(observation: Observation, rows: NodeRows | undefined, tidied: TidyResult[]): NodeReport {
   const { node, status, observed, error, durationMs } = observation;
   return {
     name: node.name,
@@ -144,8 +144,8 @@ function nodeReport(observation: Observation, verdicts: NodeVerdicts | undefined
     durationMs,
     notes: observed?.notes ?? [],
     leftovers: leftoverRows(observation, tidied),
-    images: verdicts?.images ?? [],
-    snapshots: verdicts?.snapshots ?? [],
+    images: rows?.images ?? [],
+    snapshots: rows?.snapshots ?? [],
   };
 }
 

@@ -6,13 +6,14 @@ import { createHash, type Hash } from 'node:crypto';
 import { startDeadline } from '../../system/deadline.ts';
 import type { Registry } from '../../registry/client.ts';
 import type { State } from '../../bastion/state.ts';
-import { placesOf } from '../../core/judge/coverage.ts';
+import { keysOf, withImages } from '../../core/judge/catalog.ts';
 import { withLearned } from '../../core/artifact.ts';
 import { fault } from '../../core/errors.ts';
-import type { Served } from '../../core/judge/images.ts';
+import type { Catalog } from '../../core/model/catalog.ts';
+import type { Scope } from '../../core/model/scope.ts';
 import type { DesiredImage } from '../../core/model/desired.ts';
 import type { Observation } from '../../core/model/observed.ts';
-import { whyOf } from '../resolve/ask.ts';
+import { whyOf } from '../resolve/inquiry.ts';
 
 const PART_TRIES = 4;
 /** So much of what is left of the run's time streaming may take: nodes prove for themselves what it did not tell. */
@@ -103,19 +104,18 @@ export async function streamed(
 }
 
 /**
- * `served` with the content digests that only streaming tells. Which images are streamed depends on what is asked about,
- * and not on what any node holds of it: one node must not decide how closely another is looked at.
+ * The catalog with the content digests that only streaming tells. Which images are streamed depends on what is asked
+ * about, and not on what any node holds of it: one node must not decide how closely another is looked at.
  */
 export async function learnContents(
-  served: Served,
+  { catalog, scope }: { catalog: Catalog; scope: Scope },
   observations: Observation[],
   context: LearnContext & { remainingMs: () => number },
   onStream: OnStream,
-): Promise<Served> {
+): Promise<Catalog> {
   const endsAt = performance.now() + context.remainingMs() * SHARE_OF_TIME;
-  const desired = [...served.desired];
-  for (const place of inFairOrder(served, observations)) {
-    const image = desired[place] as DesiredImage;
+  const learned: DesiredImage[] = [];
+  for (const image of inFairOrder(catalog, scope, observations)) {
     const shareMs = Math.max(0, endsAt - performance.now());
     const reason = (): Error => {
       const cause = "its parts did not come within the share of the run's time that is for them";
@@ -123,38 +123,35 @@ export async function learnContents(
     };
     const deadline = startDeadline({ signal: context.signal, timeout: { afterMs: shareMs, reason } });
     try {
-      desired[place] = await streamed(image, { ...context, signal: deadline.signal }, onStream);
+      learned.push(await streamed(image, { ...context, signal: deadline.signal }, onStream));
     } finally {
       deadline.end();
     }
   }
-  return { ...served, desired };
+  return withImages(catalog, learned);
 }
 
 /**
- * The places of the images to stream: first what was asked about without any node, then of each node its first, then of
- * each its second. So a node that names many waits itself, and the others do not.
+ * The images to stream: first what was asked about without any node, then of each node its first, then of each its
+ * second. So a node that names many waits itself, and the others do not.
  */
-function inFairOrder(served: Served, observations: Observation[]): number[] {
-  const ranks = new Map<number, number>();
-  for (const [place, { unlearned, missingBlob }] of served.desired.entries()) {
-    if (unlearned && missingBlob === null) ranks.set(place, Infinity);
-  }
-  const asked = new Set(ranks.keys());
+function inFairOrder(catalog: Catalog, scope: Scope, observations: Observation[]): DesiredImage[] {
+  const unlearned = Object.entries(catalog.images).filter(([, one]) => one.unlearned && one.missingBlob === null);
+  /** By key, the turn in which a node first asks for it. */
+  const turns = new Map<string, number>(unlearned.map(([key]) => [key, Infinity]));
   for (const { node, observed } of observations) {
     const references = [
       ...(observed?.entries.map(({ reference }) => reference) ?? []),
-      ...(served.bases[node.name] ?? []),
+      ...(scope.bases[node.name] ?? []),
     ];
-    const own = new Set(
-      references.flatMap((reference) => placesOf(served, reference)).filter((place) => ranks.has(place)),
-    );
-    for (const [turn, place] of [...own].entries()) {
-      asked.delete(place);
-      ranks.set(place, Math.min(turn, ranks.get(place) as number));
+    const keys = references.flatMap((reference) => keysOf(catalog, reference));
+    for (const [turn, key] of [...new Set(keys.filter((one) => turns.has(one)))].entries()) {
+      turns.set(key, Math.min(turn, turns.get(key) ?? Infinity));
     }
   }
-  const turnOf = (place: number): number =>
-    asked.has(place) || served.desired[place]?.tracked === true ? -1 : (ranks.get(place) as number);
-  return [...ranks.keys()].sort((a, b) => turnOf(a) - turnOf(b));
+  const turnOf = ([key, { tracked }]: [string, DesiredImage]): number => {
+    const turn = turns.get(key) ?? Infinity;
+    return tracked || turn === Infinity ? -1 : turn;
+  };
+  return unlearned.toSorted((a, b) => turnOf(a) - turnOf(b)).map(([, image]) => image);
 }

@@ -1,10 +1,11 @@
 /** Looks for this epoch under addresses that the config does not know: entries whose paths name repositories of it. */
 import type { Registry } from '../../registry/client.ts';
 import { errorInfo } from '../../core/errors.ts';
-import type { Suspect } from '../../core/judge/images.ts';
+import type { Suspect } from '../../core/model/catalog.ts';
 import { downloadOf, meaningOf, readingsOf } from '../../core/reference.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
-import { whyOf } from './ask.ts';
+import { remember } from '../../system/remember.ts';
+import { whyOf } from './inquiry.ts';
 
 /** Distinct paths that epoch is asked about, of one node and in all. */
 const MAX_PER_NODE = 32;
@@ -86,11 +87,8 @@ async function askAbout(
   signal: AbortSignal,
 ): Promise<Map<string, Answer>> {
   const asked = new Map<string, Promise<boolean | ErrorInfo>>();
-  const isServed = async (repository: string): Promise<boolean | ErrorInfo> => {
-    const known = asked.get(repository) ?? ask(epoch, repository, signal);
-    asked.set(repository, known);
-    return await known;
-  };
+  const isServed = async (repository: string): Promise<boolean | ErrorInfo> =>
+    await remember(asked, repository, async () => await ask(epoch, repository, signal));
   const answers = [...candidates].map(async ([path, { readings }]): Promise<[string, Answer]> => {
     for (const reading of readings) {
       const served = await isServed(reading.repository);

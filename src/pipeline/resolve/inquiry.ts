@@ -1,20 +1,37 @@
-/** What both resolvers share: whom to ask, and how to put what came of it. */
+/** One round of questions to registries: each is asked once, however many nodes raise it. */
 import type { Registry } from '../../registry/client.ts';
 import type { State } from '../../bastion/state.ts';
+import type { Manifest } from '../../core/artifact.ts';
 import { errorInfo, infoOf } from '../../core/errors.ts';
-import type { Served } from '../../core/judge/images.ts';
-import type { DesiredImage } from '../../core/model/desired.ts';
+import type { DesiredImage, DesiredSnapshot } from '../../core/model/desired.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
 
-export interface ResolverOptions {
-  /** All known addresses of epoch, its own first. */
-  addresses: Served['addresses'];
+/** Who is asked. */
+export interface Registries {
   epoch: Registry;
   /** The client for another registry, by its host. */
   registryOf: (host: string) => Promise<Registry>;
   /** What earlier runs learned. */
   state: State;
+}
+
+/** What registries said is what they serve from its start on; a new one believes no old answer. */
+export interface Inquiry extends Registries {
   signal: AbortSignal;
+  answers: {
+    manifests: Map<string, Promise<FoundManifest>>;
+    images: Map<string, Promise<DesiredImage>>;
+    containers: Map<string, Promise<DesiredImage[]>>;
+    snapshots: Map<string, Promise<DesiredSnapshot>>;
+  };
+}
+
+export type FoundManifest = { manifest: Manifest; error: null } | { manifest: null; error: ErrorInfo };
+
+/** Has not asked anything yet. */
+export function startInquiry({ epoch, registryOf, state }: Registries, signal: AbortSignal): Inquiry {
+  const answers = { manifests: new Map(), images: new Map(), containers: new Map(), snapshots: new Map() };
+  return { epoch, registryOf, state, signal, answers };
 }
 
 /** A desired image of which nothing is known yet. */
@@ -39,14 +56,6 @@ export const NOTHING_KNOWN: Omit<DesiredImage, 'image' | 'tag' | 'reference'> = 
 /** What was caught, or why the run ended, which is then the cause of it. */
 export function whyOf(error: unknown, signal: AbortSignal): ErrorInfo {
   return infoOf(signal.aborted ? signal.reason : error);
-}
-
-export function remember<T>(memory: Map<string, Promise<T>>, key: string, ask: () => Promise<T>): Promise<T> {
-  const known = memory.get(key);
-  if (known !== undefined) return known;
-  const asked = ask();
-  memory.set(key, asked);
-  return asked;
 }
 
 /**

@@ -1,0 +1,158 @@
+/** One action on one node: look once more, change, verify, clone. */
+import { importImage, pullImage, replaceBlob } from '../../node/change.ts';
+import type { NodeSession } from '../../node/session.ts';
+import { errorInfo, infoOf, ReconcileError } from '../../core/errors.ts';
+import type { ErrorInfo } from '../../core/model/error.ts';
+import type { Action } from '../../core/model/plan.ts';
+import type { ActionResult, Step } from '../../core/model/result.ts';
+import { shortDigest } from '../../core/text.ts';
+import type { Connection } from '../../ssh/client.ts';
+import { cloneCanaries } from './canary-vm.ts';
+import { joinParts } from './content.ts';
+import type { ApplyClients, ApplyLimits } from './limits.ts';
+import { verify, verifyClones, type Verified } from './verify.ts';
+
+/** The part of an action in the rollout of its image. */
+export interface Role {
+  /** Of the first nodes that get the image, or in the place of one of these. */
+  isCanary: boolean;
+  /** Whether the image goes to no further node. */
+  isStopped: () => boolean;
+  /** The node received another digest than is served. */
+  onWrongDigest: (have: string | null) => void;
+}
+
+/** Runs one step and keeps a record of it. `problemOf` finds an error in what the work returned without throwing. */
+type RunStep = <T>(
+  name: Step['step'],
+  work: () => Promise<T>,
+  problemOf?: (value: T) => ErrorInfo | null,
+) => Promise<T>;
+
+function stepRecorder(action: Action, { signal, events }: ApplyLimits, steps: Step[]): RunStep {
+  return async (step, work, problemOf = () => null) => {
+    const startedAt = performance.now();
+    const record = (error: ErrorInfo | null): void => {
+      const ok = error === null ? true : error.code === 'NOTHING_TO_TEST' ? null : false;
+      const done = { step, ok, durationMs: Math.round(performance.now() - startedAt), error };
+      steps.push(done);
+      events.onStep(action, done);
+    };
+    try {
+      const value = await work();
+      record(problemOf(value));
+      return value;
+    } catch (error) {
+      const info = infoOf(signal.aborted ? signal.reason : error);
+      record(info);
+      throw new ReconcileError(info, { cause: error });
+    }
+  };
+}
+
+/** What a step says that left the node as it was. */
+export const UNTOUCHED: ReadonlySet<string> = new Set(['LOCKED', 'BLOB_IN_USE']);
+
+/** Look once more, change, verify, clone; never throws. */
+export async function applyAction(
+  action: Action,
+  clients: ApplyClients,
+  limits: ApplyLimits & Role,
+): Promise<ActionResult> {
+  const { node } = action;
+  const { signal } = limits;
+  const steps: Step[] = [];
+  const step = stepRecorder(action, limits, steps);
+  const base = { node: node.name, reference: action.reference, steps };
+  let after: string | null = null;
+  let connection: Connection | null = null;
+  try {
+    connection = await clients.ssh.connect(node, signal);
+    const session = { node, connection, signal };
+    const look = async (): Promise<Verified> => await verify(action, session, clients, limits);
+    const before = await look();
+    const needed = before.problem !== null;
+    const healed = needed
+      ? await refresh(action, { change: () => change(action, session, clients), look, step }, limits)
+      : before;
+    after = healed.have;
+    if (healed.problem !== null) throw new ReconcileError(healed.problem);
+    const { clone } = action;
+    if (clone !== null) {
+      await step(
+        'clone',
+        async () => {
+          const users = verifyClones(action, clone, healed);
+          const isProven = users.length === 0 || clone.vm === null || (clone.vm.isForCanaries && !limits.isCanary);
+          if (!isProven && clone.vm !== null) await cloneCanaries(clone.vm, users, session, clients.ssh);
+          const image = `${action.image}:${action.tag}`;
+          return users.length === 0 ? errorInfo('NOTHING_TO_TEST', { host: node.name, image }) : null;
+        },
+        (problem) => problem,
+      );
+    }
+    const superseded = action.want !== null && healed.now !== action.want;
+    const reason = superseded
+      ? `the tag moved during the run: the node has ${shortDigest(healed.now)}, as its registry serves now`
+      : needed
+        ? null
+        : 'it was in sync already when its turn came: nothing was changed';
+    return { ...base, outcome: superseded ? 'superseded' : 'healed', reason, error: null, after };
+  } catch (error) {
+    const info = infoOf(signal.aborted ? signal.reason : error);
+    // Where nothing had begun on the node it has not failed: another run or a VM holds it, or the run ended before its turn.
+    const begun = steps.some((s) => s.error === null || !UNTOUCHED.has(s.error.code));
+    return { ...base, outcome: begun ? 'failed' : 'skipped', reason: info.message, error: info, after };
+  } finally {
+    connection?.close();
+  }
+}
+
+/** What may go better a second time; the guard there is over by then. */
+const AGAIN: ReadonlySet<string> = new Set(['PULL_FAILED', 'IMPORT_FAILED']);
+
+/**
+ * Changes the node and reads it again until it holds what its registry serves now: once more after a failed or a wrong
+ * download (`pullRetries`), and once more when the tag moved meanwhile.
+ */
+async function refresh(
+  action: Action,
+  { change, look, step }: { change: () => Promise<void>; look: () => Promise<Verified>; step: RunStep },
+  { isStopped, onWrongDigest }: Role,
+): Promise<Verified> {
+  let retries = action.pullRetries;
+  let moved = false;
+  for (;;) {
+    try {
+      await step(action.kind, change);
+    } catch (error) {
+      if (!AGAIN.has(infoOf(error).code) || retries === 0) throw error;
+      retries -= 1;
+      continue;
+    }
+    const found = await step('verify', look, ({ problem }) => problem);
+    if (found.problem === null) return found;
+    const isOvertaken = action.want !== null && found.now !== action.want && found.have === action.want;
+    if (isOvertaken && !moved) {
+      moved = true;
+      continue;
+    }
+    onWrongDigest(found.have);
+    if (retries === 0 || isStopped()) return found;
+    retries -= 1;
+  }
+}
+
+/** The change itself, on the node. */
+async function change(action: Action, session: NodeSession, { epoch }: ApplyClients): Promise<void> {
+  const { kind, reference, want, sizeBytes, send, pullTimeoutMs } = action;
+  if (send !== null && want !== null) {
+    const content = joinParts(epoch, reference, send, session.signal);
+    const sent = { content, digest: want, sizeBytes, replaces: kind === 'replace' };
+    await importImage(session, reference, sent, pullTimeoutMs);
+  } else if (kind === 'replace' && want !== null) {
+    await replaceBlob(session, reference, want, pullTimeoutMs);
+  } else {
+    await pullImage(session, reference, pullTimeoutMs);
+  }
+}
