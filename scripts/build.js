@@ -62,7 +62,11 @@ await replace(
   'dist',
   [
     { ...PROGRAM, entryPoints: ['src/cli/program.ts'] },
-    { ...COMMONJS, entryPoints: ['src/cli/main.ts', 'src/cli/watchdog-thread.ts', 'src/cli/compile.ts'] },
+    {
+      ...COMMONJS,
+      entryNames: '[name]',
+      entryPoints: ['src/cli/main.ts', 'src/cli/startup/watchdog-thread.ts', 'src/cli/startup/compile.ts'],
+    },
   ],
   async (dir) => {
     const scripts = (await readdir(`${root}src/node`)).filter((name) => name.endsWith('.sh'));

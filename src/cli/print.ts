@@ -4,8 +4,8 @@ import { emptyReport } from '../core/report/report.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
 import type { Report } from '../core/model/report.ts';
 import { render, renderReasons } from '../reports/formats.ts';
-import { intentOf } from './args.ts';
-import type { CommonOptions, RunOptions } from './commands.ts';
+import { intentOf } from './args/parse.ts';
+import type { CommonOptions, RunOptions } from './args/commands.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';
 import { runId } from './setup.ts';
 

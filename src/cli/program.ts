@@ -1,15 +1,15 @@
-/** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version (`bytecode.ts`). */
+/** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version (`startup/bytecode.ts`). */
 import { setMaxListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { homeOf } from '../system/user.ts';
 import { errorInfo, fault } from '../core/errors.ts';
 import type { Signal } from '../core/report/report.ts';
-import { parseArgs } from './args.ts';
-import type { Command } from './commands.ts';
+import { parseArgs } from './args/parse.ts';
+import type { Command } from './args/commands.ts';
 import type { Io, Tool } from './io.ts';
-import { exit } from './last-resort.ts';
-import { GRACE_MS, startWatchdog, type Watchdog } from './watchdog.ts';
+import { exit } from './startup/last-resort.ts';
+import { GRACE_MS, startWatchdog, type Watchdog } from './startup/watchdog.ts';
 
 const FATAL: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 
@@ -79,13 +79,13 @@ async function dispatch(command: Command, io: Io, tool: Tool): Promise<number> {
       io.out(command.text);
       return 0;
     case 'run':
-      return await (await import('./run.ts')).runCommand(command, io, tool);
+      return await (await import('./commands/run.ts')).runCommand(command, io, tool);
     case 'gate':
-      return await (await import('./gate.ts')).gateCommand(command, io, tool);
+      return await (await import('./commands/gate.ts')).gateCommand(command, io, tool);
     case 'digest':
-      return await (await import('./inspect.ts')).digestCommand(command, io, tool);
+      return await (await import('./commands/digest.ts')).digestCommand(command, io, tool);
     case 'nodes':
-      return await (await import('./inspect.ts')).nodesCommand(command, io, tool);
+      return await (await import('./commands/digest.ts')).nodesCommand(command, io, tool);
   }
 }
 

@@ -1,7 +1,7 @@
 /** The command line: what is understood is understood exactly, and everything else is refused in one line. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { parseArgs } from '../../src/cli/args.ts';
+import { parseArgs } from '../../src/cli/args/parse.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import { anyLine } from '../helpers/command-lines.ts';
 

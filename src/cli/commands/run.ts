@@ -1,15 +1,15 @@
 /** `reconcile` and `reconcile --dry-run`. */
-import { policyOf, type Settings } from '../core/model/settings.ts';
-import { count, formatDuration } from '../core/text.ts';
-import type { Node } from '../core/model/node.ts';
-import type { Report } from '../core/model/report.ts';
-import { unlessAborted } from '../system/deadline.ts';
-import type { RunEvents } from '../pipeline/run.ts';
-import type { RunOptions } from './commands.ts';
-import type { Io, Tool } from './io.ts';
-import { createLog, judgeEvents, type Log } from './log.ts';
-import { printReport } from './print.ts';
-import { loadNodes, loadSettings, openClients, runId } from './setup.ts';
+import { policyOf, type Settings } from '../../core/model/settings.ts';
+import { count, formatDuration } from '../../core/text.ts';
+import type { Node } from '../../core/model/node.ts';
+import type { Report } from '../../core/model/report.ts';
+import { unlessAborted } from '../../system/deadline.ts';
+import type { RunEvents } from '../../pipeline/run.ts';
+import type { RunOptions } from '../args/commands.ts';
+import type { Io, Tool } from '../io.ts';
+import { createLog, judgeEvents, type Log } from '../log.ts';
+import { printReport } from '../print.ts';
+import { loadNodes, loadSettings, openClients, runId } from '../setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
 export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promise<number> {
@@ -34,7 +34,7 @@ async function attempt({ options, io, tool, log, id, startedAt }: Begun): Promis
   const configured = await loadSettings(options, io);
   const settings = withFlags(configured.settings, options);
   const nodes = await loadNodes(configured, options.nodes, io);
-  const { runPipeline } = await import('../pipeline/run.ts');
+  const { runPipeline } = await import('../../pipeline/run.ts');
   const { clients, close } = await unlessAborted(openClients(settings, io, log), io.stop);
   try {
     return await runPipeline({

@@ -1,19 +1,25 @@
 /** `reconcile gate`: can everything that the manifests and options name start on every node of its pool now? */
-import { askedByOption, placeQuestions, readManifests, type Manifests, type Question } from '../core/gate/cocoonset.ts';
-import { fault } from '../core/errors.ts';
-import { epochReference, isUrl, parseImageName, parseSnapshotName } from '../core/reference.ts';
-import { refusedGate } from '../core/gate/answers.ts';
-import { emptyReport } from '../core/report/report.ts';
-import type { Settings } from '../core/model/settings.ts';
-import { count } from '../core/text.ts';
-import type { Refusal } from '../core/model/gate.ts';
-import type { Report } from '../core/model/report.ts';
-import { unlessAborted } from '../system/deadline.ts';
-import type { GateOptions } from './commands.ts';
-import type { Io, Tool } from './io.ts';
-import { createLog, judgeEvents } from './log.ts';
-import { printReport } from './print.ts';
-import { loadInventory, loadSettings, openClients, runId, selectNodes } from './setup.ts';
+import {
+  askedByOption,
+  placeQuestions,
+  readManifests,
+  type Manifests,
+  type Question,
+} from '../../core/gate/cocoonset.ts';
+import { fault } from '../../core/errors.ts';
+import { epochReference, isUrl, parseImageName, parseSnapshotName } from '../../core/reference.ts';
+import { refusedGate } from '../../core/gate/answers.ts';
+import { emptyReport } from '../../core/report/report.ts';
+import type { Settings } from '../../core/model/settings.ts';
+import { count } from '../../core/text.ts';
+import type { Refusal } from '../../core/model/gate.ts';
+import type { Report } from '../../core/model/report.ts';
+import { unlessAborted } from '../../system/deadline.ts';
+import type { GateOptions } from '../args/commands.ts';
+import type { Io, Tool } from '../io.ts';
+import { createLog, judgeEvents } from '../log.ts';
+import { printReport } from '../print.ts';
+import { loadInventory, loadSettings, openClients, runId, selectNodes } from '../setup.ts';
 
 interface Begun {
   options: GateOptions;
@@ -48,7 +54,7 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
 
   const log = await createLog(options, io);
   log('info', `asking ${count(questions.length, 'question')}`, {});
-  const { runGate } = await import('../pipeline/gate.ts');
+  const { runGate } = await import('../../pipeline/gate.ts');
   const { clients, close } = await unlessAborted(openClients(settings, io, log), io.stop);
   try {
     return await runGate({
@@ -93,7 +99,7 @@ async function questionsOf(
   settings: Settings,
   io: Io,
 ): Promise<{ questions: Question[]; refused: Refusal[] }> {
-  const { loadManifests } = await import('../config/manifests.ts');
+  const { loadManifests } = await import('../../config/manifests.ts');
   const { documents, refused: unread } = await unlessAborted(
     loadManifests(options.manifests, interruptible(io), io.stop),
     io.stop,

@@ -1,6 +1,6 @@
 /** The help, from the tables of commands and options. */
 import { COMMANDS, type CommandName } from './commands.ts';
-import type { Option, Options } from './options.ts';
+import type { Option, Options } from './kinds.ts';
 
 const WIDTH = 100;
 const INDENT = 31;

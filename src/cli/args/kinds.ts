@@ -1,7 +1,7 @@
 /** The kinds of options. Each is declared once: how it is spelled, what it takes, what the help says, and how it is read. */
-import { fault, type ReconcileError } from '../core/errors.ts';
-import { parseDuration } from '../core/text.ts';
-import type { Limit } from '../core/model/plan.ts';
+import { fault, type ReconcileError } from '../../core/errors.ts';
+import { parseDuration } from '../../core/text.ts';
+import type { Limit } from '../../core/model/plan.ts';
 
 /** One time that an option was typed. */
 export interface Given {

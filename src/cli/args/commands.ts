@@ -1,5 +1,5 @@
 /** Every command with its options, each declared once: parsing, refusals and the help come from these tables. */
-import type { Format } from '../reports/formats.ts';
+import type { Format } from '../../reports/formats.ts';
 import {
   choice,
   choices,
@@ -14,7 +14,7 @@ import {
   whole,
   type Option,
   type Values,
-} from './options.ts';
+} from './kinds.ts';
 
 export const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];

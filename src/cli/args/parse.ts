@@ -4,8 +4,8 @@
  */
 import { parseArgs as tokenize } from 'node:util';
 import { distance } from 'fastest-levenshtein';
-import { isUrl } from '../core/reference.ts';
-import type { Format } from '../reports/formats.ts';
+import { isUrl } from '../../core/reference.ts';
+import type { Format } from '../../reports/formats.ts';
 import {
   COMMANDS,
   DIGEST,
@@ -19,7 +19,7 @@ import {
   type GateOptions,
 } from './commands.ts';
 import { helpText } from './help.ts';
-import { usage, type Given, type Option, type Options, type Values } from './options.ts';
+import { usage, type Given, type Option, type Options, type Values } from './kinds.ts';
 
 /** Every option by its name; one that several commands take is spelled alike in all. */
 const ALL = new Map(

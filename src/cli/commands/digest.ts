@@ -1,20 +1,20 @@
 /** The commands that only look: `reconcile nodes` and `reconcile digest`. */
-import { fault } from '../core/errors.ts';
-import { publicDesired } from '../core/report/report.ts';
-import { meaningOf, parseImageName } from '../core/reference.ts';
-import { addressesOf } from '../core/model/settings.ts';
-import { clip, count, formatBytes, shortDigest } from '../core/text.ts';
-import type { DesiredImage } from '../core/model/desired.ts';
-import { streamed } from '../pipeline/learn/stream.ts';
-import { startInquiry } from '../pipeline/resolve/inquiry.ts';
-import { imageAtEpoch, resolveReference, resolveTracked, type Asking } from '../pipeline/resolve/references.ts';
-import { unlessAborted } from '../system/deadline.ts';
-import { plainTable } from '../reports/layout.ts';
-import type { DigestOptions, NodesOptions } from './commands.ts';
-import type { Io, Tool } from './io.ts';
-import { createLog, progressLog } from './log.ts';
-import { printJson } from './print.ts';
-import { loadNodes, loadSettings, openRegistries } from './setup.ts';
+import { fault } from '../../core/errors.ts';
+import { publicDesired } from '../../core/report/report.ts';
+import { meaningOf, parseImageName } from '../../core/reference.ts';
+import { addressesOf } from '../../core/model/settings.ts';
+import { clip, count, formatBytes, shortDigest } from '../../core/text.ts';
+import type { DesiredImage } from '../../core/model/desired.ts';
+import { streamed } from '../../pipeline/learn/stream.ts';
+import { startInquiry } from '../../pipeline/resolve/inquiry.ts';
+import { imageAtEpoch, resolveReference, resolveTracked, type Asking } from '../../pipeline/resolve/references.ts';
+import { unlessAborted } from '../../system/deadline.ts';
+import { plainTable } from '../../reports/layout.ts';
+import type { DigestOptions, NodesOptions } from '../args/commands.ts';
+import type { Io, Tool } from '../io.ts';
+import { createLog, progressLog } from '../log.ts';
+import { printJson } from '../print.ts';
+import { loadNodes, loadSettings, openRegistries } from '../setup.ts';
 
 /** Prints the inventory after filters; contacts no node. */
 export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): Promise<number> {
