@@ -13,7 +13,8 @@ import { everythingOn, judgeFleet, type JudgeEvents, type JudgeRequest } from '.
 
 /** What the outside is told while a run goes on. */
 export interface RunEvents extends JudgeEvents {
-  onPlan: (actions: Action[]) => void;
+  /** Before anything of it is done; a dry run ends here. */
+  onPlan: (plan: Plan) => void;
   onStep: (action: Action, step: Step) => void;
   onResult: (result: ActionResult) => void;
   onTidied: (result: TidyResult) => void;
@@ -47,7 +48,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   const remedyFor = remediesUnder(policy.repair, settings.epoch.url, nodes);
   const actions = error === null ? planActions({ findings, observations, scope, policy, remedyFor, runId: id }) : [];
   const plan: Plan = { tidyings: error === null ? planTidying(observations, actions) : [], actions };
-  events.onPlan(actions);
+  events.onPlan(plan);
 
   const isWork = mode === 'run' && actions.length + plan.tidyings.length > 0;
   const { tidied, results } = isWork ? await carryOut(request, plan) : NOTHING_DONE;

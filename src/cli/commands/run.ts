@@ -90,7 +90,7 @@ function eventsFor(log: Log, nodes: Node[]): RunEvents {
   log('info', `reading ${count(nodes.length, 'node')}`, {});
   return {
     ...judgeEvents(log),
-    onPlan: (actions) => log('info', `planned ${count(actions.length, 'action')}`, {}),
+    onPlan: ({ actions }) => log('info', `planned ${count(actions.length, 'action')}`, {}),
     onStep: ({ node, reference }, { step, ok, durationMs, error }) => {
       const how = ok === null ? 'nothing to test' : ok ? 'ok' : 'failed';
       log('info', `${node.name}: ${step} ${how} after ${formatDuration(durationMs)}`, {
