@@ -1,6 +1,6 @@
 /** What a command may touch of the outside: handed in by `program.ts`, the only one behind it that knows `process`. */
 import type { ReconcileError } from '../core/errors.ts';
-import type { Signal } from '../core/report/report.ts';
+import type { Signal } from '../core/report/exit-code.ts';
 import type { LogLevel } from './args/commands.ts';
 
 export interface Io {

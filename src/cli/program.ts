@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { homeOf } from '../system/user.ts';
 import { errorInfo, fault } from '../core/errors.ts';
-import type { Signal } from '../core/report/report.ts';
+import type { Signal } from '../core/report/exit-code.ts';
 import { parseArgs } from './args/parse.ts';
 import type { Command } from './args/commands.ts';
 import type { Io, Tool } from './io.ts';

@@ -1,5 +1,5 @@
 /** What is wrong in a report: the rows that people must see, alike ones together, the worst first. */
-import { isOpenDrift, weightOf } from '../core/report/report.ts';
+import { isOpenDrift, weightOf } from '../core/report/weight.ts';
 import { shortDigest } from '../core/text.ts';
 import type { NodeReport } from '../core/model/report.ts';
 import { groupBy, type Style } from './layout.ts';

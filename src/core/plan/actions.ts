@@ -32,7 +32,7 @@ interface Wish {
  */
 export function planActions({ findings, observations, scope, policy, remedyFor, runId }: PlanRequest): Action[] {
   const byNode = new Map(observations.map((observation) => [observation.node.name, observation]));
-  const canaries = new Map<string, Set<string>>();
+  const waveOf = createWaves(policy.canary);
   const { minFreeBytes, pullTimeoutMs, pullRetries } = policy;
   return findings.flatMap((of) => {
     const observation = byNode.get(of.node);
@@ -65,7 +65,7 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
         clone,
         pullTimeoutMs,
         pullRetries,
-        wave: waveOf(canaries, name, node.name, hasRoom, policy.canary),
+        wave: waveOf(name, node.name, hasRoom),
         blocked: hasRoom ? null : errorInfo('NO_SPACE', noSpace),
       };
     });
@@ -128,15 +128,12 @@ function cloneTest(scope: Scope, { clone, vm }: Policy, observation: Observation
 }
 
 /** Wave 0 for the first `canary` nodes of an image that can begin. Without canaries everything is one wave. */
-function waveOf(
-  canaries: Map<string, Set<string>>,
-  image: string,
-  node: string,
-  hasRoom: boolean,
-  canary: number,
-): number {
-  const chosen = canaries.get(image) ?? new Set();
-  canaries.set(image, chosen);
-  if (hasRoom && chosen.size < canary) chosen.add(node);
-  return canary === 0 || chosen.has(node) ? 0 : 1;
+function createWaves(canary: number): (image: string, node: string, hasRoom: boolean) => number {
+  const canaries = new Map<string, Set<string>>();
+  return (image, node, hasRoom) => {
+    const chosen = canaries.get(image) ?? new Set();
+    canaries.set(image, chosen);
+    if (hasRoom && chosen.size < canary) chosen.add(node);
+    return canary === 0 || chosen.has(node) ? 0 : 1;
+  };
 }

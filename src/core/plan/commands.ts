@@ -43,10 +43,8 @@ export function replaceCommands(cocoon: CocoonSettings, reference: string, diges
  */
 export function reimportCommands(
   cocoon: CocoonSettings,
-  epochUrl: string,
   { image, blobs }: DesiredImage,
-  name: string,
-  digest: string,
+  { name, digest, epochUrl }: { name: string; digest: string; epochUrl: string },
 ): string[] {
   const blob = blobPath(cocoon, digest);
   const file = `/var/tmp/${hexOf(digest)}.qcow2`;

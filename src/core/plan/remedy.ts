@@ -70,7 +70,7 @@ function pastKept(
   const commands =
     image === null || isUrl(reference)
       ? replaceCommands(policy.cocoon, reference, digest)
-      : reimportCommands(policy.cocoon, policy.epochUrl, image, reference, digest);
+      : reimportCommands(policy.cocoon, image, { name: reference, digest, epochUrl: policy.epochUrl });
   const alone = `${image !== null && !isUrl(reference) ? 'another import' : 'a forced pull'} alone would keep it`;
   const why = policy.repair.corruptBlobs === 'replace' ? 'a VM is running on it, so it is not replaced' : alone;
   return { kind: 'by-hand', why: all(why), commands };

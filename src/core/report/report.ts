@@ -1,64 +1,14 @@
 /** The report: assembled from plain values, summarised, and turned into the exit code. */
 import { leftoverRows } from '../plan/leftovers.ts';
+import { exitCode, type Signal } from './exit-code.ts';
 import type { Desired, DesiredImage, DesiredSnapshot } from '../model/desired.ts';
 import type { ErrorInfo } from '../model/error.ts';
 import type { Gate } from '../model/gate.ts';
 import type { Observation } from '../model/observed.ts';
 import type { Action } from '../model/plan.ts';
-import type { ImageRow, NodeReport, NodeRows, Report, RunMode, SnapshotRow } from '../model/report.ts';
+import type { NodeReport, NodeRows, Report, RunMode } from '../model/report.ts';
 import type { TidyResult } from '../model/result.ts';
-import {
-  IMAGE_VERDICTS,
-  SNAPSHOT_VERDICTS,
-  type BlobDepth,
-  type ImageVerdict,
-  type SnapshotVerdict,
-} from '../model/verdict.ts';
-
-/** What a verdict counts as: against us, for an incomplete picture, or neither. */
-export type Weight = 'drift' | 'incomplete' | 'nothing';
-
-const IMAGE_WEIGHT: Record<ImageVerdict, Weight> = {
-  unmanaged: 'nothing',
-  unknown: 'incomplete',
-  missing: 'drift',
-  absent: 'nothing',
-  stale: 'drift',
-  'blob-missing': 'drift',
-  'blob-corrupt': 'drift',
-  'in-sync': 'nothing',
-};
-
-const SNAPSHOT_WEIGHT: Record<SnapshotVerdict, Weight> = {
-  unknown: 'incomplete',
-  'not-on-node': 'nothing',
-  pending: 'nothing',
-  broken: 'drift',
-  'base-corrupt': 'drift',
-  'base-drifted': 'drift',
-  'base-restorable': 'drift',
-  'base-missing': 'drift',
-  'base-lost': 'drift',
-  'base-at-risk': 'nothing',
-  clonable: 'nothing',
-};
-
-/**
- * What a row counts as; a snapshot that is not on the node counts as its base would, and what is unmanaged only because
- * nobody can say whether it is epoch's leaves the picture incomplete.
- */
-export function weightOf(row: ImageRow | SnapshotRow): Weight {
-  if (!('snapshot' in row)) {
-    return row.verdict === 'unmanaged' && row.error !== null ? 'incomplete' : IMAGE_WEIGHT[row.verdict];
-  }
-  const verdict = row.verdict === 'not-on-node' ? row.baseVerdict : row.verdict;
-  return verdict === null ? 'nothing' : SNAPSHOT_WEIGHT[verdict];
-}
-
-/** Drift that nothing has healed. */
-export function isOpenDrift(row: ImageRow | SnapshotRow): boolean {
-  return weightOf(row) === 'drift' && row.outcome !== 'healed' && row.outcome !== 'superseded';
-}
+import { IMAGE_VERDICTS, SNAPSHOT_VERDICTS, type BlobDepth } from '../model/verdict.ts';
 
 /** What a report is made of. Rows are in the order of the observations. */
 export interface Parts {
@@ -73,8 +23,6 @@ export interface Parts {
   actions: Action[];
   tidied: TidyResult[];
 }
-
-export type Signal = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
 /** The report of a command that could not begin. */
 export function emptyReport(
@@ -188,24 +136,4 @@ function tally<V extends string>(verdicts: readonly V[], rows: { verdict: V }[])
   const counts = Object.fromEntries(verdicts.map((verdict) => [verdict, 0])) as Record<V, number>;
   for (const row of rows) counts[row.verdict] += 1;
   return counts;
-}
-
-const SIGNAL_CODE: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
-
-/** The one table of exit codes: the first that holds of signal, 1, 4, 2, 3, else 0. */
-function exitCode(signal: Signal | null, error: ErrorInfo | null, nodes: NodeReport[], gate: Gate | null): number {
-  const rows = nodes.flatMap((node) => [...node.images, ...node.snapshots]);
-  const isNothingJudged = error?.code === 'NOTHING_JUDGED';
-  if (signal !== null) return SIGNAL_CODE[signal];
-  if (error !== null && !isNothingJudged) return 1;
-  if (gate !== null) {
-    const outcomes = gate.questions.map(({ outcome }) => outcome);
-    return outcomes.includes('blocked') ? 2 : isNothingJudged || outcomes.includes('incomplete') ? 3 : 0;
-  }
-  const left = nodes.flatMap((node) => node.leftovers);
-  if ([...rows, ...left].some(({ outcome }) => outcome === 'failed')) return 4;
-  if (rows.some(isOpenDrift)) return 2;
-  if (isNothingJudged) return 3;
-  if (nodes.some((node) => node.status !== 'observed') || rows.some((row) => weightOf(row) === 'incomplete')) return 3;
-  return 0;
 }

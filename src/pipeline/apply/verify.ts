@@ -45,7 +45,7 @@ export async function verify(
   const served = await servedNow(action, read, inquiry);
   const wishes = wishesFor(action, served, have, read);
   const timeoutMs = Math.min(HASH_TIMEOUT_MS, remainingMs() / 2);
-  const observed = await hashed(action, read, wishes, session, { state: registries.state, timeoutMs });
+  const observed = await hashed(session, action.expected, { read, wishes }, { state: registries.state, timeoutMs });
   const proof = served === null || have === null ? null : provenOn(observed, served, have);
   // It is believed for itself alone: no other node is held against what it proved.
   const desired = served !== null && proof === 'same' ? { ...served, contentDigest: have, unlearned: false } : served;
@@ -98,16 +98,15 @@ function wishesFor(
 
 /** The node's facts with the hashes of what is wished for; what was hashed in this run and is the same file is not again. */
 async function hashed(
-  { node, expected }: Action,
-  read: Observed,
-  wishes: Wish[],
   session: NodeSession,
+  { hashed: before, depth }: Action['expected'],
+  { read, wishes }: { read: Observed; wishes: Wish[] },
   { state, timeoutMs }: { state: Registries['state']; timeoutMs: number },
 ): Promise<Observed> {
-  const carried = carriedOver(read, expected.hashed);
-  const known = expected.depth === 'sha256' ? carried : recalled(node, carried, wishes, state);
+  const carried = carriedOver(read, before);
+  const known = depth === 'sha256' ? carried : recalled(session.node, carried, wishes, state);
   const open = wishes.filter((wish) => isOpen(known, wish));
-  return open.length === 0 ? known : await hashOn(session, known, open, timeoutMs, state);
+  return open.length === 0 ? known : await hashOn(session, known, open, { timeoutMs, state });
 }
 
 /** Whether the files are sound that the entry names; with what had to be asked for that. */

@@ -90,7 +90,10 @@ async function hashNode(
       const connection = await context.ssh.connect(node, signal);
       try {
         const leftMs = until - performance.now();
-        const found = await hashOn({ node, connection, signal }, observed, wishes, leftMs, context.state);
+        const found = await hashOn({ node, connection, signal }, observed, wishes, {
+          timeoutMs: leftMs,
+          state: context.state,
+        });
         const why = new Set(wishes.flatMap(({ hex }) => found.blobs[hex]?.unhashed ?? []));
         if (why.size > 0) context.onTrouble(`${node.name}: blobs could not be hashed: ${[...why].join('; ')}`);
         return { ...observation, observed: found };

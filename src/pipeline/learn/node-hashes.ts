@@ -49,8 +49,7 @@ export async function hashOn(
   session: NodeSession,
   observed: Observed,
   wishes: Wish[],
-  timeoutMs: number,
-  state: State,
+  { timeoutMs, state }: { timeoutMs: number; state: State },
 ): Promise<Observed> {
   const items = itemsFor(observed, wishes);
   const turns = firstOf([...items.values()]);

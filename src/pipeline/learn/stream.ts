@@ -45,32 +45,30 @@ export async function streamContent(
   let joined = createHash('sha256');
   let before = 0;
   for (const part of image.blobs) {
-    joined = await streamPart(epoch, image, part, joined, signal, (bytes) =>
-      onProgress(before + bytes, image.sizeBytes ?? 0),
-    );
+    const read = before;
+    const onBytes = (bytes: number): void => onProgress(read + bytes, image.sizeBytes ?? 0);
+    joined = await streamPart({ epoch, signal, onBytes }, image.image, part, joined);
     before += part.sizeBytes;
   }
   return `sha256:${joined.digest('hex')}`;
 }
 
 async function streamPart(
-  epoch: Registry,
-  image: DesiredImage,
+  { epoch, signal, onBytes }: { epoch: Registry; signal: AbortSignal; onBytes: (bytes: number) => void },
+  repository: string,
   part: { digest: string; sizeBytes: number },
   before: Hash,
-  signal: AbortSignal,
-  onProgress: (bytes: number) => void,
 ): Promise<Hash> {
   for (let tries = 1; ; tries += 1) {
     const joined = before.copy();
     const own = createHash('sha256');
     let bytes = 0;
     try {
-      for await (const chunk of epoch.blobStream(image.image, part.digest, signal)) {
+      for await (const chunk of epoch.blobStream(repository, part.digest, signal)) {
         joined.update(chunk);
         own.update(chunk);
         bytes += chunk.length;
-        onProgress(bytes);
+        onBytes(bytes);
         if (bytes > part.sizeBytes) break;
       }
       if (bytes === part.sizeBytes && `sha256:${own.digest('hex')}` === part.digest) return joined;
@@ -78,7 +76,7 @@ async function streamPart(
         bytes === part.sizeBytes
           ? 'its bytes have another digest'
           : `it ended after ${bytes} of ${part.sizeBytes} bytes`;
-      throw fault('REGISTRY_BLOB_MISSING', { repository: image.image, digest: part.digest, detail });
+      throw fault('REGISTRY_BLOB_MISSING', { repository, digest: part.digest, detail });
     } catch (error) {
       if (tries === PART_TRIES || signal.aborted) throw error;
     }
