@@ -15,25 +15,48 @@ interface Answer {
 /** What was said once is said again to everyone who asks the same: only this word of a command differs each time. */
 const NONCE = /\b[0-9a-f]{16}\b/;
 
+/** A command that reads so much of a script first, and then a heartbeat, whose end would end it. */
+const SCRIPT_BYTES = /script=\$\(head -c (\d+)\)/;
+
 /** Stands for it in what is remembered. */
 const BLANK = randomUUID();
 
-/** @param among `one`: what one address answers, all do; `each`: each answers for itself, and finds its own in SSH_CONNECTION */
-export function fromMemory(among: 'one' | 'each'): ExecHook {
+/** What an address says in place of the truth. Each character is a byte. */
+export type Lie = (address: string, command: string, stdout: string, nonce: string) => string;
+
+/**
+ * @param among `one`: what one address answers, all do; `each`: each answers for itself, and finds its own in SSH_CONNECTION
+ * @param lie what is said instead; the truth is what is remembered
+ */
+export function fromMemory(among: 'one' | 'each', lie: Lie = (_address, _command, stdout) => stdout): ExecHook {
   const remembered = new Map<string, Promise<Answer>>();
   const replay = async (channel: ServerChannel, command: string): Promise<void> => {
     const { localAddress = '' } = (channel as unknown as { _client: { _sock: Socket } })._client._sock;
-    const stdin: Buffer[] = [];
-    channel.on('data', (chunk: Buffer) => stdin.push(chunk));
-    await once(channel, 'end');
+    const script = SCRIPT_BYTES.exec(command)?.[1];
+    const stdin = await inputOf(channel, Number(script ?? Infinity));
     const nonce = NONCE.exec(command)?.[0] ?? '-';
     const asked = `${among === 'each' ? localAddress : ''} ${command.replaceAll(nonce, BLANK)}`;
     let told = remembered.get(asked);
-    if (!told) remembered.set(asked, (told = run(command, localAddress, Buffer.concat(stdin), nonce)));
+    if (!told) remembered.set(asked, (told = run(command, localAddress, stdin, nonce)));
     const { stdout, code } = await told;
-    answer(Buffer.from(stdout.replaceAll(BLANK, nonce), 'latin1'), code)(channel, command);
+    const said = lie(localAddress, command, stdout.replaceAll(BLANK, nonce), nonce);
+    answer(Buffer.from(said, 'latin1'), code)(channel, command);
   };
   return (channel, command) => void replay(channel, command).catch(() => channel.close());
+}
+
+/** All that comes in, or so many bytes of it. */
+async function inputOf(channel: ServerChannel, bytes: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  return await new Promise((resolve) => {
+    const end = (): void => resolve(Buffer.concat(chunks));
+    channel.once('end', end).on('data', (chunk: Buffer) => {
+      chunks.push(chunk);
+      length += chunk.length;
+      if (length >= bytes) end();
+    });
+  });
 }
 
 async function run(command: string, address: string, stdin: Buffer, nonce: string): Promise<Answer> {
@@ -41,7 +64,9 @@ async function run(command: string, address: string, stdin: Buffer, nonce: strin
   const child = spawn('/bin/sh', ['-c', command], { env, stdio: ['pipe', 'pipe', 'ignore'] });
   const stdout: Buffer[] = [];
   child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk));
-  child.stdin.on('error', () => undefined).end(stdin);
+  child.stdin.on('error', () => undefined).write(stdin);
+  if (SCRIPT_BYTES.test(command)) child.once('exit', () => child.stdin.end());
+  else child.stdin.end();
   const [code] = (await once(child, 'close')) as [number | null];
   return { stdout: Buffer.concat(stdout).toString('latin1').replaceAll(nonce, BLANK), code: code ?? 255 };
 }
