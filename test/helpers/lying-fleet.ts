@@ -3,10 +3,10 @@
 import { mkdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
-import { parseArgs } from '../../src/cli/args.ts';
-import { gateCommand } from '../../src/cli/gate.ts';
+import { parseArgs } from '../../src/cli/args/parse.ts';
+import { gateCommand } from '../../src/cli/commands/gate.ts';
 import type { Io } from '../../src/cli/io.ts';
-import { runCommand } from '../../src/cli/run.ts';
+import { runCommand } from '../../src/cli/commands/run.ts';
 import type { Report } from '../../src/core/model/report.ts';
 import { hexOf, makeQcow2, makeSnapshotConfig, makeSnapshotFiles } from '../fleet/cocoon/fixtures.ts';
 import { startEpoch, type Epoch } from '../fleet/epoch.ts';
