@@ -54,7 +54,7 @@ describe('actions', () => {
         tag: 'latest',
         want: sha('e2'),
         sizeBytes: SIZE,
-        send: null,
+        content: { by: 'pull', replaces: null },
         expected: {
           tag: { registry: null, repository: 'simular/win11', tag: 'latest', platform: null },
           form: null,
@@ -192,7 +192,13 @@ describe('kinds of change', () => {
     const fleet = [observation({ entries: [entry(sha('a1'), NAME)], snapshots: [snapshot('e2')] })];
     expect(planFor(at, SNAPSHOTS, fleet, { clone: 'vm', vm: { ...vm, extraArgs: [...vm.extraArgs] } })).toMatchObject([
       {
-        send: { repository: 'simular/win11', parts: [{ digest: sha('e2'), sizeBytes: SIZE }] },
+        content: {
+          by: 'send',
+          repository: 'simular/win11',
+          parts: [{ digest: sha('e2'), sizeBytes: SIZE }],
+          digest: sha('e2'),
+          replaces: false,
+        },
         clone: {
           vm: {
             name: 'reconcile-canary-run-1',

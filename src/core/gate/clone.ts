@@ -12,7 +12,7 @@ import {
   byError,
   byVerdict,
   coldStart,
-  HELP,
+  BAKE_AGAIN,
   PLAIN_REASON,
   say,
   servedFor,
@@ -124,7 +124,7 @@ function fetchAnswer(
   }
   if (base.contentDigest !== row.baseDigest) {
     const reason = `${pulled}, which brings ${shortDigest(base.contentDigest)} now: the tag has moved on from ${shortDigest(row.baseDigest)}, which it needs`;
-    return say('no', 'BASE_MISSING', reason, { help: HELP['base-lost'] as string });
+    return say('no', 'BASE_MISSING', reason, { help: BAKE_AGAIN });
   }
   if (base.missingBlob !== null) return byError(base.error, pulled);
   return coldStart(observation, [

@@ -41,7 +41,8 @@ export function runAnswer(node: NodeFacts, question: PlacedQuestion, facts: Gate
   const desired = servedFor(node.observation, image, facts);
   const row = findingAsked(node.findings.images, question, catalog);
   if (desired === null) return notAsked(image, catalog.addresses);
-  const here = row?.have == null ? null : row; // a tracked image has a row also where the node has no entry
+  const have = row?.have ?? null;
+  const here = row === undefined || have === null ? null : { ...row, have }; // a tracked image has a row also where the node has no entry
   // The registry is asked at each start where the node has no such entry or a pull is forced, and for OCI always.
   const atEpoch = canPull(desired);
   if (here === null) {
@@ -53,7 +54,7 @@ export function runAnswer(node: NodeFacts, question: PlacedQuestion, facts: Gate
   if (answer !== 'yes') return byVerdict(answer, here.verdict, here, remedyFor);
   if (atEpoch !== null && (forcePull || here.type === 'oci')) return atEpoch;
   if (here.verdict !== 'stale') return byVerdict('yes', here.verdict, here, remedyFor);
-  const said = here.type === 'oci' ? byVerdict('yes', 'stale', here, remedyFor) : staleAnswer(node, here, facts);
+  const said = here.type === 'oci' ? byVerdict('yes', 'stale', here, remedyFor) : staleAnswer(node, here.have, facts);
   const now = here.want === null ? 'other content' : shortDigest(here.want);
   const note = `it starts from ${shortDigest(here.have)}, and epoch serves ${now} now`;
   const noted = withNote(said, 'STALE', note, inSync);
@@ -83,8 +84,7 @@ function helpOf({ pullHelps, help, commands }: Said): Pick<Said, 'pullHelps' | '
 }
 
 /** A new VM starts from the blob that the index names, whatever epoch serves: is that one sound? */
-function staleAnswer({ observation }: NodeFacts, row: ImageFinding, { catalog, scope }: GateFacts): Said {
-  const have = row.have as string;
+function staleAnswer({ observation }: NodeFacts, have: string, { catalog, scope }: GateFacts): Said {
   const source = yielding(catalog, have);
   const { observed } = observation;
   if (observed === null) return say('unknown', 'UNKNOWN', PLAIN_REASON.unknown);

@@ -12,12 +12,14 @@ import { judgedAs } from '../judge/scope.ts';
 import { isChange, type RemedyFor } from '../plan/remedy.ts';
 import { said as saidOf } from '../report/rows.ts';
 
+export const BAKE_AGAIN = 'bake the snapshot again, or push the old base back to epoch';
+
 /** What a person can do where a pull does not help. */
-export const HELP: Partial<Record<SnapshotVerdict | ImageVerdict, string>> = {
+const HELP: Partial<Record<SnapshotVerdict | ImageVerdict, string>> = {
   pending: 'wait until it is written, then ask again',
   broken: 'remove it there and let the next start fetch it again, or bake it again',
   'base-restorable': 'the base can still be had by its digest: pull that, as the commands say',
-  'base-lost': 'bake the snapshot again, or push the old base back to epoch',
+  'base-lost': BAKE_AGAIN,
 };
 
 /** Errors of a registry that say no; after any other the answer is not known. */

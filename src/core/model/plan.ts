@@ -56,8 +56,7 @@ export interface Action {
   want: string | null;
   /** What is downloaded. */
   sizeBytes: number;
-  /** What is sent to the node, part after part; null where the node pulls by itself. */
-  send: { repository: string; parts: { digest: string; sizeBytes: number }[] } | null;
+  content: Content;
   expected: Expected;
   /** Null where nothing is cloned. */
   clone: CloneTest | null;
@@ -68,6 +67,18 @@ export interface Action {
   /** Set where the action is in the plan but cannot begin. */
   blocked: ErrorInfo | null;
 }
+
+/** What the node pulls by itself, or is sent. `replaces`: a bad file of that digest is set aside first. */
+export type Content =
+  | { by: 'pull'; replaces: string | null }
+  /** The disk at epoch, part after part, which together have the digest. */
+  | {
+      by: 'send';
+      repository: string;
+      parts: { digest: string; sizeBytes: number }[];
+      digest: string;
+      replaces: boolean;
+    };
 
 /** What must be true after a change, and how closely that is looked at. */
 export interface Expected {

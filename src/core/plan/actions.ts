@@ -3,7 +3,7 @@ import { errorInfo } from '../errors.ts';
 import { isUrl } from '../reference.ts';
 import type { Evidence, NodeFindings } from '../model/finding.ts';
 import type { Observation, Observed } from '../model/observed.ts';
-import type { Action, ActionKind, CloneTest, Expected, HashedFile, Policy, TagAsked } from '../model/plan.ts';
+import type { Action, ActionKind, CloneTest, Content, Expected, HashedFile, Policy, TagAsked } from '../model/plan.ts';
 import type { Scope } from '../model/scope.ts';
 import { isInPool } from '../judge/scope.ts';
 import { watchedOn } from '../judge/watched.ts';
@@ -46,8 +46,8 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
     return wishes.map(({ kind, evidence }): Action => {
       const { reference, image, digest, sizeBytes, stored } = evidence;
       const tag = tagOf(evidence);
-      const send = isSent(kind, reference) ? { repository: image?.image ?? '', parts: image?.blobs ?? [] } : null;
-      const needBytes = send !== null || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes; // two copies at once
+      const content = contentOf(kind, evidence);
+      const needBytes = content.by === 'send' || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes; // two copies at once
       const hasRoom = free - needBytes >= minFreeBytes;
       const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
       if (hasRoom) free -= sizeBytes;
@@ -60,7 +60,7 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
         tag: image?.tag ?? '',
         want: digest,
         sizeBytes,
-        send,
+        content,
         expected: { tag, form: tag === null ? { sizeBytes, stored } : null, depth: scope.depth, hashed },
         clone,
         pullTimeoutMs,
@@ -82,9 +82,12 @@ function wishesOf({ images, snapshots }: NodeFindings, remedyFor: RemedyFor): Wi
   return wishes.filter(isFirst);
 }
 
-/** True for what the bastion sends to the node: an imported name has no URL to pull, neither anew nor for a bad file. */
-function isSent(kind: ActionKind, reference: string): boolean {
-  return kind === 'import' || (kind === 'replace' && !isUrl(reference));
+/** An imported name has no URL to pull, neither anew nor for a bad file: the bastion sends it to the node. */
+function contentOf(kind: ActionKind, { reference, image, digest }: Evidence): Content {
+  const replaces = kind === 'replace';
+  if (kind !== 'import' && !(replaces && !isUrl(reference))) return { by: 'pull', replaces: replaces ? digest : null };
+  if (image === null || digest === null) throw new Error(`nothing tells what to send for ${reference}`);
+  return { by: 'send', repository: image.image, parts: image.blobs, digest, replaces };
 }
 
 /** The tag to hold the node against afterwards; null where a digest counts, whatever tags serve. */

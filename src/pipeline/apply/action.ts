@@ -144,14 +144,17 @@ async function refresh(
 }
 
 /** The change itself, on the node. */
-async function change(action: Action, session: NodeSession, { epoch }: ApplyClients): Promise<void> {
-  const { kind, reference, want, sizeBytes, send, pullTimeoutMs } = action;
-  if (send !== null && want !== null) {
-    const content = joinParts(epoch, reference, send, session.signal);
-    const sent = { content, digest: want, sizeBytes, replaces: kind === 'replace' };
+async function change(
+  { reference, content, sizeBytes, pullTimeoutMs }: Action,
+  session: NodeSession,
+  { epoch }: ApplyClients,
+): Promise<void> {
+  if (content.by === 'send') {
+    const { digest, replaces } = content;
+    const sent = { content: joinParts(epoch, reference, content, session.signal), digest, sizeBytes, replaces };
     await importImage(session, reference, sent, pullTimeoutMs);
-  } else if (kind === 'replace' && want !== null) {
-    await replaceBlob(session, reference, want, pullTimeoutMs);
+  } else if (content.replaces !== null) {
+    await replaceBlob(session, reference, content.replaces, pullTimeoutMs);
   } else {
     await pullImage(session, reference, pullTimeoutMs);
   }

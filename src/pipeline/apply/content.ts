@@ -1,6 +1,6 @@
 /** The content that is sent to a node which cannot pull it by itself. */
 import { fault } from '../../core/errors.ts';
-import type { Action } from '../../core/model/plan.ts';
+import type { Content } from '../../core/model/plan.ts';
 import { isQcow2 } from '../../core/qcow2.ts';
 import type { Registry } from '../../registry/client.ts';
 
@@ -11,7 +11,7 @@ import type { Registry } from '../../registry/client.ts';
 export async function* joinParts(
   epoch: Registry,
   reference: string,
-  { repository, parts }: NonNullable<Action['send']>,
+  { repository, parts }: Content & { by: 'send' },
   signal: AbortSignal,
 ): AsyncGenerator<Buffer> {
   const [first] = parts;

@@ -13,7 +13,8 @@ import type { Scope } from '../../core/model/scope.ts';
 import { judgedAs } from '../../core/judge/scope.ts';
 import { hexOf } from '../../core/reference.ts';
 import { clip } from '../../core/text.ts';
-import type { BlobFact, Observation, Observed } from '../../core/model/observed.ts';
+import type { Node } from '../../core/model/node.ts';
+import type { Observation, Observed } from '../../core/model/observed.ts';
 import { whyOf } from '../resolve/inquiry.ts';
 import { deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recalled, type Wish } from './node-hashes.ts';
 
@@ -55,19 +56,21 @@ export async function hashFleet(
     const wishes = wishesOn(catalog, scope, observation);
     const { node, observed } = observation;
     const known = observed === null || isDeep ? observed : recalled(node, observed, wishes, context.state);
-    return { observation: { ...observation, observed: known }, wishes: wishes.filter((wish) => isOpen(known, wish)) };
+    const open = wishes.filter((wish) => isOpen(known, wish));
+    return { observation: { ...observation, observed: known }, observed: known, wishes: open };
   });
   const slots = await context.ssh.affordable(context.concurrency);
   const queue = new PQueue({ concurrency: slots });
   const endsAt = performance.now() + context.remainingMs() * SHARE_OF_TIME;
   let waiting = jobs.filter(({ wishes }) => wishes.length > 0).length;
   return await Promise.all(
-    jobs.map(async ({ observation, wishes }) => {
-      if (wishes.length === 0) return observation;
+    jobs.map(async ({ observation, observed, wishes }) => {
+      if (observed === null || wishes.length === 0) return observation;
       return await queue.add(async () => {
         const shareMs = Math.max(0, endsAt - performance.now()) / Math.ceil(waiting / slots);
         waiting -= 1;
-        return await hashNode(observation, wishes, Math.min(HASH_TIMEOUT_MS, shareMs), context);
+        const found = await hashNode({ node: observation.node, observed }, wishes, shareMs, context);
+        return { ...observation, observed: found };
       });
     }),
   );
@@ -75,13 +78,12 @@ export async function hashFleet(
 
 /** Never throws: what could not be hashed is said of each blob. */
 async function hashNode(
-  observation: Observation,
+  { node, observed }: { node: Node; observed: Observed },
   wishes: Wish[],
-  shareMs: number,
+  ownShareMs: number,
   context: HashContext,
-): Promise<Observation> {
-  const { node } = observation;
-  const observed = observation.observed as Observed;
+): Promise<Observed> {
+  const shareMs = Math.min(HASH_TIMEOUT_MS, ownShareMs);
   const until = performance.now() + shareMs;
   const reason = (): Error => fault('SSH_TIMEOUT', { host: node.host, what: 'hashing blobs', afterMs: shareMs });
   const limits = { signal: context.signal, timeout: { afterMs: shareMs, reason } };
@@ -96,7 +98,7 @@ async function hashNode(
         });
         const why = new Set(wishes.flatMap(({ hex }) => found.blobs[hex]?.unhashed ?? []));
         if (why.size > 0) context.onTrouble(`${node.name}: blobs could not be hashed: ${[...why].join('; ')}`);
-        return { ...observation, observed: found };
+        return found;
       } finally {
         connection.close();
       }
@@ -105,7 +107,10 @@ async function hashNode(
     const { message } = whyOf(error, context.signal);
     context.onTrouble(`${node.name}: blobs could not be hashed: ${message}`);
     const blobs = { ...observed.blobs };
-    for (const { hex } of wishes) blobs[hex] = { ...(blobs[hex] as BlobFact), unhashed: clip(message, 200) };
-    return { ...observation, observed: { ...observed, blobs } };
+    for (const { hex } of wishes) {
+      const blob = blobs[hex];
+      if (blob !== undefined) blobs[hex] = { ...blob, unhashed: clip(message, 200) };
+    }
+    return { ...observed, blobs };
   }
 }

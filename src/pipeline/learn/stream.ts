@@ -92,7 +92,7 @@ export async function streamed(
   try {
     const digest = await streamContent(epoch, image, signal, (bytes, total) => onProgress(image, bytes, total));
     const learned = { digest, source: 'stream' } as const;
-    state.learn(image.manifestDigest as string, learned);
+    if (image.manifestDigest !== null) state.learn(image.manifestDigest, learned);
     return withLearned(image, learned, 'stream');
   } catch (error) {
     const why = whyOf(error, signal);

@@ -30,8 +30,8 @@ async function askForSnapshot({ epoch, signal }: Inquiry, name: string): Promise
     return { ...none, error: errorInfo('ARTIFACT_UNSUPPORTED', { image: name, why }) };
   }
   try {
-    const manifest = await snapshotManifest(epoch, parsed.repository, parsed.tag, signal);
-    const config = await epoch.blobJson(parsed.repository, manifest.configDigest as string, signal);
+    const { manifest, configDigest } = await snapshotManifest(epoch, parsed.repository, parsed.tag, signal);
+    const config = await epoch.blobJson(parsed.repository, configDigest, signal);
     const sizeBytes = manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
     return { ...none, sizeBytes, ...readSnapshotConfig(config, name) };
   } catch (error) {
@@ -45,7 +45,7 @@ async function snapshotManifest(
   repository: string,
   tag: string,
   signal: AbortSignal,
-): Promise<Manifest> {
+): Promise<{ manifest: Manifest; configDigest: string }> {
   const image = `${repository}:${tag}`;
   let manifest = await epoch.manifest(repository, tag, signal);
   if (kindOf(manifest) === 'index') {
@@ -54,10 +54,11 @@ async function snapshotManifest(
     if (child === undefined) throw fault('ARTIFACT_UNSUPPORTED', { image, why: 'its image index has no usable child' });
     manifest = await epoch.manifest(repository, child.digest, signal);
   }
-  if (kindOf(manifest) !== 'snapshot' || manifest.configDigest === null) {
+  const { configDigest } = manifest;
+  if (kindOf(manifest) !== 'snapshot' || configDigest === null) {
     throw fault('ARTIFACT_UNSUPPORTED', { image, why: 'epoch serves no hot snapshot under this tag' });
   }
-  return manifest;
+  return { manifest, configDigest };
 }
 
 type SnapshotBase = Pick<DesiredSnapshot, 'base' | 'baseDigest' | 'baseType' | 'createdAt' | 'error'>;
