@@ -15,7 +15,7 @@ import type { Gate, Refusal } from '../core/model/gate.ts';
 import type { Observation } from '../core/model/observed.ts';
 import type { Report } from '../core/model/report.ts';
 import { architecturesOf, judgeFleet, type JudgeRequest } from './judge.ts';
-import type { Held } from './resolve/catalog.ts';
+import type { References } from './resolve/catalog.ts';
 import type { RunRequest } from './run.ts';
 
 export interface GateRequest extends JudgeRequest, Pick<RunRequest, 'tool' | 'id' | 'startedAt' | 'interruptedBy'> {
@@ -31,7 +31,7 @@ export async function runGate(request: GateRequest): Promise<Report> {
   const nodes = request.nodes.filter(({ name }) => asked.has(name));
   const settings = settingsFor(request.settings, questions);
   const addresses = addressesOf(settings);
-  const judged = await judgeFleet({ ...request, nodes, settings }, (seen) => heldOf(seen, questions, addresses));
+  const judged = await judgeFleet({ ...request, nodes, settings }, (seen) => referencesOf(seen, questions, addresses));
   const { observations, catalog, scope, findings, error } = judged;
   const remedyFor = remediesUnder(settings.repair, settings.epoch.url, nodes);
   const gate = judgeGate(questions, { catalog, scope, observations, findings, remedyFor }, settings.gate);
@@ -98,7 +98,7 @@ function snapshotsAsked(questions: PlacedQuestion[]): string[] {
 }
 
 /** The images to start from, and what the asked snapshots on the nodes are based on. */
-function heldOf(observations: Observation[], questions: PlacedQuestion[], addresses: string[]): Held {
+function referencesOf(observations: Observation[], questions: PlacedQuestion[], addresses: string[]): References {
   const local = new Set(snapshotsAsked(questions).map(localSnapshotName));
   const bases = observations.flatMap(({ observed }) =>
     (observed?.snapshots ?? []).flatMap(({ name, base }) => (base !== null && local.has(name) ? [base] : [])),

@@ -22,7 +22,7 @@ import { hashFleet, type HashContext } from './learn/hashes.ts';
 import { learnContents, type LearnContext } from './learn/stream.ts';
 import { observeAll } from './observe.ts';
 import { findSuspects } from './resolve/aliases.ts';
-import { resolveAll, type Held, type Resolved } from './resolve/catalog.ts';
+import { resolveAll, type References, type Resolved } from './resolve/catalog.ts';
 import { withStoredForm } from './resolve/cloud-image.ts';
 import { startInquiry, type Registries } from './resolve/inquiry.ts';
 import { resolvePinned } from './resolve/pinned.ts';
@@ -71,17 +71,17 @@ const READING = 2 / 3;
 /**
  * Observes, resolves, learns and judges, in its share of the run's time: what nodes or registries have not said by then is
  * unknown, and the rest is judged. Trouble is in the verdicts.
- * @param heldOf which references found on nodes registries are asked about, beside what the settings track
+ * @param referencesOf which references found on nodes registries are asked about, beside what the settings track
  */
 export async function judgeFleet(
   request: JudgeRequest,
-  heldOf: (observations: Observation[]) => Held,
+  referencesOf: (observations: Observation[]) => References,
 ): Promise<Judged> {
   const afterMs = request.remainingMs() * JUDGING;
   const timeout = { afterMs, reason: () => fault('RUN_DEADLINE', { judgingMs: afterMs }) };
   const { signal, remainingMs, end } = startDeadline({ signal: request.signal, timeout });
   try {
-    const judged = await judgeInTime({ ...request, signal, remainingMs }, heldOf);
+    const judged = await judgeInTime({ ...request, signal, remainingMs }, referencesOf);
     const isSilent = signal.aborted && !request.signal.aborted && !request.clients.epoch.hasAnswered();
     if (!isSilent || judged.error !== null) return judged;
     const cause = `no answer in the ${formatDuration(afterMs)} that a run of this length has for judging`;
@@ -92,10 +92,13 @@ export async function judgeFleet(
   }
 }
 
-async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observation[]) => Held): Promise<Judged> {
+async function judgeInTime(
+  request: JudgeRequest,
+  referencesOf: (observations: Observation[]) => References,
+): Promise<Judged> {
   const { settings, clients, events, signal } = request;
   const asking = { ...startInquiry(clients, signal), addresses: addressesOf(settings) };
-  const { read, resolved } = await readAndResolve(request, asking, heldOf);
+  const { read, resolved } = await readAndResolve(request, asking, referencesOf);
   const error = await noAnswer(request, resolved);
   const scope = scopeOf(settings, read, resolved, request.now());
 
@@ -121,18 +124,18 @@ async function judgeInTime(request: JudgeRequest, heldOf: (observations: Observa
 async function readAndResolve(
   request: JudgeRequest,
   asking: Asking,
-  heldOf: (observations: Observation[]) => Held,
+  referencesOf: (observations: Observation[]) => References,
 ): Promise<{ read: Observation[]; resolved: Resolved }> {
   const { settings, clients, nodes, events, signal } = request;
   const { images, snapshots } = settings;
   const tracked = { images: images.track, snapshots: snapshots.track };
-  const resolve = (held: Held): Promise<Resolved> =>
+  const resolve = (held: References): Promise<Resolved> =>
     resolveAll(asking, tracked, snapshots.discover ? held : { ...held, snapshots: [] }, images.discover);
   const known = new Set<string>();
   /** The answers are remembered: a node that hangs keeps no other one waiting. */
   const askAhead = (observation: Observation): void => {
     if (observation.observed === null) return;
-    const held = heldOf([observation]);
+    const held = referencesOf([observation]);
     const before = known.size;
     for (const word of Object.values(held).flat()) known.add(word);
     if (known.size > before) void resolve(held).catch(() => undefined); // it is asked again when all nodes are read
@@ -151,7 +154,7 @@ async function readAndResolve(
       ...snapshots.track.map(async ({ snapshot }) => await snapshotAtEpoch(asking, snapshot)),
     ]),
   ]);
-  return { read, resolved: await resolve(heldOf(read)) };
+  return { read, resolved: await resolve(referencesOf(read)) };
 }
 
 function learnContext(request: JudgeRequest): LearnContext & HashContext {
@@ -178,7 +181,7 @@ function scopeOf(settings: Settings, observations: Observation[], { snapshots: s
 }
 
 /** Every reference that a node holds, and that a snapshot which is judged there is based on. */
-export function everythingOn({ track, discover }: Settings['snapshots'], observations: Observation[]): Held {
+export function everythingOn({ track, discover }: Settings['snapshots'], observations: Observation[]): References {
   const all = observations.flatMap(({ observed }) => observed ?? []);
   return {
     references: all.flatMap(({ entries }) => entries.map(({ reference }) => reference)),

@@ -8,6 +8,7 @@ import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node, SshTarget } from '../core/model/node.ts';
 import { createAcceptor } from './trust/accept-new.ts';
 import { startDeadline, withDeadline } from '../system/deadline.ts';
+import { remember } from '../system/remember.ts';
 import { connectionOver, type Connection } from './exec.ts';
 import { AGENT_MS, createIdentities, type Passphrase } from './identity.ts';
 import { createWays } from './jump.ts';
@@ -75,11 +76,7 @@ export function createSsh(options: SshOptions): Ssh {
   const trustFor = async (target: SshTarget): Promise<Trust> => {
     const { knownHostsFiles: own, globalKnownHostsFiles: global = [] } = target;
     const key = JSON.stringify([own, global]);
-    let known = knownHosts.get(key);
-    if (known === undefined) {
-      known = loadKnownHosts({ own, global }, knownFiles);
-      knownHosts.set(key, known);
-    }
+    const known = remember(knownHosts, key, async () => await loadKnownHosts({ own, global }, knownFiles));
     const file = own[0];
     const mayAccept = target.acceptNewHostKey === true && file !== undefined;
     return { known: await known, accept: mayAccept ? (blob) => accept(target, file, blob) : null };

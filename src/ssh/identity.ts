@@ -10,6 +10,7 @@ import { fault } from '../core/errors.ts';
 import { formatDuration } from '../core/text.ts';
 import type { SshTarget } from '../core/model/node.ts';
 import { settleOnce } from '../system/deadline.ts';
+import { remember } from '../system/remember.ts';
 import { readRegularFile } from '../system/file.ts';
 import { fingerprint } from './trust/known-hosts.ts';
 
@@ -76,7 +77,7 @@ export function createIdentities(
     const isConfigured = identityFiles.length > 0;
     const names = isConfigured || mayLackIdentityFiles === true ? identityFiles : defaultFiles; // `IdentityFile none`
     const [results, listed] = await Promise.all([
-      Promise.all(names.map((name) => once(files, name, () => readFileOf(name, unlock)))),
+      Promise.all(names.map((name) => remember(files, name, () => readFileOf(name, unlock)))),
       agent === null ? [] : (agentKeys ??= listKeys(agent, warnOfSilence)),
     ]);
     const left: string[] = [];
@@ -145,7 +146,7 @@ export function createIdentities(
      */
     load: (wanted) => {
       const { identityFiles, identitiesOnly = false, mayLackIdentityFiles = false } = wanted;
-      return once(sets, [identitiesOnly, mayLackIdentityFiles, ...identityFiles].join('\0'), () => load(wanted));
+      return remember(sets, [identitiesOnly, mayLackIdentityFiles, ...identityFiles].join('\0'), () => load(wanted));
     },
   };
 }
@@ -162,15 +163,6 @@ async function readPassphrase({ text, file }: Passphrase): Promise<string | { pr
 function agentOffer(agent: ssh2.BaseAgent, key: ParsedKey, label: string): Offer {
   const one = new OneKeyAgent(agent, key);
   return { label, isImmediate: false, auth: (username) => ({ type: 'agent', username, agent: one }) };
-}
-
-function once<T>(cache: Map<string, Promise<T>>, key: string, make: () => Promise<T>): Promise<T> {
-  let value = cache.get(key);
-  if (value === undefined) {
-    value = make();
-    cache.set(key, value);
-  }
-  return value;
 }
 
 /** A key file, as far as it can be read without its passphrase; that is asked for only when the key is to be used. */

@@ -4,7 +4,7 @@ import type { ReconcileError } from '../../src/core/errors.ts';
 import { proofItem, proofOf, type HashedBlob } from '../../src/core/judge/proofs.ts';
 import type { Observation, Observed } from '../../src/core/model/observed.ts';
 import { hashFleet as hashAll, type HashContext } from '../../src/pipeline/learn/hashes.ts';
-import { carriedOver } from '../../src/pipeline/learn/node-hashes.ts';
+import { carryHashes } from '../../src/pipeline/learn/node-hashes.ts';
 import {
   blob,
   blobs,
@@ -260,9 +260,9 @@ describe('in depth', () => {
       }),
     });
     const now = observed({ blobs: blobs({ e2: blob(), a1: blob({ stamp: '5 2 2' }), b7: blob() }) });
-    const { blobs: found } = carriedOver(now, before.blobs);
+    const { blobs: found } = carryHashes(now, before.blobs);
     expect(found[hex('e2')]).toMatchObject({ sha256: sha('e2'), proofs: { [MANIFEST]: 'same' } });
     expect([found[hex('a1')]?.sha256, found[hex('b7')]?.sha256]).toEqual([null, null]);
-    expect(carriedOver(now, {})).toEqual(now);
+    expect(carryHashes(now, {})).toEqual(now);
   });
 });

@@ -5,7 +5,7 @@ import { meaningOf, parseImageName } from '../../core/reference.ts';
 import { addressesOf } from '../../core/model/settings.ts';
 import { clip, count, formatBytes, shortDigest } from '../../core/text.ts';
 import type { DesiredImage } from '../../core/model/desired.ts';
-import { streamed } from '../../pipeline/learn/stream.ts';
+import { streamImage } from '../../pipeline/learn/stream.ts';
 import { startInquiry } from '../../pipeline/resolve/inquiry.ts';
 import { imageAtEpoch, resolveReference, resolveTracked, type Asking } from '../../pipeline/resolve/references.ts';
 import { unlessAborted } from '../../system/deadline.ts';
@@ -53,7 +53,7 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     for (const text of options.references) {
       for (const image of await resolve(asking, text)) {
         const isWorthReading = image.unlearned && image.missingBlob === null;
-        found.push(stream !== null && isWorthReading ? await streamed(image, context, stream) : image);
+        found.push(stream !== null && isWorthReading ? await streamImage(image, context, stream) : image);
       }
     }
     await clients.state.save();

@@ -10,7 +10,7 @@ import type { Scope } from '../model/scope.ts';
 import type { ImageVerdict, SnapshotVerdict } from '../model/verdict.ts';
 import { judgedAs } from '../judge/scope.ts';
 import { isChange, type RemedyFor } from '../plan/remedy.ts';
-import { said as saidOf } from '../report/rows.ts';
+import { describe } from '../report/rows.ts';
 
 export const BAKE_AGAIN = 'bake the snapshot again, or push the old base back to epoch';
 
@@ -65,7 +65,7 @@ export function byVerdict(
   remedyFor: RemedyFor,
 ): Said {
   const remedy = remedyFor(finding);
-  const row = saidOf(finding, remedy);
+  const row = describe(finding, remedy);
   const code = answer === 'unknown' && row.error !== null ? row.error.code : codeOf(verdict);
   if (answer === 'yes') {
     const all = [row.error?.message ?? PLAIN_REASON.yes, row.reason].filter(Boolean);

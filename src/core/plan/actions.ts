@@ -21,7 +21,7 @@ export interface PlanRequest {
 }
 
 /** What one finding asks for. */
-interface Wish {
+interface PlannedChange {
   kind: ActionKind;
   evidence: Evidence;
 }
@@ -38,12 +38,12 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
     const observation = byNode.get(of.node);
     if (observation === undefined) throw new Error(`findings about ${of.node}, which is not in the inventory`);
     const { node, observed } = observation;
-    const wishes = wishesOf(of, remedyFor);
-    if (wishes.length === 0 || observed === null) return [];
+    const changes = changesOf(of, remedyFor);
+    if (changes.length === 0 || observed === null) return [];
     const clone = cloneTest(scope, policy, observation, runId);
     const hashed = hashedOn(observed);
     let free = observed.freeBytes;
-    return wishes.map(({ kind, evidence }): Action => {
+    return changes.map(({ kind, evidence }): Action => {
       const { reference, image, digest, sizeBytes, stored } = evidence;
       const tag = tagOf(evidence);
       const content = contentOf(kind, evidence);
@@ -72,14 +72,14 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
   });
 }
 
-function wishesOf({ images, snapshots }: NodeFindings, remedyFor: RemedyFor): Wish[] {
-  const wishes = [...images, ...snapshots].flatMap((finding): Wish[] => {
+function changesOf({ images, snapshots }: NodeFindings, remedyFor: RemedyFor): PlannedChange[] {
+  const changes = [...images, ...snapshots].flatMap((finding): PlannedChange[] => {
     const remedy = remedyFor(finding);
     return isChange(remedy) ? [{ kind: remedy.kind, evidence: remedy.evidence }] : [];
   });
-  const isFirst = ({ evidence: { reference } }: Wish, i: number): boolean =>
-    wishes.findIndex(({ evidence }) => evidence.reference === reference) === i;
-  return wishes.filter(isFirst);
+  const isFirst = ({ evidence: { reference } }: PlannedChange, i: number): boolean =>
+    changes.findIndex(({ evidence }) => evidence.reference === reference) === i;
+  return changes.filter(isFirst);
 }
 
 /** An imported name has no URL to pull, neither anew nor for a bad file: the bastion sends it to the node. */

@@ -30,7 +30,7 @@ export function reportRows(
         const result = done.get(keyOf(remedy));
         return {
           ...imageRow(finding, remedy),
-          ...fateOf(said(finding, remedy), planned.get(keyOf(remedy)), result),
+          ...fateOf(describe(finding, remedy), planned.get(keyOf(remedy)), result),
           after: result?.after ?? null,
           steps: result?.steps ?? [],
         };
@@ -40,7 +40,7 @@ export function reportRows(
         const result = done.get(keyOf(remedy));
         return {
           ...snapshotRow(finding, remedy),
-          ...fateOf(said(finding, remedy), planned.get(keyOf(remedy)), result),
+          ...fateOf(describe(finding, remedy), planned.get(keyOf(remedy)), result),
           steps: owned.has(keyOf(remedy)) ? [] : (result?.steps ?? []),
         };
       }),
@@ -48,14 +48,14 @@ export function reportRows(
   });
 }
 
-/** What is said of a finding and its remedy together. */
-export interface Said {
+/** What people are told of a finding and its remedy together. */
+export interface Description {
   reason: string | null;
   error: ErrorInfo | null;
   commands: string[];
 }
 
-export function said({ reason, error, notes }: Finding, remedy: Remedy): Said {
+export function describe({ reason, error, notes }: Finding, remedy: Remedy): Description {
   return {
     reason: [reason, remedy.why, ...notes].filter(Boolean).join('; ') || null,
     error: remedy.kind === 'none' ? (remedy.error ?? error) : error,
@@ -64,7 +64,7 @@ export function said({ reason, error, notes }: Finding, remedy: Remedy): Said {
 }
 
 function fateOf(
-  { reason, error }: Said,
+  { reason, error }: Description,
   action: Action | undefined,
   result: ActionResult | undefined,
 ): Pick<ImageRow, 'reason' | 'error' | 'wave' | 'outcome'> {
@@ -79,7 +79,7 @@ function fateOf(
 function imageRow(finding: ImageFinding, remedy: Remedy): Omit<ImageRow, 'after' | 'steps' | 'wave' | 'outcome'> {
   const { reference, image, tag, type, verdict, have, want } = finding;
   const plan = isChange(remedy) && remedy.kind !== 'restore' ? remedy.kind : null;
-  return { reference, image, tag, type, verdict, have, want, plan, ...said(finding, remedy) };
+  return { reference, image, tag, type, verdict, have, want, plan, ...describe(finding, remedy) };
 }
 
 function snapshotRow(finding: SnapshotFinding, remedy: Remedy): Omit<SnapshotRow, 'steps' | 'wave' | 'outcome'> {
@@ -87,5 +87,5 @@ function snapshotRow(finding: SnapshotFinding, remedy: Remedy): Omit<SnapshotRow
   const source = isChange(remedy) ? remedy.evidence.reference : null;
   // A base is pulled or imported: the row calls both a pull.
   const plan = isChange(remedy) ? (remedy.kind === 'import' ? 'pull' : remedy.kind) : null;
-  return { snapshot, id, verdict, base, baseDigest, baseVerdict, source, plan, ...said(finding, remedy) };
+  return { snapshot, id, verdict, base, baseDigest, baseVerdict, source, plan, ...describe(finding, remedy) };
 }

@@ -54,7 +54,7 @@ async function applyActions(actions: Action[], clients: ApplyClients, limits: Ap
             const result =
               why === null
                 ? await applyAction(action, clients, { ...limits, ...roleOf(action, progress) })
-                : skipped(action, why);
+                : skip(action, why);
             if (result.outcome === 'failed') progress.failures += 1;
             results.set(action, result);
             events.onResult(result);
@@ -141,7 +141,7 @@ function roleOf(action: Action, progress: Progress): Role {
   };
 }
 
-function skipped(action: Action, error: ErrorInfo): ActionResult {
+function skip(action: Action, error: ErrorInfo): ActionResult {
   const { node, reference } = action;
   return { node: node.name, reference, outcome: 'skipped', reason: error.message, error, after: null, steps: [] };
 }

@@ -10,7 +10,15 @@ import type { DesiredImage } from '../../core/model/desired.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
 import type { IndexEntry, Observed } from '../../core/model/observed.ts';
 import type { Action, CloneTest } from '../../core/model/plan.ts';
-import { carriedOver, deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recalled, type Wish } from '../learn/node-hashes.ts';
+import {
+  carryHashes,
+  deepWishes,
+  HASH_TIMEOUT_MS,
+  hashOn,
+  isOpen,
+  recallProofs,
+  type HashWish,
+} from '../learn/node-hashes.ts';
 import { READ_TIMEOUT_MS } from '../observe.ts';
 import { cloudImage, withStoredForm } from '../resolve/cloud-image.ts';
 import { containersAt } from '../resolve/containers.ts';
@@ -45,7 +53,7 @@ export async function verify(
   const served = await servedNow(action, read, inquiry);
   const wishes = wishesFor(action, served, have, read);
   const timeoutMs = Math.min(HASH_TIMEOUT_MS, remainingMs() / 2);
-  const observed = await hashed(session, action.expected, { read, wishes }, { state: registries.state, timeoutMs });
+  const observed = await hashOpen(session, action.expected, { read, wishes }, { state: registries.state, timeoutMs });
   const proof = served === null || have === null ? null : provenOn(observed, served, have);
   // It is believed for itself alone: no other node is held against what it proved.
   const desired = served !== null && proof === 'same' ? { ...served, contentDigest: have, unlearned: false } : served;
@@ -90,21 +98,21 @@ function wishesFor(
   image: DesiredImage | null,
   have: string | null,
   read: Observed,
-): Wish[] {
+): HashWish[] {
   const toProve = image?.unlearned === true && have !== null && isHeld(read, have);
-  const proof: Wish[] = toProve ? [{ hex: hexOf(have), image }] : [];
+  const proof: HashWish[] = toProve ? [{ hex: hexOf(have), image }] : [];
   return [...proof, ...(depth === 'sha256' ? deepWishes(node, read) : [])];
 }
 
 /** The node's facts with the hashes of what is wished for; what was hashed in this run and is the same file is not again. */
-async function hashed(
+async function hashOpen(
   session: NodeSession,
   { hashed: before, depth }: Action['expected'],
-  { read, wishes }: { read: Observed; wishes: Wish[] },
+  { read, wishes }: { read: Observed; wishes: HashWish[] },
   { state, timeoutMs }: { state: Registries['state']; timeoutMs: number },
 ): Promise<Observed> {
-  const carried = carriedOver(read, before);
-  const known = depth === 'sha256' ? carried : recalled(session.node, carried, wishes, state);
+  const carried = carryHashes(read, before);
+  const known = depth === 'sha256' ? carried : recallProofs(session.node, carried, wishes, state);
   const open = wishes.filter((wish) => isOpen(known, wish));
   return open.length === 0 ? known : await hashOn(session, known, open, { timeoutMs, state });
 }

@@ -16,7 +16,7 @@ import { clip } from '../../core/text.ts';
 import type { Node } from '../../core/model/node.ts';
 import type { Observation, Observed } from '../../core/model/observed.ts';
 import { whyOf } from '../resolve/inquiry.ts';
-import { deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recalled, type Wish } from './node-hashes.ts';
+import { deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recallProofs, type HashWish } from './node-hashes.ts';
 
 /** So much of what is left of the run's time hashing takes; the rest is for what follows. */
 const SHARE_OF_TIME = 1 / 2;
@@ -33,9 +33,9 @@ export interface HashContext {
 }
 
 /** What has to be hashed on a node, the proofs first. */
-function wishesOn(catalog: Catalog, scope: Scope, { node, observed }: Observation): Wish[] {
+function wishesOn(catalog: Catalog, scope: Scope, { node, observed }: Observation): HashWish[] {
   if (observed === null) return [];
-  const proofs = observed.entries.flatMap(({ type, reference, digest }): Wish[] => {
+  const proofs = observed.entries.flatMap(({ type, reference, digest }): HashWish[] => {
     const image = type === 'cloudimg' ? judgedAs({ catalog, scope, node, observed }, reference) : null;
     return image?.unlearned === true && isHeld(observed, digest) ? [{ hex: hexOf(digest), image }] : [];
   });
@@ -55,7 +55,7 @@ export async function hashFleet(
   const jobs = observations.map((observation) => {
     const wishes = wishesOn(catalog, scope, observation);
     const { node, observed } = observation;
-    const known = observed === null || isDeep ? observed : recalled(node, observed, wishes, context.state);
+    const known = observed === null || isDeep ? observed : recallProofs(node, observed, wishes, context.state);
     const open = wishes.filter((wish) => isOpen(known, wish));
     return { observation: { ...observation, observed: known }, observed: known, wishes: open };
   });
@@ -79,7 +79,7 @@ export async function hashFleet(
 /** Never throws: what could not be hashed is said of each blob. */
 async function hashNode(
   { node, observed }: { node: Node; observed: Observed },
-  wishes: Wish[],
+  wishes: HashWish[],
   ownShareMs: number,
   context: HashContext,
 ): Promise<Observed> {

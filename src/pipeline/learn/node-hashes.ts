@@ -19,13 +19,13 @@ const MAX_BLOBS = 32;
 const MAX_RANGES = 4000;
 
 /** A blob whose hashes a verdict depends on, by its hex; with the split image that it is held against, if any. */
-export interface Wish {
+export interface HashWish {
   hex: string;
   image: DesiredImage | null;
 }
 
 /** The blobs that verdicts in depth depend on. */
-export function deepWishes(node: Node, observed: Observed): Wish[] {
+export function deepWishes(node: Node, observed: Observed): HashWish[] {
   const used = new Set([
     ...observed.entries.filter(({ type }) => type === 'cloudimg').map(({ digest }) => hexOf(digest)),
     ...observed.snapshots.flatMap(({ backing }) => (backing === null ? [] : (blobHex(node, backing) ?? []))),
@@ -48,7 +48,7 @@ const WHY_NOT: Record<NotHashed | 'beyond', string> = {
 export async function hashOn(
   session: NodeSession,
   observed: Observed,
-  wishes: Wish[],
+  wishes: HashWish[],
   { timeoutMs, state }: { timeoutMs: number; state: State },
 ): Promise<Observed> {
   const items = itemsFor(observed, wishes);
@@ -85,7 +85,7 @@ function firstOf(items: HashItem[]): HashItem[] {
 }
 
 /** What to hash for these wishes, each file once where that serves them all. */
-function itemsFor(observed: Observed, wishes: Wish[]): Map<string, HashItem> {
+function itemsFor(observed: Observed, wishes: HashWish[]): Map<string, HashItem> {
   const items = new Map<string, HashItem>();
   for (const { hex, image } of wishes) {
     if (image !== null) items.set(keyOf(observed, hex, image), proofItem(observed, hex, image));
@@ -100,14 +100,14 @@ function keyOf(observed: Observed, hex: string, image: DesiredImage): string {
 }
 
 /** Whether a wish is not fulfilled yet. */
-export function isOpen(observed: Observed | null, { hex, image }: Wish): boolean {
+export function isOpen(observed: Observed | null, { hex, image }: HashWish): boolean {
   const blob = observed?.blobs[hex];
   if (blob === undefined) return false;
   return image === null ? blob.sha256 === null : blob.proofs[image.manifestDigest ?? ''] === undefined;
 }
 
 /** The facts with what the node proved in earlier runs of the files that are still the same. */
-export function recalled(node: Node, observed: Observed, wishes: Wish[], state: State): Observed {
+export function recallProofs(node: Node, observed: Observed, wishes: HashWish[], state: State): Observed {
   const blobs = { ...observed.blobs };
   for (const { hex, image } of wishes) {
     const blob = blobs[hex];
@@ -119,7 +119,7 @@ export function recalled(node: Node, observed: Observed, wishes: Wish[], state: 
 }
 
 /** The facts with what was hashed earlier in this run, where the file is still the same. */
-export function carriedOver(observed: Observed, before: Record<string, HashedFile>): Observed {
+export function carryHashes(observed: Observed, before: Record<string, HashedFile>): Observed {
   const blobs = Object.entries(observed.blobs).map(([hex, blob]) => {
     const known = Object.hasOwn(before, hex) ? before[hex] : undefined;
     return known?.stamp === blob.stamp ? [hex, { ...blob, sha256: known.sha256, proofs: known.proofs }] : [hex, blob];

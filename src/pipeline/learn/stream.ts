@@ -84,7 +84,7 @@ async function streamPart(
 }
 
 /** The image with the digest that streaming its parts tells; with the reason, where that fails. */
-export async function streamed(
+export async function streamImage(
   image: DesiredImage,
   { epoch, state, signal, onTrouble }: LearnContext,
   onProgress: OnStream,
@@ -121,7 +121,7 @@ export async function learnContents(
     };
     const deadline = startDeadline({ signal: context.signal, timeout: { afterMs: shareMs, reason } });
     try {
-      learned.push(await streamed(image, { ...context, signal: deadline.signal }, onStream));
+      learned.push(await streamImage(image, { ...context, signal: deadline.signal }, onStream));
     } finally {
       deadline.end();
     }

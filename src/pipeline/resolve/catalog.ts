@@ -10,7 +10,7 @@ import { snapshotAtEpoch } from './snapshots.ts';
 export type Resolved = Pick<Catalog, 'images' | 'references' | 'snapshots'>;
 
 /** What nodes hold that raises questions. */
-export interface Held {
+export interface References {
   /** Keys of index entries. */
   references: string[];
   /** The references of the bases of snapshots; where one is a name, it may tie that name to an artifact. */
@@ -29,7 +29,7 @@ export interface Held {
 export async function resolveAll(
   asking: Asking,
   tracked: { images: TrackedImage[]; snapshots: TrackedSnapshot[] },
-  held: Held,
+  held: References,
   discover: boolean,
 ): Promise<Resolved> {
   const [wanted, snapshots] = await Promise.all([

@@ -4,7 +4,7 @@ import { contentOf, hasUnpaddedTitles, storedAs, withLearned, type Manifest } fr
 import type { DesiredImage } from '../../core/model/desired.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
 import { remember } from '../../system/remember.ts';
-import { missingBlob, NOTHING_KNOWN, whyOf, type FoundManifest, type Inquiry } from './inquiry.ts';
+import { findMissingBlob, NOTHING_KNOWN, whyOf, type FoundManifest, type Inquiry } from './inquiry.ts';
 
 /** What a path under /dl may name. */
 export interface Reading {
@@ -52,7 +52,7 @@ async function askForImage(inquiry: Inquiry, reading: Reading): Promise<DesiredI
   if (found.blobs.length === 0) return found;
   const learned = withLearned(found, inquiry.state.learned(manifest.digest));
   const known = learned.unlearned ? await fromChecksums(inquiry, learned, manifest) : learned;
-  return { ...known, ...(await missingBlob(inquiry.epoch, repository, known.blobs, inquiry.signal)) };
+  return { ...known, ...(await findMissingBlob(inquiry.epoch, repository, known.blobs, inquiry.signal)) };
 }
 
 /** A checksums layer may name the joined file of a split image. */

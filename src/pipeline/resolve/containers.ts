@@ -4,7 +4,7 @@ import { kindOf, type Manifest } from '../../core/artifact.ts';
 import { errorInfo } from '../../core/errors.ts';
 import type { DesiredImage } from '../../core/model/desired.ts';
 import { remember } from '../../system/remember.ts';
-import { missingBlob, NOTHING_KNOWN, whyOf, type Inquiry } from './inquiry.ts';
+import { findMissingBlob, NOTHING_KNOWN, whyOf, type Inquiry } from './inquiry.ts';
 
 /** Which content of a registry is asked for, and under which name people know it. */
 export interface ContainerAsked {
@@ -85,6 +85,6 @@ async function contentOf({ registry, repository, base, signal }: Content, manife
     sizeBytes: blobs.reduce((sum, blob) => sum + blob.sizeBytes, 0),
     blobs,
     layers: blobs.map(({ digest }) => digest),
-    ...(await missingBlob(registry, repository, blobs, signal)),
+    ...(await findMissingBlob(registry, repository, blobs, signal)),
   };
 }

@@ -62,7 +62,7 @@ export function whyOf(error: unknown, signal: AbortSignal): ErrorInfo {
  * The first blob that the registry lacks, or has at another length than the manifest says: a pull would come out bad.
  * The error is that blob's; where all are there, the image keeps its own.
  */
-export async function missingBlob(
+export async function findMissingBlob(
   registry: Registry,
   repository: string,
   blobs: DesiredImage['blobs'],

@@ -6,6 +6,7 @@
 import { createHash, hash } from 'node:crypto';
 import { fault } from '../../core/errors.ts';
 import { readRegularFile } from '../../system/file.ts';
+import { remember } from '../../system/remember.ts';
 
 export type Marker = 'none' | 'revoked' | 'authority';
 
@@ -85,14 +86,9 @@ export async function loadKnownHosts(
   const files = [...own.map((file) => ({ file, isOwn: true })), ...global.map((file) => ({ file, isOwn: false }))];
   return joinKnownHosts(
     await Promise.all(
-      files.map(({ file, isOwn }) => {
-        let parsed = cache.get(file);
-        if (parsed === undefined) {
-          parsed = readLines(file, isOwn).then(indexLines);
-          cache.set(file, parsed);
-        }
-        return parsed;
-      }),
+      files.map(
+        async ({ file, isOwn }) => await remember(cache, file, async () => indexLines(await readLines(file, isOwn))),
+      ),
     ),
   );
 }
