@@ -5,7 +5,8 @@
 import { lstat, readdir, realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, type Document } from 'yaml';
-import { ManifestError, mayAsk, refusalOf, type ManifestDocument } from '../core/gate/cocoonset.ts';
+import { mayAsk, type ManifestDocument } from '../core/gate/cocoonset.ts';
+import { ManifestError, refusalOf } from '../core/gate/questions.ts';
 import { fault } from '../core/errors.ts';
 import type { Refusal } from '../core/model/gate.ts';
 import { readText } from './document.ts';

@@ -1,5 +1,5 @@
 /** The stages of a gate: observe and resolve, judge, answer, report. It knows nothing that changes a node. */
-import { snapshotAsked, type PlacedQuestion } from '../core/gate/cocoonset.ts';
+import { snapshotAsked, type PlacedQuestion } from '../core/gate/questions.ts';
 import { errorInfo } from '../core/errors.ts';
 import { judgeGate } from '../core/gate/answers.ts';
 import type { Catalog } from '../core/model/catalog.ts';

@@ -4,14 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadManifests } from '../../src/config/manifests.ts';
-import {
-  askedByOption,
-  placeQuestions,
-  readManifests,
-  snapshotAsked,
-  type Manifests,
-  type Question,
-} from '../../src/core/gate/cocoonset.ts';
+import { readManifests, type Manifests } from '../../src/core/gate/cocoonset.ts';
+import { askedByOption, placeQuestions, snapshotAsked, type Question } from '../../src/core/gate/questions.ts';
 import { localSnapshotName } from '../../src/core/reference.ts';
 
 let dir: string;

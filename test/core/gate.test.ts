@@ -1,6 +1,6 @@
 /** Verdicts → answers: every verdict in one table, and the notes that `require: in-sync` turns into a no. */
 import { describe, expect, test } from 'vitest';
-import type { PlacedQuestion } from '../../src/core/gate/cocoonset.ts';
+import type { PlacedQuestion } from '../../src/core/gate/questions.ts';
 import { judgeGate } from '../../src/core/gate/answers.ts';
 import type { GateFacts } from '../../src/core/gate/say.ts';
 import { assemble } from '../../src/core/report/report.ts';

@@ -257,3 +257,13 @@ test('nor by way of what is loaded later, which the linter does not follow', () 
   for (const file of imports.keys()) follow(file, []);
   expect(circles).toEqual([]);
 });
+
+test('every file that src/README.md names is there, and every room within a room is named', () => {
+  const readme = readFileSync(join(root, 'src/README.md'), 'utf8');
+  const named = [...readme.matchAll(/`((?:[\w-]+\/)*[\w-]+\.(?:ts|sh))`/g)].map(([, name = '']) => name);
+  const all = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' });
+  expect(named.length).toBeGreaterThan(40);
+  expect(named.filter((name) => !all.some((file) => file === name || file.endsWith(`/${name}`)))).toEqual([]);
+  const rooms = new Set(all.filter((file) => /^\w+\/[\w-]+\//.test(file)).map((file) => file.split('/')[1] ?? ''));
+  expect([...rooms].filter((room) => !readme.includes(`\`${room}/\``) && !readme.includes(`/${room}/`))).toEqual([]);
+});

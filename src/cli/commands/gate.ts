@@ -1,11 +1,6 @@
 /** `reconcile gate`: can everything that the manifests and options name start on every node of its pool now? */
-import {
-  askedByOption,
-  placeQuestions,
-  readManifests,
-  type Manifests,
-  type Question,
-} from '../../core/gate/cocoonset.ts';
+import { readManifests, type Manifests } from '../../core/gate/cocoonset.ts';
+import { askedByOption, placeQuestions, type Question } from '../../core/gate/questions.ts';
 import { fault } from '../../core/errors.ts';
 import { epochReference, isUrl, parseImageName, parseSnapshotName } from '../../core/reference.ts';
 import { refusedGate } from '../../core/gate/answers.ts';

@@ -4,7 +4,7 @@ import type { Answer, Gate, GateAnswer, GateQuestion, Refusal } from '../model/g
 import type { Limit } from '../model/plan.ts';
 import type { GateSettings } from '../model/settings.ts';
 import { cloneAnswer } from './clone.ts';
-import type { PlacedQuestion } from './cocoonset.ts';
+import type { PlacedQuestion } from './questions.ts';
 import { runAnswer } from './run.ts';
 import { byError, type GateFacts, type NodeFacts } from './say.ts';
 

@@ -7,7 +7,7 @@ import type { Answer } from '../model/gate.ts';
 import type { Observation } from '../model/observed.ts';
 import type { SnapshotVerdict } from '../model/verdict.ts';
 import { provenOn } from '../judge/proofs.ts';
-import { snapshotAsked } from './cocoonset.ts';
+import { snapshotAsked } from './questions.ts';
 import {
   byError,
   byVerdict,

@@ -1,8 +1,8 @@
 /** CocoonSet manifests → what a gate asks: every image that they name, and where it is to start (contract F.2, F.3). */
-import { errorInfo, fault, ReconcileError } from '../errors.ts';
+import { fault } from '../errors.ts';
 import { ShapeError, array, object, optionalText, type JsonObject } from '../json.ts';
-import { count } from '../text.ts';
 import type { Refusal, StartMode } from '../model/gate.ts';
+import { ManifestError, refusalOf, type Question } from './questions.ts';
 
 /** One document of a manifest file, as plain data. */
 export interface ManifestDocument {
@@ -11,37 +11,6 @@ export interface ManifestDocument {
   value: unknown;
   /** The line of each key path, such as `spec.toolboxes[0].image`; that of the document itself under ``. */
   lines: Record<string, number>;
-}
-
-/** An image that is to start somewhere. */
-export interface Question {
-  source: string;
-  set: string | null;
-  role: 'agent' | 'toolbox' | null;
-  toolbox: string | null;
-  mode: StartMode;
-  image: string;
-  /** The node pulls the image with `--force` before it starts (mode `run` alone; contract F.4). */
-  forcePull: boolean;
-  /** Null: every pool. */
-  pools: string[] | null;
-  nodeName: string | null;
-}
-
-/** What is wrong with one manifest; those beside it are asked about all the same. */
-export class ManifestError extends ReconcileError {
-  readonly source: string;
-  /** @param source FILE:LINE, or FILE */
-  constructor(source: string, problem: string) {
-    super(errorInfo('MANIFEST_INVALID', { source, problem }));
-    this.source = source;
-  }
-}
-
-/** What was caught of one manifest; any other error is thrown on. */
-export function refusalOf(error: unknown): Refusal {
-  if (!(error instanceof ManifestError)) throw error;
-  return { source: error.source, error: error.info };
 }
 
 export interface Manifests {
@@ -59,7 +28,6 @@ const MAX_LIST_DEPTH = 3;
 const MAX_LIST_ITEMS = 10_000;
 const MAX_TOOLBOXES = 1000;
 const MAX_QUESTIONS = 10_000;
-const MAX_ANSWERS = 500_000;
 
 /** Whether an object of this kind can name an image, itself or in a list. */
 export function mayAsk(kind: string): boolean {
@@ -77,13 +45,14 @@ function isList(kind: string): boolean {
  */
 export function readManifests(documents: ManifestDocument[]): Manifests {
   const manifests: Manifests = { questions: [], refused: [], sets: 0, otherKinds: [] };
-  for (const document of documents) readOrRefuse({ document, path: '' }, document.value, null, manifests);
+  for (const document of documents)
+    readOrRefuse({ document, path: '' }, document.value, { listed: null, depth: 0 }, manifests);
   return manifests;
 }
 
-function readOrRefuse(...[place, value, listed, into, depth]: Parameters<typeof readObject>): void {
+function readOrRefuse(place: Place, value: unknown, within: Within, into: Manifests): void {
   try {
-    readObject(place, value, listed, into, depth);
+    readObject(place, value, within, into);
   } catch (error) {
     into.refused.push(refusalOf(error));
   }
@@ -121,14 +90,14 @@ function reading<T>(place: Place, read: () => T): T {
   }
 }
 
-/** @param listed apiVersion and kind that the list around it gives to an item without its own */
-function readObject(
-  place: Place,
-  value: unknown,
-  listed: { apiVersion: unknown; kind: string } | null,
-  into: Manifests,
-  depth = 0,
-): void {
+/** The lists around an object. */
+interface Within {
+  /** apiVersion and kind that the list gives to an item without its own. */
+  listed: { apiVersion: unknown; kind: string } | null;
+  depth: number;
+}
+
+function readObject(place: Place, value: unknown, { listed, depth }: Within, into: Manifests): void {
   if (value === null || value === undefined) return; // an empty document
   if (typeof value !== 'object' || Array.isArray(value)) throw wrong(place, 'no Kubernetes object: it is no map');
   const map = value as JsonObject;
@@ -140,7 +109,7 @@ function readObject(
     const items = at(place, 'items');
     const inherited = kind === 'List' ? null : { apiVersion, kind: 'CocoonSet' };
     for (const [i, item] of reading(items, () => array(map['items'] ?? [], 'items', MAX_LIST_ITEMS)).entries()) {
-      readOrRefuse(at(items, i), item, inherited, into, depth + 1);
+      readOrRefuse(at(items, i), item, { listed: inherited, depth: depth + 1 }, into);
     }
     return;
   }
@@ -169,7 +138,9 @@ function readSet(place: Place, map: JsonObject): Question[] {
   const spec = child(place, map, 'spec');
   const where = { set, pools: [spec.text('nodePool') ?? DEFAULT_POOL], nodeName: spec.text('nodeName') };
   const agent = child(spec.place, spec.map, 'agent');
-  const questions = [questionOf(agent, 'agent', null, agent.choice('mode', ['clone', 'run'], 'clone'), where)];
+  const questions = [
+    questionOf(agent, { role: 'agent', toolbox: null }, agent.choice('mode', ['clone', 'run'], 'clone'), where),
+  ];
 
   const boxes = at(spec.place, 'toolboxes');
   for (const [i, item] of reading(boxes, () =>
@@ -178,15 +149,14 @@ function readSet(place: Place, map: JsonObject): Question[] {
     const box = child(boxes, { [i]: item }, i);
     const mode = box.choice('mode', ['run', 'clone', 'static'], 'run');
     if (mode === 'static') continue; // a machine from elsewhere: nothing is started
-    questions.push(questionOf(box, 'toolbox', box.text('name'), mode, where));
+    questions.push(questionOf(box, { role: 'toolbox', toolbox: box.text('name') }, mode, where));
   }
   return questions;
 }
 
 function questionOf(
   holder: Child,
-  role: 'agent' | 'toolbox',
-  toolbox: string | null,
+  what: Pick<Question, 'role' | 'toolbox'>,
   mode: StartMode,
   where: Pick<Question, 'set' | 'pools' | 'nodeName'>,
 ): Question {
@@ -194,7 +164,7 @@ function questionOf(
   const place = at(holder.place, 'image');
   if (image === null) throw wrong(place, 'is required');
   const forcePull = mode === 'run' && holder.map['forcePull'] === true;
-  return { source: sourceOf(place), role, toolbox, mode, image, forcePull, ...where };
+  return { source: sourceOf(place), ...what, mode, image, forcePull, ...where };
 }
 
 /** A map within a manifest, and how to read its keys. */
@@ -222,92 +192,4 @@ function child(parent: Place, map: JsonObject, key: string | number): Child {
       return known;
     },
   };
-}
-
-/** A question of the command line. */
-export function askedByOption(option: '--snapshot' | '--image', image: string, pools: string[] | null): Question {
-  const mode = option === '--snapshot' ? 'clone' : 'run';
-  return { source: option, set: null, role: null, toolbox: null, mode, image, forcePull: false, pools, nodeName: null };
-}
-
-/** A question for the nodes of one pool, or for the one node that it names. */
-export interface PlacedQuestion extends Omit<Question, 'pools'> {
-  pool: string;
-  nodes: string[];
-}
-
-interface Member {
-  name: string;
-  pool: string;
-}
-
-/**
- * Finds the nodes of every question. Refused is one of a pool or node that is not known, and one for which the filters leave
- * no node: a gate that asks nobody must not pass.
- * @param inventory all nodes, before any filter: a pool that none of them is in is not known
- * @param selected those that are left after `--node`
- * @throws ReconcileError MANIFEST_INVALID where there would be too many answers
- */
-export function placeQuestions(
-  questions: Question[],
-  inventory: Member[],
-  selected: Member[],
-): { placed: PlacedQuestion[]; refused: Refusal[] } {
-  const placed: PlacedQuestion[] = [];
-  const refused: Refusal[] = [];
-  for (const { pools, ...question } of questions) {
-    const where = question.nodeName === null ? (pools ?? [...new Set(selected.map(({ pool }) => pool))]) : [null];
-    for (const pool of where) {
-      const found = pool === null ? onNode(question, inventory, selected) : inPool(question, pool, inventory, selected);
-      if ('error' in found) refused.push(found);
-      else placed.push(found);
-    }
-  }
-  const answers = placed.reduce((sum, { nodes }) => sum + nodes.length, 0);
-  if (answers > MAX_ANSWERS) {
-    const problem = `the gate would give ${answers} answers, more than ${MAX_ANSWERS}: ask for fewer sets at once`;
-    throw fault('MANIFEST_INVALID', { problem });
-  }
-  return { placed, refused };
-}
-
-function inPool(
-  question: Omit<Question, 'pools'>,
-  pool: string,
-  inventory: Member[],
-  selected: Member[],
-): PlacedQuestion | Refusal {
-  const isIn = (member: Member): boolean => member.pool === pool;
-  const known = [...new Set(inventory.map((member) => member.pool))].sort().join(', ');
-  if (!inventory.some(isIn)) return unknown(question.source, `no node is in pool "${pool}" (pools: ${known})`);
-  const nodes = selected.filter(isIn).map(({ name }) => name);
-  return nodes.length === 0 ? unasked(question.source, `no node of pool "${pool}"`) : { ...question, pool, nodes };
-}
-
-function onNode(question: Omit<Question, 'pools'>, inventory: Member[], selected: Member[]): PlacedQuestion | Refusal {
-  const { source, nodeName } = question;
-  const node = inventory.find(({ name }) => name === nodeName);
-  if (node === undefined)
-    return unknown(source, `nodeName "${nodeName}" is none of ${count(inventory.length, 'node')}`);
-  if (!selected.some(({ name }) => name === nodeName)) return unasked(source, `node "${nodeName}", which it names,`);
-  return { ...question, pool: node.pool, nodes: [node.name] };
-}
-
-function unknown(source: string, problem: string): Refusal {
-  return refusalOf(new ManifestError(source, problem));
-}
-
-function unasked(source: string, what: string): Refusal {
-  const problem = `${source}: ${what} is left after the --node filters`;
-  return { source, error: errorInfo('GATE_EMPTY', { problem }) };
-}
-
-/**
- * The snapshot that a clone of this image string asks epoch for: split at the first colon, tag `latest` where there is
- * none (contract F.3). `host:5000/x` is therefore the repository `host` with the tag `5000/x`, which is no tag at all.
- */
-export function snapshotAsked(image: string): string {
-  const colon = image.indexOf(':');
-  if (colon === -1) return `${image}:latest`;
-  return colon === image.length - 1 ? `${image}latest` : image;
 }

@@ -9,7 +9,7 @@ import type { Observation } from '../model/observed.ts';
 import type { ImageVerdict } from '../model/verdict.ts';
 import { blobState } from '../judge/blobs.ts';
 import { suspectOf, yielding } from '../judge/catalog.ts';
-import type { PlacedQuestion } from './cocoonset.ts';
+import type { PlacedQuestion } from './questions.ts';
 import {
   byError,
   byVerdict,
