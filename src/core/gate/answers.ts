@@ -1,5 +1,4 @@
 /** Findings → the answers of a gate: can what somebody wants to start, start on every node of its pool now? */
-import type { NodeFindings } from '../model/finding.ts';
 import type { Answer, Gate, GateAnswer, GateQuestion, Refusal } from '../model/gate.ts';
 import type { Limit } from '../model/plan.ts';
 import type { GateSettings } from '../model/settings.ts';
@@ -10,19 +9,20 @@ import { byError, type GateFacts, type NodeFacts } from './say.ts';
 
 /** Answers every question on every node that it is about. */
 export function judgeGate(questions: PlacedQuestion[], facts: GateFacts, settings: GateSettings): Omit<Gate, 'errors'> {
-  const nodes = new Map(
-    facts.observations.map((observation, i) => [
-      observation.node.name,
-      { observation, findings: facts.findings[i] as NodeFindings },
-    ]),
-  );
+  const findings = new Map(facts.findings.map((of) => [of.node, of]));
+  const nodes = new Map(facts.observations.map((observation) => [observation.node.name, observation]));
+  const factsOf = (name: string): NodeFacts => {
+    const [observation, of] = [nodes.get(name), findings.get(name)];
+    if (observation === undefined || of === undefined)
+      throw new Error(`nobody looked at ${name}, which is asked about`);
+    return { observation, findings: of };
+  };
   const known = new Map<string, GateAnswer>();
   const answered = questions.map((question): GateQuestion => {
     const { nodes: names, forcePull, ...asked } = question;
     const answers = names.map((name) => {
       const key = JSON.stringify([name, question.mode, question.image, forcePull]);
-      const answer =
-        known.get(key) ?? answerOn(nodes.get(name) as NodeFacts, question, facts, settings.require === 'in-sync');
+      const answer = known.get(key) ?? answerOn(factsOf(name), question, facts, settings.require === 'in-sync');
       known.set(key, answer);
       return answer;
     });

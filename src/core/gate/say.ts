@@ -25,7 +25,7 @@ const HELP: Partial<Record<SnapshotVerdict | ImageVerdict, string>> = {
 /** Errors of a registry that say no; after any other the answer is not known. */
 export const REFUSALS = new Set(['TAG_NOT_FOUND', 'REGISTRY_BLOB_MISSING']);
 
-/** Everything that the answers come from. Findings are in the order of the observations. */
+/** Everything that the answers come from. */
 export interface GateFacts {
   catalog: Catalog;
   scope: Scope;

@@ -75,7 +75,7 @@ async function applyActions(actions: Action[], clients: ApplyClients, limits: Ap
       for (const action of some) progress.standIns.add(action);
     }
   }
-  return actions.map((action) => results.get(action) as ActionResult);
+  return actions.flatMap((action) => results.get(action) ?? []);
 }
 
 function whyNotNow(action: Action, progress: Progress, budget: number, signal: AbortSignal): ErrorInfo | null {
@@ -114,7 +114,10 @@ function isUntouched({ outcome, error }: ActionResult): boolean {
 
 /** Of each image as many of the next nodes as just turned out to be held, with all its actions there. */
 function standInsFor(done: Action[], results: Map<Action, ActionResult>, actions: Action[]): Action[] {
-  const held = done.filter((action) => isUntouched(results.get(action) as ActionResult));
+  const held = done.filter((action) => {
+    const result = results.get(action);
+    return result !== undefined && isUntouched(result);
+  });
   const waiting = actions.filter((action) => action.blocked === null && !results.has(action));
   return [...new Set(held.map(imageKey))].flatMap((key) => {
     const nodes = new Set(held.filter((action) => imageKey(action) === key).map(nameOf));

@@ -3,7 +3,7 @@ import type { State } from '../../bastion/state.ts';
 import { hashBlobs, type NotHashed } from '../../node/hash.ts';
 import type { NodeSession } from '../../node/session.ts';
 import { isHeld } from '../../core/judge/blobs.ts';
-import { proofItem, proofOf, type HashedBlob, type HashItem } from '../../core/judge/proofs.ts';
+import { proofItem, proofOf, type HashItem } from '../../core/judge/proofs.ts';
 import { blobHex } from '../../core/judge/snapshot-files.ts';
 import type { DesiredImage } from '../../core/model/desired.ts';
 import type { Node } from '../../core/model/node.ts';
@@ -56,8 +56,9 @@ export async function hashOn(
   const results = await hashBlobs(session, turns, timeoutMs);
   const blobs = { ...observed.blobs };
   for (const [i, [key, { hex }]] of [...items].entries()) {
-    const blob = blobs[hex] as BlobFact;
-    const result = i < turns.length ? (results[i] as HashedBlob | NotHashed) : 'beyond';
+    const blob = blobs[hex];
+    if (blob === undefined) continue;
+    const result = results[i] ?? 'beyond';
     if (typeof result === 'string' || result.stamp !== blob.stamp) {
       // It is another file by now: its hash is not that of what was read.
       blobs[hex] = { ...blob, unhashed: WHY_NOT[typeof result === 'string' ? result : 'changed'] };
