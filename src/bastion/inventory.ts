@@ -129,7 +129,7 @@ function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults, targets:
 /** The list as printed; the items of a Kubernetes NodeList are turned into it. */
 function nodeListOf(stdout: string, source: string): unknown {
   try {
-    const printed = parseJson(stdout, 'its output');
+    const printed = parseJson(stdout.replace(/^\ufeff/, ''), 'its output');
     if (Array.isArray(printed)) return printed;
     const list = object(printed, 'its output');
     if (list['kind'] !== 'NodeList' && list['kind'] !== 'List') {

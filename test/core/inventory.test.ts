@@ -308,6 +308,10 @@ describe('an inventory command', () => {
     expect(names(await resolve({ command: sh('cat; echo \'["a"]\'') }))).toEqual(['a']);
   });
 
+  test('may print a byte order mark first, as many programs of Windows do', async () => {
+    expect(names(await resolve({ command: ['printf', '\ufeff["a"]'] }))).toEqual(['a']);
+  });
+
   test.each([
     ['fails', sh('echo "no such cluster" >&2; exit 3'), 'sh', 'it ended with exit code 3: no such cluster'],
     ['fails without a word', sh('exit 1'), 'sh', 'it ended with exit code 1'],
