@@ -21,6 +21,11 @@ export function clip(text: string, max: number): string {
   return clean.length > max ? `${clean.slice(0, max - 1).replace(/[\ud800-\udbff]$/, '')}…` : clean;
 }
 
+/** The first line that says something; empty where none does. */
+export function firstLine(text: string): string {
+  return /\S.*/.exec(text)?.[0] ?? '';
+}
+
 /** `sha256:a1b2c3d4e5f6…` → `a1b2c3d4e5f6`: as many digits as `cocoon image list` shows. */
 export function shortDigest(digest: string | null): string {
   return digest === null ? '—' : digest.replace(/^sha256:/, '').slice(0, 12);

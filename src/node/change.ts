@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
 import { hexOf } from '../core/reference.ts';
-import { shellQuote } from '../core/text.ts';
+import { firstLine, shellQuote } from '../core/text.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
 import type { Node } from '../core/model/node.ts';
 import type { Leftover } from '../core/model/observed.ts';
@@ -91,7 +91,7 @@ function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
     received: null,
     state: null,
     removed: new Map(),
-    stderr: lastLines(stderr),
+    stderr: lastLines(stderr) || (stdout.includes(nonce) ? '' : firstLine(stdout)),
   };
   let said: string[] = [];
   for (const line of stdout.split('\n')) {

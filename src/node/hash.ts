@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault } from '../core/errors.ts';
 import type { HashedBlob, HashItem } from '../core/judge/proofs.ts';
-import { clip, shellQuote } from '../core/text.ts';
+import { clip, firstLine, shellQuote } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
 import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './limits.ts';
 import type { NodeSession } from './session.ts';
@@ -52,7 +52,8 @@ export async function hashBlobs(
   const from = answer.indexOf(begin);
   const to = answer.indexOf(`\ncocoon-hash end ${nonce}\n`, from);
   if (from === -1 || to === -1) {
-    const what = `the hashes are torn; it said: ${clip(stderr.trim(), 400)}`;
+    const said = from === -1 && firstLine(answer) !== '' ? firstLine(answer) : stderr.trim();
+    const what = `the hashes are torn; it said: ${clip(said, 400)}`;
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what });
   }
   return parseHashes(answer.slice(from + begin.length, to), items, node);

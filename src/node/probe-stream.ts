@@ -1,16 +1,21 @@
 /** The probe's answer as it comes, piece by piece: what lies between its two marks is sorted at once, and bounded. */
 import { fault } from '../core/errors.ts';
-import { formatBytes } from '../core/text.ts';
+import { firstLine, formatBytes } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
 import { MAX_BYTES_BEFORE, MAX_FILE_BYTES } from './limits.ts';
 import { createSorter, readHeads, type RawAnswer } from './probe-answer.ts';
 
 /** Takes an answer in pieces: none is ever held whole, and no piece takes long. */
 export interface AnswerReader {
-  /** @throws ReconcileError NODE_ANSWER_INVALID as soon as a line means nothing, or more came than a node can have */
-  push(piece: Buffer): void;
+  /**
+   * @returns whether all of it has come; what comes after that is no part of it
+   * @throws ReconcileError NODE_ANSWER_INVALID as soon as a line means nothing, or more came than a node can have
+   */
+  push(piece: Buffer): boolean;
   /** Whether the first mark has come: then the probe runs there. */
   hasBegun(): boolean;
+  /** The first line of what came where no mark has: a machine that runs nothing says why. Empty where nothing came. */
+  firstLine(): string;
   /**
    * What was said; null where a mark is missing.
    * @throws ReconcileError NODE_ANSWER_INVALID
@@ -100,8 +105,10 @@ export function createAnswerReader(nonce: string, node: Node, headBytes: number)
       if (stage === 'before') look(piece);
       else if (stage === 'lines') takeLines(piece);
       else if (stage === 'heads') takeHeads(piece);
+      return stage === 'after';
     },
     hasBegun: () => stage !== 'before',
+    firstLine: () => (stage === 'before' ? firstLine(Buffer.concat(kept, keptBytes).toString('utf8')) : ''),
     end() {
       if (stage !== 'after') return null;
       sorter.end();

@@ -117,8 +117,9 @@ export function* parseProbe(
   const host = node.name;
   const raw = reader.end();
   if (raw === null) {
-    const said = stderr.trim() === '' ? '' : `; it said: ${stderr.trim()}`;
-    throw fault('NODE_ANSWER_INVALID', { host, what: `the answer is torn: its end mark is missing${said}` });
+    const said = [reader.firstLine(), stderr.trim()].filter((text) => text !== '').join('; ');
+    const what = 'the answer is torn: its end mark is missing';
+    throw fault('NODE_ANSWER_INVALID', { host, what: said === '' ? what : `${what}; it said: ${said}` });
   }
   const [denied] = raw.denied;
   if (raw.cocoonMissing) throw fault('NODE_COCOON_MISSING', { host, binary: node.cocoon.binary });

@@ -26,8 +26,11 @@ export interface ExecOptions {
   heartbeatMs?: number;
   /** More than this is an error: a cut answer would look like a whole one. */
   maxStdoutBytes: number;
-  /** Takes standard output piece by piece, and none is gathered then. What it throws ends the command. */
-  onStdout?: (piece: Buffer) => void;
+  /**
+   * Takes standard output piece by piece, and none is gathered then. What it throws ends the command. Once it returns true,
+   * nothing more is waited for: what a login does after the command may take for ever.
+   */
+  onStdout?: (piece: Buffer) => boolean;
   /** Of standard error only the last bytes are kept; more than 32 MB of it are an error. */
   maxStderrBytes: number;
   timeoutMs: number;
@@ -40,7 +43,7 @@ export interface ExecOptions {
 export interface ExecResult {
   stdout: Buffer;
   stderr: string;
-  /** Null for a command that died by a signal. */
+  /** Null for a command that died by a signal, and for one that was not waited for. */
   code: number | null;
   /** The name, as `SIGKILL`. */
   signal: string | null;
@@ -138,9 +141,11 @@ function follow(
   let orphan: NodeJS.Timeout | undefined;
   let open = 2; // the channel and its standard error: each closes when its last byte was read
   let stopped = false;
+  let isEnough = false;
 
   const finish = (): void => {
     if (stopped) return;
+    if (isEnough) return done({ stdout: Buffer.alloc(0), stderr: stderr.text(), code: null, signal: null });
     if (exit === null) return fail(lost(node, 'the command ended without an exit status'));
     done({ stdout: Buffer.concat(stdout), stderr: stderr.text(), ...exit });
   };
@@ -162,10 +167,11 @@ function follow(
     }
     try {
       if (options.onStdout === undefined) stdout.push(chunk);
-      else options.onStdout(chunk);
+      else isEnough = options.onStdout(chunk);
     } catch (error) {
       return fail(error);
     }
+    if (isEnough) return finish();
     waitForOrphan();
   });
   channel.stderr.on('data', (chunk: Buffer) => {

@@ -325,10 +325,11 @@ describe('real nodes', () => {
 
 describe('nodes whose answers are not what the probe says', () => {
   /** The words of the probe's command: what a machine in the hands of a stranger could make of them. */
+  const nonceOf = (command: string): string => / ([0-9a-f]{16}) \S+ \S+ \d+$/.exec(command)?.[1] ?? '';
   const forged =
     (lines: (nonce: string) => string): ((command: string) => ExecHook) =>
     (command) =>
-      answer(lines(/ ([0-9a-f]{16}) \S+ \S+ \d+$/.exec(command)?.[1] ?? ''));
+      answer(lines(nonceOf(command)));
   const framed = (body: string): ((command: string) => ExecHook) =>
     forged((nonce) => `cocoon-probe 1 ${nonce}\n${body}\ncocoon-probe end ${nonce}\n`);
   const index = JSON.stringify({ images: { x: { content_sum: `sha256:${'a'.repeat(64)}` } } });
@@ -338,6 +339,12 @@ describe('nodes whose answers are not what the probe says', () => {
       (nonce) =>
         `Welcome!\ncocoon-probe 1 ${nonce}\nmachine x86_64\nversion v0.3.8\nfree 1\ncocoon-probe end ${nonce}\n`,
     ),
+    'talks-after-it': (command) => (channel, words) => {
+      const nonce = nonceOf(words);
+      channel.write(`cocoon-probe 1 ${nonce}\nmachine x86_64\nversion v0.3.8\nfree 1\ncocoon-probe end ${nonce}\n`);
+      flood(channel, command);
+    },
+    closed: () => answer('\nThis account is currently not available.\nGood bye.\n', 1),
     talks: () => answer('Welcome to this machine\n'),
     'sudo-missing': () => answer('', 127, 'sh: 1: sudo: not found\n'),
     torn: forged((nonce) => `cocoon-probe 1 ${nonce}\nmachine x86_64\nversion v0.3.8\nfree 1000\n`),
@@ -380,8 +387,13 @@ describe('nodes whose answers are not what the probe says', () => {
     expect(nodeOf(dry, 'chatty')).toMatchObject({ status: 'observed', cocoonVersion: 'v0.3.8', freeBytes: 1 });
   });
 
+  it('what comes after it is not waited for, and is no part of it', () => {
+    expect(nodeOf(dry, 'talks-after-it')).toMatchObject({ status: 'observed', freeBytes: 1 });
+  });
+
   it.each([
-    ['talks', /torn: its end mark is missing/],
+    ['closed', /torn: its end mark is missing; it said: This account is currently not available\.$/],
+    ['talks', /torn: its end mark is missing; it said: Welcome to this machine$/],
     ['torn', /torn: its end mark is missing/],
     ['torn-in-a-file', /torn: its end mark is missing/],
     ['replayed', /torn: its end mark is missing/],

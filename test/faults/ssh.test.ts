@@ -186,9 +186,10 @@ describe('a command', () => {
 
   it('hands on its output as it comes, and what takes it may end the command', async () => {
     let bytes = 0;
-    const onStdout = (piece: Buffer): void => {
+    const onStdout = (piece: Buffer): boolean => {
       bytes += piece.length;
       if (bytes > 100_000) throw new Error('that is enough');
+      return false;
     };
     const { stdout } = await exec('head -c 100000 /dev/zero', { onStdout });
     expect([stdout.length, bytes]).toEqual([0, 100_000]);
