@@ -2,7 +2,7 @@
  * The one error type, and the one place that owns the words: a code with typed arguments becomes a message (what
  * happened) and a hint (what to do next). Codes are stable; the README lists them.
  */
-import { clip, count, formatBytes, formatDuration, shortDigest } from './text.ts';
+import { clip, count, formatBytes, formatDuration, plain, shortDigest } from './text.ts';
 import type { ErrorInfo } from './model/error.ts';
 
 type Words = { message: string; hint: string };
@@ -30,6 +30,10 @@ const OUT_OF_TIME = {
   run: `${HANGS}; raise --timeout if it is only slow: nodes are read in the first half of the time`,
   turn: 'others took all the time in which nodes are read, the first half of the run: raise --timeout or ssh.concurrency',
 } as const;
+
+/** Where the directory for temporary files of a node is of no use. */
+export const TEMP_HINT =
+  'mend that directory, or set TMPDIR for SSH sessions there (SetEnv of sshd); the store is not at fault';
 
 const catalog = {
   // the run
@@ -189,9 +193,11 @@ const catalog = {
   }),
 
   // the node
-  NODE_PERMISSION_DENIED: (a: { host: string; what: string; user: string }): Words => ({
+  NODE_PERMISSION_DENIED: (a: { host: string; what: string; user: string; hint?: string }): Words => ({
     message: `${a.host}: permission denied: ${clip(a.what, 300)}`,
-    hint: `connect as root, or add to sudoers: ${a.user} ALL=(root) NOPASSWD: ALL   # the probe runs as root by \`sudo -n sh -s\``,
+    hint:
+      a.hint ??
+      `connect as root, or add to sudoers: ${a.user} ALL=(root) NOPASSWD: ALL   # the probe runs as root by \`sudo -n sh -s\``,
   }),
   NODE_COCOON_MISSING: (a: { host: string; binary: string }): Words => ({
     message: `${a.host}: there is no cocoon (${a.binary})`,
@@ -217,9 +223,19 @@ const catalog = {
     message: `${a.host}: the metadata store cannot be read: ${clip(a.what, 400)}`,
     hint: 'every cocoon command fails there until it is mended; reconcile never writes to it',
   }),
-  NODE_BUSY: (a: { host: string }): Words => ({
-    message: `${a.host}: a conversion of the metadata store is in flight (meta-convert.manifest)`,
-    hint: 'let it finish, or run `cocoon meta convert` there to complete it',
+  NODE_BUSY: (a: { host: string; why: 'conversion' | 'writes' }): Words =>
+    a.why === 'conversion'
+      ? {
+          message: `${a.host}: a conversion of the metadata store is in flight (meta-convert.manifest)`,
+          hint: 'let it finish, or run `cocoon meta convert` there to complete it',
+        }
+      : {
+          message: `${a.host}: the metadata store (meta.db) was written to as often as it was copied`,
+          hint: 'run again when fewer cocoon commands run there',
+        },
+  NODE_TEMP_UNUSABLE: (a: { host: string; dir: string; said: string }): Words => ({
+    message: `${a.host}: its store is read on a private copy, and ${plain(a.dir)} takes none: ${clip(a.said, 300)}`,
+    hint: TEMP_HINT,
   }),
   NODE_ANSWER_INVALID: (a: { host: string; what: string }): Words => ({
     message: `${a.host}: the probe's answer cannot be trusted: ${clip(a.what, 300)}`,
@@ -305,10 +321,20 @@ const catalog = {
     message: `${a.host}: what a run that died left is still there (${a.name}): ${clip(a.why, 300)}`,
     hint: 'mend what is in the way there; the next run tries again',
   }),
-  NO_SPACE: (a: { host: string; needBytes: number; keepBytes: number; freeBytes: number }): Words => ({
-    message: `${a.host}: a pull needs ${formatBytes(a.needBytes)} and ${formatBytes(a.keepBytes)} must stay free, but only ${formatBytes(a.freeBytes)} are`,
-    hint: 'make room there (`cocoon gc` collects what nothing needs), or lower rollout.minFreeBytes',
-  }),
+  NO_SPACE: (
+    a:
+      | { host: string; needBytes: number; keepBytes: number; freeBytes: number }
+      | { host: string; dir: string; said: string },
+  ): Words =>
+    'dir' in a
+      ? {
+          message: `${a.host}: its store is read on a private copy, and ${plain(a.dir)} is full: ${clip(a.said, 300)}`,
+          hint: TEMP_HINT,
+        }
+      : {
+          message: `${a.host}: a pull needs ${formatBytes(a.needBytes)} and ${formatBytes(a.keepBytes)} must stay free, but only ${formatBytes(a.freeBytes)} are`,
+          hint: 'make room there (`cocoon gc` collects what nothing needs), or lower rollout.minFreeBytes',
+        },
   LOCKED: (a: { host: string; by: string }): Words => ({
     message: `${a.host}: ${a.by}`,
     hint: 'wait for it to end, then run again',

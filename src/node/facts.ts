@@ -6,6 +6,7 @@ import { count, formatBytes } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
 import type { IndexEntry, Leftover, Observed, SnapshotFact, VmFact } from '../core/model/observed.ts';
 import { MAX_ENTRIES } from './limits.ts';
+import { copyFault, isFull } from './private-copy.ts';
 import type { DirectoryFact, RawAnswer } from './probe-answer.ts';
 
 /** Below the root directory (contract B.1). */
@@ -28,7 +29,7 @@ const ARCHITECTURES = new Map([
 export function* observedFrom(raw: RawAnswer, node: Node): Generator<void, Observed> {
   if (raw.freeBytes === null)
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
-  const stored = raw.sqlite ? listedEntries(raw) : null;
+  const stored = raw.sqlite ? listedEntries(raw, node) : null;
   yield;
   const stray = stored === null ? [] : strayEntries(raw);
   const entries = stored ?? jsonEntries(raw);
@@ -48,9 +49,9 @@ export function* observedFrom(raw: RawAnswer, node: Node): Generator<void, Obser
       `interrupted pulls left ${formatBytes(bytes)} in ${count(raw.leftBytes.length, 'file')}: garbage collection takes it some day`,
     );
   }
-  const records = raw.sqlite ? listedSnapshots(raw) : jsonSnapshots(raw);
+  const records = raw.sqlite ? listedSnapshots(raw, node) : jsonSnapshots(raw);
   yield;
-  const vms = raw.sqlite ? listedVms(raw) : jsonVms(raw);
+  const vms = raw.sqlite ? listedVms(raw, node) : jsonVms(raw);
   const snapshots: SnapshotFact[] = [];
   for (const record of records) {
     yield;
@@ -128,16 +129,19 @@ function records(texts: RawAnswer['texts'], file: string, table: string): [strin
 }
 
 /** `cocoon … list -o json` of a SQLite store; an empty store says so in words (contract A.5). */
-function listed(raw: RawAnswer, kind: 'image' | 'snapshot' | 'vm'): JsonObject[] {
+function listed(raw: RawAnswer, kind: 'image' | 'snapshot' | 'vm', node: Node): JsonObject[] {
   const where = `cocoon ${kind} list`;
   const output = (raw.texts[`${kind}-list`] ?? '').trim();
-  if (raw.listed[kind] !== 0) throw new ShapeError(`${where} failed: ${(raw.texts[`${kind}-errors`] ?? '').trim()}`);
+  if (raw.listed[kind] !== 0) {
+    const said = `${where} failed: ${(raw.texts[`${kind}-errors`] ?? '').trim()}`;
+    throw isFull(said) ? copyFault(raw.scratchDir, said, node) : new ShapeError(said);
+  }
   if (/^No (images|snapshots|VMs) found\.$/.test(output)) return [];
   return array(parseJson(output, where), where, MAX_ENTRIES).map((item, i) => object(item, `${where}[${i}]`));
 }
 
-function listedEntries(raw: RawAnswer): IndexEntry[] {
-  return listed(raw, 'image').map((item, i) => {
+function listedEntries(raw: RawAnswer, node: Node): IndexEntry[] {
+  return listed(raw, 'image', node).map((item, i) => {
     const where = `cocoon image list[${i}]`;
     const type = item['type'];
     if (type !== 'cloudimg' && type !== 'oci') throw new ShapeError(`${where}.type is unknown`);
@@ -184,8 +188,8 @@ function jsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
 }
 
 /** On a SQLite root the CLI does not tell `data_dir`: it is `snapshot/localfile/<ID>`. */
-function listedSnapshots(raw: RawAnswer): SnapshotRecord[] {
-  return listed(raw, 'snapshot').map((record, i) => {
+function listedSnapshots(raw: RawAnswer, node: Node): SnapshotRecord[] {
+  return listed(raw, 'snapshot', node).map((record, i) => {
     const id = text(record['id'], `cocoon snapshot list[${i}].id`);
     const name = optionalText(record['name'], `cocoon snapshot list[${i}].name`) ?? '';
     const dataDir = Object.keys(raw.directories).find((dir) => dir.endsWith(`/snapshot/localfile/${id}`)) ?? null;
@@ -200,8 +204,8 @@ function jsonVms(raw: RawAnswer): VmFact[] {
   );
 }
 
-function listedVms(raw: RawAnswer): VmFact[] {
-  return listed(raw, 'vm').map((record, i) => vmFact(record, `cocoon vm list[${i}]`));
+function listedVms(raw: RawAnswer, node: Node): VmFact[] {
+  return listed(raw, 'vm', node).map((record, i) => vmFact(record, `cocoon vm list[${i}]`));
 }
 
 function vmFact(record: JsonObject, where: string): VmFact {

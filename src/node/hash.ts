@@ -52,7 +52,7 @@ export async function hashBlobs(
   const from = answer.indexOf(begin);
   const to = answer.indexOf(`\ncocoon-hash end ${nonce}\n`, from);
   if (from === -1 || to === -1) {
-    const said = from === -1 && firstLine(answer) !== '' ? firstLine(answer) : stderr.trim();
+    const said = [from === -1 ? firstLine(answer) : '', stderr.trim()].filter((text) => text !== '').join('; ');
     const what = `the hashes are torn; it said: ${clip(said, 400)}`;
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what });
   }

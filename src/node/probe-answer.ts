@@ -28,7 +28,11 @@ export interface RawAnswer {
   /** Set where there is no store: who says where else cocoon keeps it, with the directory. */
   storeMissing: { by: string; dir: string }[] | null;
   sqlite: boolean;
-  failed: string | null;
+  /** Why there was no private copy of a SQLite store to look at, in the words of what failed; and where it was to lie. */
+  unmade: string | null;
+  scratchDir: string;
+  /** The store changed as often as it was copied. */
+  unsettled: boolean;
   /** Whether the directories were to be listed, and were. */
   walk: 'begun' | 'done' | null;
   denied: string[];
@@ -64,7 +68,9 @@ export function createSorter({ name: host, cocoon: { rootDir } }: Node): Sorter 
     converting: false,
     storeMissing: null,
     sqlite: false,
-    failed: null,
+    unmade: null,
+    scratchDir: '',
+    unsettled: false,
     walk: null,
     denied: [],
     freeBytes: null,
@@ -134,8 +140,14 @@ export function createSorter({ name: host, cocoon: { rootDir } }: Node): Sorter 
       case 'walked':
         raw.walk = 'done';
         break;
-      case 'failed':
-        raw.failed = rest;
+      case 'scratch':
+        raw.scratchDir = rest;
+        break;
+      case 'unmade':
+        raw.unmade = rest;
+        break;
+      case 'unsettled':
+        raw.unsettled = true;
         break;
       case 'store':
         if (rest === 'converting') raw.converting = true;

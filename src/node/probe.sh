@@ -1,11 +1,16 @@
 #!/bin/sh
-# Reads one node's cocoon store and prints what it finds. Its words: NONCE BINARY ROOT BYTES, and then one for
-# everything outside ROOT that its snapshots need: `DIR/.` for a directory of a snapshot, else a file. What that is, the
-# reader learns from a first answer.
+# Reads one node's cocoon store and prints what it finds. It runs as
+#   timeout -s USR1 -k LIMIT PATIENCE sh -c SCRIPT sh NONCE BINARY ROOT BYTES PATH...
+# with a word PATH for everything outside ROOT that its snapshots need: `DIR/.` for a directory of a snapshot, else a
+# file. What that is, the reader learns from a first answer.
 #
 # Nothing under cocoon's directories changes: JSON indexes are read without their lock (they are replaced by rename),
 # and a SQLite store is read by cocoon itself on a private copy, because cocoon creates directories, locks and -wal
 # files wherever it looks.
+#
+# Nothing of it outlives its connection: standard input is open as long as the reader is there, and what it brings means
+# nothing. When it ends, the whole process group is ended, and so it is LIMIT seconds after USR1, which comes after
+# PATIENCE seconds and ends a `cocoon version` that has not ended by itself.
 #
 # The answer is lines of words between two marks that hold the nonce; a path without a leading slash is one below ROOT.
 # The text of a file follows a line `file` and one with its name, each of its lines marked by `|`, so that nothing in a
@@ -19,6 +24,7 @@ umask 077
 
 LIMIT=4000000    # bytes of an index; the reader has the same number
 MEMBERS=262144   # bytes of a snapshot's small JSON files
+STORE=268435456  # bytes of a SQLite store: more is not copied
 unclean='*[[:cntrl:]]*'
 newline='
 '
@@ -33,13 +39,6 @@ tell() {
   said=''
 }
 
-# content NAME FILE BYTES
-content() {
-  printf 'file\n%s\n' "$1"
-  head -c "$3" <"$2" | sed 's/^/|/'
-  printf '\n'
-}
-
 # Succeeds where the directory is there and open; says so where it is there and closed.
 open_dir() {
   [ -d "$1" ] || return 1
@@ -48,22 +47,91 @@ open_dir() {
   return 1
 }
 
+# watch: ends everything once standard input has ended. Who has scratch files gets the time to remove them.
+watch() {
+  trap '' HUP USR1
+  while read -r _; do :; done
+  kill -s HUP 0
+  sleep 2
+  kill -s KILL 0
+}
+
+# Neither many lines nor one without end fill more than this memory.
+find_version() {
+  # shellcheck disable=SC3045 # a shell that has no such limit goes without
+  ulimit -v 65536 2>/dev/null
+  lines=0
+  while [ "$lines" -lt 100 ] && read -r key value; do
+    lines=$((lines + 1))
+    if [ "$key" = Version: ] && [ "${#value}" -le 100 ]; then printf '%s\n' "$value"; fi
+  done
+}
+
+# Read to its end, so that it is known whether something was left behind that goes on: then it is overdue.
+version() {
+  answer=$("$bin" version 2>/dev/null | find_version)
+  if [ -n "$answer" ]; then say "version ${answer%%"$newline"*}"; fi
+}
+
 stamp() {
   stat -c '%i %s %y' -- "$root/meta/meta.db" "$root/meta/meta.db-wal" 2>/dev/null
 }
 
+# Fails in the words of the command that failed; with 2 where the store changed all the time.
 copy_store() {
-  mkdir "$copy/meta" || return 1
+  mkdir -- "$copy" && mkdir -- "$copy/meta" || return 1
   for _ in 1 2 3 4 5; do
     before=$(stamp)
-    rm -f "$copy/meta/meta.db-wal"
-    cp -- "$root/meta/meta.db" "$copy/meta/meta.db" || return 1
-    if [ -s "$root/meta/meta.db-wal" ]; then
-      cp -- "$root/meta/meta.db-wal" "$copy/meta/meta.db-wal" || return 1
-    fi
+    set -- "$root/meta/meta.db"
+    if [ -e "$copy/meta/meta.db-wal" ]; then rm -f -- "$copy/meta/meta.db-wal"; fi
+    if [ -s "$1-wal" ]; then set -- "$@" "$1-wal"; fi
+    cp -- "$@" "$copy/meta/" || return 1
     [ "$before" = "$(stamp)" ] && return 0
   done
-  return 1
+  return 2
+}
+
+# What a probe left that was killed goes: its process, which the name tells, is gone, and the directory is ours and old.
+tidy_copies() {
+  for old in "$tmp"/cocoon-reconcile-probe.*; do
+    pid=${old##*/cocoon-reconcile-probe.}
+    pid=${pid%%.*}
+    if [ -d "$old" ] && [ ! -L "$old" ] && [ -O "$old" ] && [ ! -d "/proc/$pid" ]; then
+      find "$old" -maxdepth 0 -mmin +10 -exec rm -rf -- {} +
+    fi 2>/dev/null
+  done
+}
+
+discard() {
+  [ -z "$copy" ] || rm -rf -- "$copy"
+  copy=''
+}
+
+# run_list KIND: prints cocoon's list, and as the last line of standard error its exit code. It runs in a process group of
+# its own; nothing of that is left when this ends.
+run_list() {
+  job=''
+  trap '[ -z "$job" ] || kill -s KILL -- "-$job"; exit 1' HUP TERM
+  NO_COLOR=1 timeout -k 2 30 "$bin" --root-dir "$copy" --run-dir "$copy/run" --log-dir "$copy/log" \
+    "$1" list -o json </dev/null 3>&- 4>&- &
+  job=$!
+  wait "$job"
+  code=$?
+  kill -s KILL -- "-$job" 2>/dev/null
+  printf '\n%s' "$code" >&2
+}
+
+# tell_list KIND: the list comes to lie neither in a variable nor on a disk, and of the errors only the last.
+tell_list() {
+  printf 'file\n%s-list\n' "$1"
+  # one byte more than is accepted, so that the reader sees it
+  errors=$({ run_list "$1" 2>&3 | head -c "$((LIMIT + 1))" | sed 's/^/|/' >&4; } 3>&1 | tail -c 4096)
+  code=${errors##*"$newline"}
+  printf '\nlisted %s %s\n' "$1" "$code"
+  if [ "$code" != 0 ]; then
+    printf 'file\n%s-errors\n' "$1"
+    printf '%s\n' "${errors%"$newline"*}" | sed 's/^/|/'
+  fi
 }
 
 sqlite_store() {
@@ -71,20 +139,27 @@ sqlite_store() {
     say "denied $root/meta/meta.db"
     return
   fi
-  copy=$(mktemp -d) || return
-  trap 'rm -rf -- "$copy"' EXIT
-  trap 'exit 1' HUP INT PIPE TERM
-  if ! copy_store; then
-    say 'failed no unchanging copy of meta.db could be made'
-    return
-  fi
-  for kind in image snapshot vm; do
-    NO_COLOR=1 timeout 30 "$bin" --root-dir "$copy" --run-dir "$copy/run" --log-dir "$copy/log" \
-      "$kind" list -o json </dev/null >"$copy/out" 2>"$copy/err"
-    printf 'listed %s %s\n' "$kind" "$?"
-    content "$kind-list" "$copy/out" "$((LIMIT + 1))" # one more than is accepted, so that the reader sees it
-    content "$kind-errors" "$copy/err" 4096
-  done
+  tmp=${TMPDIR:-/tmp}
+  say "scratch $tmp"
+  tidy_copies
+  # nobody else knows the nonce beforehand; and whenever this ends from here on, nothing is left
+  copy=$tmp/cocoon-reconcile-probe.$$.$nonce
+  trap discard EXIT
+  # what is written there is bounded, and who writes more is told so
+  trap '' XFSZ
+  ulimit -f "$((STORE / 512))" 2>/dev/null
+  why=$(copy_store 2>&1)
+  case $? in
+    0)
+      tell
+      exec 4>&1
+      for kind in image snapshot vm; do tell_list "$kind"; done
+      exec 4>&-
+      ;;
+    2) say unsettled ;;
+    *) say "unmade ${why##*"$newline"}" ;;
+  esac
+  discard
 }
 
 # list DIR...: indexes, blobs, boot files, what snapshots consist of, and what was left behind: by interrupted pulls and
@@ -187,26 +262,24 @@ no_store() {
   if has_store /var/lib/cocoon; then kept default /var/lib/cocoon; fi
 }
 
-version() {
-  while read -r key value; do
-    [ "$key" = Version: ] || continue
-    say "version $value"
-    return
-  done <<EOT
-$(timeout 10 "$bin" version </dev/null 2>/dev/null)
-EOT
-}
-
 probe() {
   nonce=$1 bin=$2 root=$3 bytes=$4
   shift 4
-  said=''
+  said='' copy='' overdue=''
+  # the second signal, which `timeout` hands on, must not reach what removes the scratch files
+  trap 'trap "" HUP INT PIPE TERM; exit 1' HUP INT PIPE TERM
+  trap 'overdue=yes' USR1
+  exec 3<&0 </dev/null
+  watch <&3 >/dev/null 2>&1 &
+  watcher=$!
+  exec 3<&-
   say "cocoon-probe 1 $nonce"
   say "machine $(uname -m)"
   if ! command -v "$bin" >/dev/null; then
     say 'missing cocoon'
   else
     version
+    trap '' USR1
     free
     if [ ! -d "$root" ]; then
       case $(ls -d -- "$root/." 2>&1 >/dev/null) in
@@ -223,7 +296,6 @@ probe() {
       else
         if [ -e "$root/meta/meta.db" ]; then
           say 'store sqlite'
-          tell
           sqlite_store
         fi
         store "$@"
@@ -232,6 +304,9 @@ probe() {
   fi
   tell
   printf '\ncocoon-probe end %s\n' "$nonce"
+  # what did not end in time may be there yet, deaf to all else
+  if [ -n "$overdue" ]; then kill -s KILL 0; fi
+  kill -s KILL "$watcher"
 }
 
 probe "$@"

@@ -9,6 +9,7 @@ import type { Node } from '../core/model/node.ts';
 import type { Observed } from '../core/model/observed.ts';
 import { observedFrom } from './facts.ts';
 import { MAX_ANSWER_BYTES } from './limits.ts';
+import { copyFault } from './private-copy.ts';
 import { isUnread, type RawAnswer } from './probe-answer.ts';
 import { createAnswerReader, type AnswerReader } from './probe-stream.ts';
 import { inSlices } from '../system/slices.ts';
@@ -19,6 +20,12 @@ const HEAD_BYTES = 1024;
 /** Each answer may name files elsewhere which name others, and a file may go away while it is read. */
 const MAX_ANSWERS = 5;
 const MAX_ELSEWHERE = 1000;
+
+/** So long a `cocoon version` may take, at most, before the node is read without it. */
+const PATIENCE_SECONDS = 10;
+/** The probe ends itself so long after we have given it up, where the network has not told it so. */
+const SPARE_SECONDS = 10;
+const HEARTBEAT_MS = 30_000;
 
 let script: string | null = null;
 
@@ -56,10 +63,11 @@ export async function readNode(
   let isInline = !sudo;
   for (let answers = 0; answers < MAX_ANSWERS; answers += 1) {
     const nonce = randomBytes(8).toString('hex');
-    const { command, stdin } = probeCommand(node, scope, nonce, isInline);
+    const { command, stdin } = probeCommand(node, scope, nonce, timeoutMs, isInline);
     const reader = createAnswerReader(nonce, node, scope.headBytes);
     const result = await connection.exec(command, {
       stdin,
+      heartbeatMs: HEARTBEAT_MS, // standard input stays open: the probe ends with it
       onStdout: (piece) => reader.push(piece),
       maxStdoutBytes: MAX_ANSWER_BYTES,
       maxStderrBytes: 4096,
@@ -94,19 +102,33 @@ export async function readNode(
  * else costs a round trip. Never with sudo, which logs every word. csh would take each line of it for a command of its own,
  * so the first one ends csh, which alone has a variable of this name.
  */
-function probeCommand(node: Node, scope: Scope, nonce: string, isInline: boolean): { command: string; stdin: string } {
+function probeCommand(
+  node: Node,
+  scope: Scope,
+  nonce: string,
+  timeoutMs: number,
+  isInline: boolean,
+): { command: string; stdin: string } {
   const { binary, rootDir, sudo } = node.cocoon;
-  const words = [nonce, binary, rootDir, `${scope.headBytes}`, ...scope.elsewhere].map(shellQuote).join(' ');
-  const script = probeScript();
-  if (isInline) return { command: `sh -c ${shellQuote(`\n${NOT_CSH}\n${script}`)} sh ${words}`, stdin: '' };
-  return { command: `${sudo ? 'sudo -n ' : ''}sh -s`, stdin: `set -- ${words}\n${script}` };
+  const seconds = Math.ceil(timeoutMs / 1000);
+  const limits = [
+    '-s',
+    'USR1',
+    '-k',
+    `${seconds + SPARE_SECONDS}`,
+    `${Math.min(PATIENCE_SECONDS, Math.ceil(seconds / 3))}`,
+  ];
+  const script = shellQuote(`\n${NOT_CSH}\n${probeScript()}`);
+  const words = [nonce, binary, rootDir, `${scope.headBytes}`, ...scope.elsewhere].map(shellQuote);
+  const command = ['timeout', ...limits, 'sh', '-c', script, 'sh', ...words].join(' ');
+  if (isInline) return { command, stdin: '' };
+  return { command: `${sudo ? 'sudo -n ' : ''}sh -s`, stdin: `exec ${command}\n` };
 }
 
 /**
  * Text → facts, and what to ask for once more where they are not all.
  * @param stderr what the command said beside its answer, to explain a torn one
- * @throws ReconcileError NODE_ANSWER_INVALID, NODE_INDEX_CORRUPT, NODE_BUSY, NODE_PERMISSION_DENIED, NODE_COCOON_MISSING,
- * NODE_STORE_MISSING
+ * @throws ReconcileError NODE_*; NO_SPACE where there is none for the private copy of a SQLite store
  */
 export function* parseProbe(
   reader: AnswerReader,
@@ -124,12 +146,13 @@ export function* parseProbe(
   const [denied] = raw.denied;
   if (raw.cocoonMissing) throw fault('NODE_COCOON_MISSING', { host, binary: node.cocoon.binary });
   if (denied !== undefined) throw fault('NODE_PERMISSION_DENIED', { host, user: node.user, what: denied });
-  if (raw.converting) throw fault('NODE_BUSY', { host });
+  if (raw.converting) throw fault('NODE_BUSY', { host, why: 'conversion' });
   if (raw.storeMissing !== null) {
     const { rootDir } = node.cocoon;
     throw fault('NODE_STORE_MISSING', { host, rootDir, kept: raw.storeMissing.filter(({ dir }) => dir !== rootDir) });
   }
-  if (raw.failed !== null) throw fault('NODE_INDEX_CORRUPT', { host, what: raw.failed });
+  if (raw.unsettled) throw fault('NODE_BUSY', { host, why: 'writes' });
+  if (raw.unmade !== null) throw copyFault(raw.scratchDir, raw.unmade, node);
   if (raw.walk === 'begun') {
     throw fault('NODE_ANSWER_INVALID', { host, what: 'its `find` lists nothing: GNU findutils are needed there' });
   }

@@ -92,5 +92,5 @@ async function readOnce(ssh: Ssh, node: Node, signal: AbortSignal): Promise<Obse
 
 /** A node that answered but could not be read is `unreadable`; all else is `unreachable`. */
 function statusOf(error: ErrorInfo): NodeStatus {
-  return error.code.startsWith('NODE_') ? 'unreadable' : 'unreachable';
+  return error.code.startsWith('NODE_') || error.code === 'NO_SPACE' ? 'unreadable' : 'unreachable';
 }

@@ -189,8 +189,10 @@ describe('a split image whose content digest is not known', () => {
     const torn = hashing({ n1: SAME }, { torn: ['n2'] });
     const seen = await hashFleet(fleetOf('n1', 'n2'), at, torn);
     expect(proofsOf(seen)).toEqual(['same', null]);
-    expect(reasonsOf(seen)).toEqual([null, expect.stringContaining('it said: sh: boom')]);
-    expect(torn.trouble).toEqual([expect.stringMatching(/^n2: blobs could not be hashed: .*torn; it said: sh: boom/)]);
+    expect(reasonsOf(seen)).toEqual([null, expect.stringContaining('sh: boom')]);
+    expect(torn.trouble).toEqual([
+      expect.stringMatching(/^n2: blobs could not be hashed: .*torn; it said: .*sh: boom/),
+    ]);
   });
 
   test('a silent node waits out its own share of the time, whichever turn it has', async () => {

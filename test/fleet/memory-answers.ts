@@ -15,8 +15,8 @@ interface Answer {
 /** What was said once is said again to everyone who asks the same: only this word of a command differs each time. */
 const NONCE = /\b[0-9a-f]{16}\b/;
 
-/** A command that reads so much of a script first, and then a heartbeat, whose end would end it. */
-const SCRIPT_BYTES = /script=\$\(head -c (\d+)\)/;
+/** A command that reads a script first, and then a heartbeat, whose end would end it. */
+const READS_SCRIPT = /script=\$\(head -c \d+\)|sh -s$/;
 
 /** Stands for it in what is remembered. */
 const BLANK = randomUUID();
@@ -32,8 +32,7 @@ export function fromMemory(among: 'one' | 'each', lie: Lie = (_address, _command
   const remembered = new Map<string, Promise<Answer>>();
   const replay = async (channel: ServerChannel, command: string): Promise<void> => {
     const { localAddress = '' } = (channel as unknown as { _client: { _sock: Socket } })._client._sock;
-    const script = SCRIPT_BYTES.exec(command)?.[1];
-    const stdin = await inputOf(channel, Number(script ?? Infinity));
+    const stdin = await inputOf(channel, command);
     const nonce = NONCE.exec(command)?.[0] ?? '-';
     const asked = `${among === 'each' ? localAddress : ''} ${command.replaceAll(nonce, BLANK)}`;
     let told = remembered.get(asked);
@@ -45,28 +44,28 @@ export function fromMemory(among: 'one' | 'each', lie: Lie = (_address, _command
   return (channel, command) => void replay(channel, command).catch(() => channel.close());
 }
 
-/** All that comes in, or so many bytes of it. */
-async function inputOf(channel: ServerChannel, bytes: number): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let length = 0;
+/** What comes before the first byte of a heartbeat, and only where the command reads it: the rest stays open. */
+async function inputOf(channel: ServerChannel, command: string): Promise<string> {
+  if (!READS_SCRIPT.test(command)) {
+    channel.resume();
+    return '';
+  }
+  let input = '';
   return await new Promise((resolve) => {
-    const end = (): void => resolve(Buffer.concat(chunks));
-    channel.once('end', end).on('data', (chunk: Buffer) => {
-      chunks.push(chunk);
-      length += chunk.length;
-      if (length >= bytes) end();
+    channel.on('data', (chunk: Buffer) => {
+      input += chunk.toString();
+      if (input.endsWith('\nx')) resolve(input.slice(0, -1));
     });
   });
 }
 
-async function run(command: string, address: string, stdin: Buffer, nonce: string): Promise<Answer> {
+async function run(command: string, address: string, stdin: string, nonce: string): Promise<Answer> {
   const env = { PATH: process.env['PATH'], SSH_CONNECTION: `- - ${address} -` };
   const child = spawn('/bin/sh', ['-c', command], { env, stdio: ['pipe', 'pipe', 'ignore'] });
   const stdout: Buffer[] = [];
   child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk));
-  child.stdin.on('error', () => undefined).write(stdin);
-  if (SCRIPT_BYTES.test(command)) child.once('exit', () => child.stdin.end());
-  else child.stdin.end();
+  child.stdin.on('error', () => undefined).write(stdin); // and it stays open: a script ends with it
+  child.once('exit', () => child.stdin.end());
   const [code] = (await once(child, 'close')) as [number | null];
   return { stdout: Buffer.concat(stdout).toString('latin1').replaceAll(nonce, BLANK), code: code ?? 255 };
 }
