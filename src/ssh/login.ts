@@ -178,6 +178,7 @@ export function logIn(stream: Duplex, target: SshTarget, context: LoginContext):
             .catch(fail);
         },
       });
+      declineHostKeys(client);
       signAtOnce(client);
       if (identity.offers[0]?.isImmediate === true) offerAtOnce(client);
     } catch (error) {
@@ -225,14 +226,13 @@ function signAtOnce(client: ssh2.Client): void {
  * verified. Where ssh2 is not as it was, it waits.
  *
  * What sshd then says it says in small pieces, and TCP there keeps each until we acknowledge the one before, which TCP here
- * leaves for 40 ms to a packet of ours (Nagle's algorithm, delayed acknowledgements). So one is sent that means nothing, and
- * what sshd offers to prove is asked for after the command that is about to be sent.
+ * leaves for 40 ms to a packet of ours (Nagle's algorithm, delayed acknowledgements). So one is sent that means nothing.
  */
 function offerAtOnce(client: ssh2.Client): void {
   const protocol = protocolOf(client);
   const { service: ask, _handlers: handlers, _packetRW: packets, _cipher: cipher } = protocol ?? {};
-  const { SERVICE_ACCEPT: accepted, GLOBAL_REQUEST: asked } = handlers ?? {};
-  const isKnown = ask?.length === 1 && accepted?.length === 2 && asked?.length === 4 && packets !== undefined;
+  const accepted = handlers?.SERVICE_ACCEPT;
+  const isKnown = ask?.length === 1 && accepted?.length === 2 && packets !== undefined;
   if (!isKnown || protocol === undefined || handlers === undefined || cipher === undefined) return;
   protocol.service = (name) => {
     ask.call(protocol, name);
@@ -244,7 +244,17 @@ function offerAtOnce(client: ssh2.Client): void {
     };
     accepted(protocol, name);
   };
-  handlers.GLOBAL_REQUEST = (...request) => void setImmediate(() => quietly(() => asked(...request)));
+}
+
+/**
+ * sshd says which other host keys it has (`hostkeys-00@openssh.com`), and ssh2 has it prove each: for nobody here, and a tenth
+ * of a run's CPU. Under a name that it does not know, ssh2 declines such a request as any other. Where it is not as it was, it asks.
+ */
+function declineHostKeys(client: ssh2.Client): void {
+  const handlers = protocolOf(client)?._handlers;
+  const answer = handlers?.GLOBAL_REQUEST;
+  if (handlers === undefined || answer?.length !== 4) return;
+  handlers.GLOBAL_REQUEST = (protocol, _name, wantsReply, data) => answer(protocol, '', wantsReply, data);
 }
 
 /** SSH_MSG_IGNORE with no data (RFC 4253, 11.2). */

@@ -26,6 +26,7 @@ import {
 } from '../fleet/ssh-server.ts';
 import { MARK, startSshd, type NodeServer } from '../fleet/sshd.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
+import { until } from '../helpers/guard.ts';
 import { nodeOf, program, reconcile, report } from '../helpers/reconcile.ts';
 
 const me = userInfo().username;
@@ -218,6 +219,16 @@ describe('a connection', () => {
     relay.port = port;
     return relay;
   }
+
+  it('has sshd prove no other host keys: nobody would use them', async () => {
+    const server = await startNode('terse', ['LogLevel DEBUG1']);
+    const connection = await client().connect(node(server), never);
+    await connection.exec('true', limits);
+    connection.close();
+    const log = join(dir, 'terse', 'sshd.log');
+    await until('the end of the session', async () => (await readFile(log, 'utf8')).includes('Disconnected from user'));
+    expect(await readFile(log, 'utf8')).not.toContain('hostkeys-prove');
+  });
 
   it('is never tried again where the identity or the host key is refused', async () => {
     const server = await startNode('strict');
