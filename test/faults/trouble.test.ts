@@ -81,6 +81,11 @@ ${cases.join('')}esac
   const entries = Object.keys(TROUBLES).map((name, i) => at(nameOf(name), 'trouble', join(roots, `trouble-${i}`)));
   ports = await Promise.all(Object.values(SPEAKERS).map(async ([speaks]) => await startTcpServer(speaks)));
   entries.push(...Object.keys(SPEAKERS).map((name, i) => ({ name: nameOf(name), ...ports[i], stop: undefined })));
+  // Its version never ends.
+  const odd = join(dir, 'odd');
+  await writeFile(odd, '#!/bin/sh\nexec yes\n', { mode: 0o755 });
+  await cp(join(roots, 'stale'), join(roots, 'odd'), { recursive: true });
+  entries.push(at('version-never-ends', 'honest', join(roots, 'odd'), { binary: odd }));
   // Its old bytes are said to be the new ones.
   await cp(join(roots, 'stale'), join(roots, 'liar'), { recursive: true });
   await cp(
@@ -133,6 +138,7 @@ it(`one of each trouble among ${NODES} nodes costs its own row, within 40 s and 
   expect(codes.map(([name = '']) => [name, nodeOf(dry, nameOf(name)).error?.code])).toEqual(codes);
   expect(fresh.map((name) => imageOn(dry, name).verdict)).toEqual(fresh.map(() => 'in-sync'));
   expect(stale.map((name) => imageOn(dry, name).verdict)).toEqual(stale.map(() => 'stale'));
+  expect(imageOn(dry, 'version-never-ends').verdict).toBe('stale');
   expect(imageOn(dry, 'lies').verdict).toBe('in-sync'); // until it is asked for depth
   expect(dry.run).toMatchObject({ exitCode: 2, error: null });
 });
