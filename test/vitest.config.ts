@@ -7,7 +7,7 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: 'unit', include: ['test/{core,reports,lint}/**/*.test.ts'], testTimeout: 30_000 },
+        test: { name: 'unit', include: ['test/{core,reports,lint,unit}/**/*.test.ts'], testTimeout: 30_000 },
       },
       {
         extends: true,

@@ -1,7 +1,7 @@
 /** What a command may touch of the outside: handed in by `program.ts`, the only one behind it that knows `process`. */
 import type { ReconcileError } from '../core/errors.ts';
-import type { Signal } from '../core/report/exit-code.ts';
-import type { LogLevel } from './args/commands.ts';
+import type { Signal } from '../core/model/exit-codes.ts';
+import type { LogLevel } from './args/options.ts';
 
 export interface Io {
   env: Record<string, string | undefined>;

@@ -1,7 +1,7 @@
 /** Log lines on stderr: pretty on a terminal, JSON elsewhere. Synchronous, so that none is lost at the end. */
 import { formatBytes } from '../core/text.ts';
 import type { JudgeEvents } from '../pipeline/judge.ts';
-import type { CommonOptions } from './args/commands.ts';
+import type { CommonOptions } from './args/options.ts';
 import { levelOf, wantsColor, type Io } from './io.ts';
 
 export type Log = (

@@ -4,14 +4,13 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { homeOf } from '../system/user.ts';
 import { errorInfo, fault } from '../core/errors.ts';
-import type { Signal } from '../core/report/exit-code.ts';
+import { EXIT_CODES, type Signal } from '../core/model/exit-codes.ts';
 import { parseArgs } from './args/parse.ts';
-import type { Command } from './args/commands.ts';
 import type { Io, Tool } from './io.ts';
 import { exit } from './startup/last-resort.ts';
 import { GRACE_MS, startWatchdog, type Watchdog } from './startup/watchdog.ts';
 
-const FATAL: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
+const SIGNALS: readonly Signal[] = ['SIGHUP', 'SIGINT', 'SIGTERM'];
 
 const WATCHDOG = fileURLToPath(new URL('./watchdog-thread.js', import.meta.url));
 /** Until the config says: as long as a run may take where it says nothing. */
@@ -24,9 +23,9 @@ function watchTheEnd(): Pick<Io, 'stop' | 'interruptedBy' | 'setDeadline' | 'rem
   const controller = new AbortController();
   setMaxListeners(0, controller.signal); // Node.js warns on stderr of more than ten
   let first: Signal | null = null;
-  for (const signal of Object.keys(FATAL) as Signal[]) {
+  for (const signal of SIGNALS) {
     process.on(signal, () => {
-      if (first !== null) exit(FATAL[first]);
+      if (first !== null) exit(EXIT_CODES[first].code);
       first = signal;
       controller.abort(fault('INTERRUPTED', { signal }));
     });
@@ -72,28 +71,19 @@ function endGroup(leader: number): void {
   }
 }
 
-async function dispatch(command: Command, io: Io, tool: Tool): Promise<number> {
-  if (command.name !== 'text') io.setDeadline(command.timeoutMs ?? TIMEOUT_MS);
-  switch (command.name) {
-    case 'text':
-      io.out(command.text);
-      return 0;
-    case 'run':
-      return await (await import('./commands/run.ts')).runCommand(command, io, tool);
-    case 'gate':
-      return await (await import('./commands/gate.ts')).gateCommand(command, io, tool);
-    case 'digest':
-      return await (await import('./commands/digest.ts')).digestCommand(command, io, tool);
-    case 'nodes':
-      return await (await import('./commands/digest.ts')).nodesCommand(command, io, tool);
-  }
-}
-
-async function dispatchArgs(argv: string[], io: Io, tool: Tool): Promise<number> {
+/** Does what the words ask for, and returns the exit code. */
+async function dispatch(argv: string[], io: Io, tool: Tool): Promise<number> {
   try {
-    return await dispatch(parseArgs(argv, tool.version), io, tool);
+    const parsed = parseArgs(argv, tool.version);
+    if (parsed.kind === 'text') {
+      io.out(parsed.text);
+      return EXIT_CODES.OK.code;
+    }
+    const { common, run } = parsed.invocation;
+    io.setDeadline(common.timeoutMs ?? TIMEOUT_MS);
+    return await run(io, tool);
   } catch (error) {
-    return await (await import('./print.ts')).printFailure(error, argv, io, tool);
+    return await (await import('./failure.ts')).printFailure(error, argv, io, tool);
   }
 }
 
@@ -114,15 +104,15 @@ async function main(): Promise<number> {
   const { name, version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Tool;
   const argv = process.argv.slice(2);
   const tool = { name, version };
-  const code = await dispatchArgs(argv, io, tool);
+  const code = await dispatch(argv, io, tool);
   await new Promise((resolve) => process.stdout.write('', resolve));
   const problem = stdout.problem();
   if (problem === null) return code;
   io.err(`reconcile: the output could not be written (${problem}); but for that the exit code would be ${code}\n`);
-  return code === 0 ? 1 : code;
+  return code === EXIT_CODES.OK.code ? EXIT_CODES.ERROR.code : code;
 }
 
-process.exitCode = 1; // of a program that ends before it is done
+process.exitCode = EXIT_CODES.ERROR.code; // of a program that ends before it is done
 void main().then((code) => {
   // Whatever a library still holds open must not keep a finished run alive.
   process.stderr.write('', () => exit(code));

@@ -9,7 +9,7 @@ import { unlessAborted } from '../system/deadline.ts';
 import { remember } from '../system/remember.ts';
 import type { Registry } from '../registry/client.ts';
 import type { Ssh } from '../ssh/client.ts';
-import type { CommonOptions } from './args/commands.ts';
+import type { CommonOptions } from './args/options.ts';
 import type { Clients } from '../pipeline/judge.ts';
 import type { Io } from './io.ts';
 import type { Log } from './log.ts';

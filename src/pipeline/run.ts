@@ -5,7 +5,7 @@ import { planActions } from '../core/plan/actions.ts';
 import { remediesUnder } from '../core/plan/remedy.ts';
 import { reportRows } from '../core/report/rows.ts';
 import { assemble, type Parts } from '../core/report/report.ts';
-import type { Signal } from '../core/report/exit-code.ts';
+import type { Signal } from '../core/model/exit-codes.ts';
 import { selectFindings, type Filters } from '../core/plan/select.ts';
 import type { Action, Plan, Policy } from '../core/model/plan.ts';
 import type { Report, RunMode } from '../core/model/report.ts';

@@ -1,4 +1,5 @@
 /** The verdict in words: the last line of a table, and all that `--quiet` says when something is wrong. */
+import { wordOfExit } from '../core/model/exit-codes.ts';
 import { fold } from '../core/nodeset.ts';
 import { isJudged } from '../core/report/judged.ts';
 import { isOpenDrift, weightOf } from '../core/report/weight.ts';
@@ -7,8 +8,6 @@ import type { ImageRow, LeftoverRow, NodeReport, Report, SnapshotRow } from '../
 import type { BlobDepth } from '../core/model/verdict.ts';
 
 export type Row = ImageRow | SnapshotRow;
-
-const WORDS: Record<number, string> = { 0: 'OK', 2: 'DRIFT', 3: 'INCOMPLETE', 4: 'FAILED' };
 
 /** One line without a line end: a word in capitals for the eye and for grep, then what it means. */
 export function verdictLine({ run, nodes, summary }: Report): string {
@@ -30,7 +29,7 @@ export function verdictLine({ run, nodes, summary }: Report): string {
     run.mode === 'dry-run' ? dryRun(observed) : null,
   ].filter((part) => part !== null);
   const sentences = parts.length > 0 ? parts : [`${count(summary.nodes.observed, 'node')} read`];
-  return plain(`${WORDS[run.exitCode] ?? 'INTERRUPTED'}: ${sentences.map((text) => `${clip(text, 2000)}.`).join(' ')}`);
+  return plain(`${wordOfExit(run.exitCode)}: ${sentences.map((text) => `${clip(text, 2000)}.`).join(' ')}`);
 }
 
 /** What a row is about: `simular/win11:latest`, or the reference where no image is known. */

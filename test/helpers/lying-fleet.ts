@@ -4,9 +4,7 @@ import { mkdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { parseArgs } from '../../src/cli/args/parse.ts';
-import { gateCommand } from '../../src/cli/commands/gate.ts';
 import type { Io } from '../../src/cli/io.ts';
-import { runCommand } from '../../src/cli/commands/run.ts';
 import type { Report } from '../../src/core/model/report.ts';
 import { hexOf, makeQcow2, makeSnapshotConfig, makeSnapshotFiles } from '../fleet/cocoon/fixtures.ts';
 import { startEpoch, type Epoch } from '../fleet/epoch.ts';
@@ -167,9 +165,8 @@ async function inProcess(argv: string[]): Promise<Report> {
     endGroup: () => undefined,
   };
   const tool = { name: 'cocoon-reconcile', version: '0.0.0' };
-  const command = parseArgs(argv, tool.version);
-  if (command.name === 'run') await runCommand(command, io, tool);
-  if (command.name === 'gate') await gateCommand(command, io, tool);
+  const parsed = parseArgs(argv, tool.version);
+  if (parsed.kind === 'command') await parsed.invocation.run(io, tool);
   return JSON.parse(out) as Report;
 }
 

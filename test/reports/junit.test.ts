@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { assemble, type Parts } from '../../src/core/report/report.ts';
-import type { Signal } from '../../src/core/report/exit-code.ts';
+import type { Signal } from '../../src/core/model/exit-codes.ts';
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { Answer, Gate, GateAnswer, GateQuestion, Refusal } from '../../src/core/model/gate.ts';
 import type { Report } from '../../src/core/model/report.ts';

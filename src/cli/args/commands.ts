@@ -1,113 +1,119 @@
-/** Every command with its options, each declared once: parsing, refusals and the help come from these tables. */
-import type { Format } from '../../reports/formats.ts';
+/** Every command, one row each: what it says of itself, its options, the words that it takes, and where it is carried out. */
+import { isUrl } from '../../core/reference.ts';
+import type { Io, Tool } from '../io.ts';
+import { readOptions, usage, type Given, type Options, type OptionsOf } from './kinds.ts';
 import {
-  choice,
-  choices,
-  duration,
-  flag,
-  levelFlag,
-  limit,
-  or,
-  toggle,
-  value,
-  values,
-  whole,
-  type Option,
-  type Values,
-} from './kinds.ts';
+  COMMON_OPTIONS,
+  DIGEST_OPTIONS,
+  GATE_OPTIONS,
+  NODES_OPTIONS,
+  RUN_OPTIONS,
+  type CommonOptions,
+} from './options.ts';
 
-export const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
+/** A command that was understood: what it was told, as plain values, and what carries it out and gives the exit code. */
+export interface Invocation {
+  name: string;
+  common: CommonOptions;
+  /** All that was told: the options, and the words under the name that the command has for them. */
+  options: object;
+  run: (io: Io, tool: Tool) => Promise<number>;
+}
 
-/** Options that every command takes. */
-const COMMON = {
-  config: value('c,config', 'FILE', 'config file'),
-  nodes: values('w,node', 'PATTERN', 'only these nodes (name, node[1-20], gpu-*, @pool; ! excludes); repeatable'),
-  timeoutMs: duration('timeout', 'deadline of the whole run (90s, 15m, 2h)'),
-  verbose: levelFlag('v,verbose', 'show every node and step'),
-  quiet: flag('q,quiet', 'print nothing at all when the exit code is 0'),
-  logLevel: choice('log-level', LOG_LEVELS, 'log lines, on stderr'),
-  color: toggle('color', 'colours: on a terminal unless --no-color or NO_COLOR'),
-};
+export interface Command {
+  /** As the help shows it behind the name of the program. */
+  usage: string;
+  about: string;
+  options: Options;
+  /** @throws ReconcileError CONFIG_INVALID where an option or a word makes no sense */
+  understand: (given: Given[], words: string[]) => Invocation;
+}
 
-const LATER = 'is not built yet';
-const LATER_FORMATS = { prometheus: LATER, markdown: LATER, html: LATER };
-const FORMATS = 'format of what is printed on stdout';
-const output = (command: string, later: Record<string, string> = {}): Option<'table' | 'json'> =>
-  or(
-    choice('o,output', ['table', 'json'], FORMATS, {
-      ...LATER_FORMATS,
-      ...later,
-      junit: `makes no sense with "${command}"`,
-    }),
-    'table',
-  );
-const concurrency = whole('concurrency', 1, 'nodes connected at once');
-const deep = flag('deep', 'verify blobs by hashing their bytes on the node');
-const stream = or(toggle('stream', 'read split images to learn their digest; --no-stream does not'), true);
+/** A row of the table. `words` judges the words that are no options; `load` brings the code only where it is carried out. */
+interface Row<O extends Options, W extends object> {
+  name: string;
+  usage: string;
+  about: string;
+  options: O;
+  words: (words: string[], options: OptionsOf<O>) => W;
+  load: () => Promise<(options: OptionsOf<O> & W, io: Io, tool: Tool) => Promise<number>>;
+}
 
-export const RUN = {
-  dryRun: flag('n,dry-run', 'observe, diff and plan; change nothing'),
-  images: values('i,image', 'REF', 'only these images (reference, repo[:tag], glob; ! excludes); repeatable'),
-  snapshots: values('s,snapshot', 'REPO:TAG', 'only these snapshots and their bases; repeatable'),
-  ...COMMON,
-  output: output('run'),
-  clone: choice('clone', ['none', 'files', 'vm'], 'clone verification'),
-  deep,
-  repair: choices('repair', ['replace', 'restore'], 'what to mend beyond pulling'),
-  stream,
-  concurrency,
-  maxPulls: whole('max-pulls', 1, 'pulls at once over the whole fleet'),
-  canary: whole('canary', 0, 'nodes to heal and verify before any other is touched'),
-  maxFailures: limit('max-failures', 'start nothing new past this many failures'),
-};
+function command<O extends Options, W extends object>(row: Row<O, W>): Command {
+  const understand = (given: Given[], words: string[]): Invocation => {
+    const common = readOptions(COMMON_OPTIONS, given);
+    const told = readOptions(row.options, given);
+    if (common.verbose && common.quiet) throw usage('--verbose and --quiet exclude each other');
+    const options = { ...told, ...row.words(words, told) };
+    return { name: row.name, common, options, run: async (io, tool) => await (await row.load())(options, io, tool) };
+  };
+  return { usage: row.usage, about: row.about, options: row.options, understand };
+}
 
-export const GATE = {
-  images: values('i,image', 'REF', 'can this image be started?; repeatable'),
-  snapshots: values('s,snapshot', 'REPO:TAG', 'can this snapshot be cloned?; repeatable'),
-  minReady: limit('min-ready', 'how many nodes per image and pool must be ready'),
-  ...COMMON,
-  output: or(choice('o,output', ['table', 'json', 'junit'], FORMATS, LATER_FORMATS), 'table'),
-  deep,
-  stream,
-  concurrency,
-};
+function noWords(name: string): (words: string[]) => object {
+  return ([first]) => {
+    if (first !== undefined) throw usage(`"${name}" takes no argument: "${first}"`);
+    return {};
+  };
+}
 
-export const DIGEST = { ...COMMON, output: output('digest'), stream };
-export const NODES = { ...COMMON, output: output('nodes', { name: LATER }) };
-
-export type CommonOptions = Values<typeof COMMON> & { output: Format };
-export type RunOptions = Values<typeof RUN> & { name: 'run' };
-/** Manifests are files, directories, and `-` for stdin. */
-export type GateOptions = Values<typeof GATE> & { name: 'gate'; manifests: string[] };
-export type DigestOptions = Values<typeof DIGEST> & { name: 'digest'; references: string[] };
-export type NodesOptions = Values<typeof NODES> & { name: 'nodes' };
-export type Command = RunOptions | GateOptions | DigestOptions | NodesOptions | { name: 'text'; text: string };
-
-/** What every command is, takes and says of itself. */
-export const COMMANDS = {
-  run: { usage: '[run]', about: 'find drift, pull on drifted nodes, verify, report', options: RUN },
-  gate: {
+const ROWS = {
+  run: command({
+    name: 'run',
+    usage: '[run]',
+    about: 'find drift, pull on drifted nodes, verify, report',
+    options: RUN_OPTIONS,
+    words: noWords('run'),
+    load: async () => (await import('../commands/run.ts')).runCommand,
+  }),
+  gate: command({
+    name: 'gate',
     usage: 'gate [CocoonSet.yaml|DIR|-]…',
     about: 'can everything named start on every node of its pool now?',
-    options: GATE,
-  },
-  digest: { usage: 'digest REF…', about: 'what epoch serves for each reference now', options: DIGEST },
-  nodes: { usage: 'nodes', about: 'the inventory after filters', options: NODES },
+    options: GATE_OPTIONS,
+    words: manifestsOf,
+    load: async () => (await import('../commands/gate.ts')).gateCommand,
+  }),
+  digest: command({
+    name: 'digest',
+    usage: 'digest REF…',
+    about: 'what epoch serves for each reference now',
+    options: DIGEST_OPTIONS,
+    words: referencesOf,
+    load: async () => (await import('../commands/digest.ts')).digestCommand,
+  }),
+  nodes: command({
+    name: 'nodes',
+    usage: 'nodes',
+    about: 'the inventory after filters',
+    options: NODES_OPTIONS,
+    words: noWords('nodes'),
+    load: async () => (await import('../commands/nodes.ts')).nodesCommand,
+  }),
 };
-export type CommandName = keyof typeof COMMANDS;
+export type CommandName = keyof typeof ROWS;
+export const COMMANDS: Record<CommandName, Command> = ROWS;
 
+/** Commands of later versions: refused by name. */
 export const LATER_COMMANDS = ['explain', 'doctor', 'status', 'history', 'report', 'merge', 'completion'];
-/** As they are typed. */
-export const LATER_OPTIONS = new Set([
-  'until',
-  'lock-timeout',
-  'no-wait',
-  'grace',
-  'observed',
-  'max-age',
-  'shard',
-  'report',
-  'log-format',
-  'no-progress',
-]);
+
+export function isCommandName(word: string): word is CommandName {
+  return Object.hasOwn(COMMANDS, word);
+}
+
+function referencesOf(references: string[]): { references: string[] } {
+  if (references.length === 0) throw usage('digest needs at least one reference, as simular/win11 or simular/win11:v2');
+  if (references.includes('')) throw usage('a reference is empty');
+  return { references };
+}
+
+/** A gate asks for what is named exactly, so that a pattern that matches nothing is no yes. */
+function manifestsOf(manifests: string[], options: OptionsOf<typeof GATE_OPTIONS>): { manifests: string[] } {
+  const { images, snapshots, minReady } = options;
+  const isPattern = (text: string): boolean => /[\s\p{Cc}]/u.test(text) || (!isUrl(text) && /^!|[*?[\]{}]/.test(text));
+  const pattern = [...images, ...snapshots].find(isPattern);
+  if (pattern !== undefined) throw usage(`a gate asks for what is named exactly, and "${pattern}" is a pattern`);
+  if (manifests.includes('')) throw usage('the name of a manifest is empty');
+  if (minReady?.value === 0) throw usage('--min-ready must be at least 1, or 1%: a gate that asks for nothing is none');
+  return { manifests };
+}

@@ -1,12 +1,10 @@
 /** The help, from the tables of commands and options. */
-import { COMMANDS, type CommandName } from './commands.ts';
-import type { Option, Options } from './kinds.ts';
+import { exitCodeRows } from '../../core/model/exit-codes.ts';
+import { COMMANDS, isCommandName, type CommandName } from './commands.ts';
+import type { Option } from './kinds.ts';
 
 const WIDTH = 100;
 const INDENT = 31;
-
-const EXIT_CODES = `Exit codes: 0 in sync or healed, the gate passes; 1 the run could not be done; 2 drift is left, the
-gate says no; 3 the picture is incomplete; 4 a pull or a verification failed; 129, 130, 143 interrupted.`;
 
 const ALWAYS = [
   ['-h, --help', 'show this help, of one command behind its name'],
@@ -15,17 +13,20 @@ const ALWAYS = [
 
 /** The help for one command, or for all: then an option that several take is explained with the first. */
 export function helpText(only: CommandName | null): string {
-  const names = (Object.keys(COMMANDS) as CommandName[]).filter((name) => only === null || name === only);
-  const usages = names.map((name) => `reconcile ${COMMANDS[name].usage} [options]`);
+  const names = Object.keys(COMMANDS).filter(isCommandName);
+  const commands = names.filter((name) => only === null || name === only).map((name) => ({ name, ...COMMANDS[name] }));
+  const usages = commands.map(({ usage }) => `reconcile ${usage} [options]`);
   const told = new Set<string>();
-  const sections = names.map((name) => {
-    const all = Object.values<Option<unknown>>(COMMANDS[name].options satisfies Options);
-    const lines = all.map((option) => line(spelling(option), option.about)).filter((text) => !told.has(text));
+  const sections = commands.map(({ name, about, options }) => {
+    const all = Object.values(options).map((option) => line(spelling(option), option.about));
+    const lines = all.filter((text) => !told.has(text));
     for (const text of lines) told.add(text);
-    return [`${name}: ${COMMANDS[name].about}`, ...lines].join('\n');
+    return [`${name}: ${about}`, ...lines].join('\n');
   });
   const always = ALWAYS.map(([option, about]) => line(option, about)).join('\n');
-  return `Usage: ${usages.join('\n       ')}\n\n${[...sections, always, EXIT_CODES].join('\n\n')}\n`;
+  const codes = exitCodeRows().map(({ codes, about }) => `${codes} ${about}`);
+  const exit = wrap(`Exit codes: ${codes.join('; ')}.`, WIDTH).join('\n');
+  return `Usage: ${usages.join('\n       ')}\n\n${[...sections, always, exit].join('\n\n')}\n`;
 }
 
 /** `-o, --output table|json`. */
@@ -35,13 +36,21 @@ function spelling({ short, long, takes, negatable }: Option<unknown>): string {
 }
 
 function line(option: string, about: string): string {
-  const lines = [''];
-  for (const word of about.split(' ')) {
-    const last = lines.at(-1) as string;
-    if (last !== '' && last.length + word.length >= WIDTH - INDENT) lines.push(word);
-    else lines[lines.length - 1] = last === '' ? word : `${last} ${word}`;
-  }
+  const indent = `\n${' '.repeat(INDENT)}`;
   const begin = `  ${option}`;
-  const first = begin.length < INDENT ? begin.padEnd(INDENT) : `${begin}\n${' '.repeat(INDENT)}`;
-  return `${first}${lines.join(`\n${' '.repeat(INDENT)}`)}`;
+  const first = begin.length < INDENT ? begin.padEnd(INDENT) : `${begin}${indent}`;
+  return `${first}${wrap(about, WIDTH - INDENT).join(indent)}`;
+}
+
+/** Breaks a text at spaces into lines of at most `width` characters; a longer word has a line of its own. */
+function wrap(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of text.split(' ')) {
+    if (line !== '' && line.length + word.length >= width) {
+      lines.push(line);
+      line = word;
+    } else line = line === '' ? word : `${line} ${word}`;
+  }
+  return [...lines, line];
 }

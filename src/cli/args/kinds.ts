@@ -5,6 +5,8 @@ import type { Limit } from '../../core/model/plan.ts';
 
 /** One time that an option was typed. */
 export interface Given {
+  /** The option's name without the leading dashes. */
+  long: string;
   /** As typed, without the value: `-i`, `--no-stream`. */
   spelling: string;
   /** Null for an option that takes none. */
@@ -27,7 +29,19 @@ export interface Option<T> {
 export type Options = Record<string, Option<unknown>>;
 
 /** The values that a table of options gives, under the same names. */
-export type Values<O extends Options> = { [K in keyof O]: O[K] extends Option<infer T> ? T : never };
+export type OptionsOf<O extends Options> = { [K in keyof O]: O[K] extends Option<infer T> ? T : never };
+
+/**
+ * What was typed → the value of every option of a table; one that was not typed has its default.
+ * @throws ReconcileError CONFIG_INVALID
+ */
+export function readOptions<O extends Options>(options: O, given: Given[]): OptionsOf<O> {
+  const values = Object.entries(options).map(([key, { long, read }]) => [
+    key,
+    read(given.filter((each) => each.long === long)),
+  ]);
+  return Object.fromEntries(values) as OptionsOf<O>; // `fromEntries` forgets which value belongs to which key
+}
 
 /** What was typed is not understood, or makes no sense. */
 export function usage(problem: string): ReconcileError {
@@ -142,7 +156,7 @@ export function choice<const C extends string>(
   about: string,
   refused: Record<string, string> = {},
 ): Option<C | undefined> {
-  return one(name, choices.join('|'), about, (text, said) => chosen(choices, text, said, refused));
+  return one(name, choices.join('|'), about, (text, said) => choiceOf(choices, text, said, refused));
 }
 
 /** Several of a few words, with commas between them. */
@@ -153,10 +167,12 @@ export function choices<const C extends string>(
 ): Option<C[] | undefined> {
   const { long } = spelled(name, about);
   const takes = choices.join(',');
-  return one(name, takes, about, (text) => text.split(',').map((word) => chosen(choices, word, `--${long} "${word}"`)));
+  return one(name, takes, about, (text) =>
+    text.split(',').map((word) => choiceOf(choices, word, `--${long} "${word}"`)),
+  );
 }
 
-function chosen<C extends string>(
+function choiceOf<C extends string>(
   choices: readonly C[],
   text: string,
   said: string,

@@ -1,54 +1,47 @@
 /**
- * The command line → one plain value. What was not exactly understood is refused here, before anything is contacted; what
+ * The command line → the command and what it is told. What was not exactly understood is refused here, before anything is contacted; what
  * is not built is refused by name.
  */
 import { parseArgs as tokenize } from 'node:util';
 import { distance } from 'fastest-levenshtein';
-import { isUrl } from '../../core/reference.ts';
 import type { Format } from '../../reports/formats.ts';
-import {
-  COMMANDS,
-  DIGEST,
-  GATE,
-  LATER_COMMANDS,
-  LATER_OPTIONS,
-  NODES,
-  RUN,
-  type Command,
-  type CommandName,
-  type GateOptions,
-} from './commands.ts';
+import { COMMANDS, isCommandName, LATER_COMMANDS, type CommandName, type Invocation } from './commands.ts';
 import { helpText } from './help.ts';
-import { usage, type Given, type Option, type Options, type Values } from './kinds.ts';
+import { usage, type Given, type Option } from './kinds.ts';
+import { LATER_OPTIONS } from './options.ts';
 
 /** Every option by its name; one that several commands take is spelled alike in all. */
 const ALL = new Map(
   Object.values(COMMANDS).flatMap(({ options }) =>
-    Object.values<Option<unknown>>(options).map((option) => [option.long, option] as const),
+    Object.values(options).map((option) => [option.long, option] as const),
   ),
 );
+
+/** A command, or a text that was asked for: the help or the version. */
+export type Parsed = { kind: 'command'; invocation: Invocation } | { kind: 'text'; text: string };
 
 /**
  * Parses the words after the program's name.
  * @throws ReconcileError CONFIG_INVALID with one clear sentence
  */
-export function parseArgs(argv: string[], version: string): Command {
+export function parseArgs(argv: string[], version: string): Parsed {
   const tokens = tokensOf(argv);
   const { word, operands } = wordsOf(tokens);
   const asks = (name: string): boolean =>
     tokens.some((token) => token.kind === 'option' && token.name === name && token.value === undefined);
-  if (asks('help')) return { name: 'text', text: helpText(word !== null && isCommandName(word) ? word : null) };
-  if (asks('version')) return { name: 'text', text: `${version}\n` };
+  if (asks('help')) return { kind: 'text', text: helpText(word !== null && isCommandName(word) ? word : null) };
+  if (asks('version')) return { kind: 'text', text: `${version}\n` };
 
   const name = word ?? 'run';
   if (LATER_COMMANDS.includes(name)) throw usage(`command "${name}" is not built yet`);
   refuseMisplaced(tokens, argv);
   const given = tokens.flatMap((token) => (token.kind === 'option' ? [givenBy(token, argv)] : []));
   if (!isCommandName(name)) throw usage(`unknown command "${name}"${nearest(name, Object.keys(COMMANDS), '')}`);
-  const taken = new Set(Object.values<Option<unknown>>(COMMANDS[name].options).map(({ long }) => long));
-  const stray = given.find(({ option }) => !taken.has(option.long));
+  const { options, understand } = COMMANDS[name];
+  const taken = new Set(Object.values(options).map(({ long }) => long));
+  const stray = given.find(({ long }) => !taken.has(long));
   if (stray !== undefined) throw usage(`option ${stray.spelling} makes no sense with "${name}"`);
-  return commandOf(name, given, operands);
+  return { kind: 'command', invocation: understand(given, operands) };
 }
 
 /** What can be told of a command line that was refused: how it wanted to be answered. */
@@ -62,10 +55,6 @@ export function intentOf(argv: string[]): { command: CommandName; dryRun: boolea
     dryRun: options.some(({ name }) => name === 'dry-run'),
     output: (['json', 'junit'] as const).find((format) => formats.includes(format)) ?? 'table',
   };
-}
-
-function isCommandName(word: string): word is CommandName {
-  return Object.hasOwn(COMMANDS, word);
 }
 
 // ------------------------------------------------------------------------------------------------ words → tokens
@@ -110,7 +99,7 @@ const DASH = /^(?!-)[\p{Pd}\u2212]/u;
 function refuseMisplaced(tokens: Token[], argv: string[]): void {
   for (const [i, token] of tokens.entries()) {
     if (token.kind === 'option-terminator') {
-      const word = argv[token.index] as string;
+      const word = argv[token.index] ?? '';
       if (word !== '--') throw usage(`unknown option - in "${word}"`); // `-n-` is read as `-n --`
       return;
     }
@@ -125,20 +114,16 @@ function refuseMisplaced(tokens: Token[], argv: string[]): void {
 
 // ---------------------------------------------------------------------------------------------- tokens → options
 
-interface Typed extends Given {
-  option: Option<unknown>;
-}
-
-function givenBy(token: OptionToken, argv: string[]): Typed {
+function givenBy(token: OptionToken, argv: string[]): Given {
   const option = optionOf(token, argv);
-  return { option, spelling: token.rawName, value: checkedValue(token, option) };
+  return { long: option.long, spelling: token.rawName, value: checkedValue(token, option) };
 }
 
 function optionOf({ name, rawName, index }: OptionToken, argv: string[]): Option<unknown> {
   const known = ALL.get(name);
   if (known !== undefined) return known;
   if (LATER_OPTIONS.has(name)) throw usage(`option ${rawName} is not built yet`);
-  const word = argv[index] as string;
+  const word = argv[index] ?? '';
   if (!rawName.startsWith('--')) {
     // In a group of letters `=` is a letter as any other.
     if (/^-[^-=]+=/.test(word)) throw usage(`${word.slice(0, word.indexOf('='))} takes no value ("${word}")`);
@@ -170,50 +155,4 @@ function checkedValue(token: OptionToken, { takes }: Option<unknown>): string | 
     throw usage(`${token.rawName} needs a value, and "${text}" looks like an option`);
   }
   return text;
-}
-
-/** @throws ReconcileError CONFIG_INVALID */
-function read<O extends Options>(options: O, given: Typed[]): Values<O> {
-  const pairs = Object.entries(options).map(([key, { long, read }]) => [
-    key,
-    read(given.filter(({ option }) => option.long === long)),
-  ]);
-  const read = Object.fromEntries(pairs) as Values<O>;
-  if (read['verbose'] === true && read['quiet'] === true) throw usage('--verbose and --quiet exclude each other');
-  return read;
-}
-
-// --------------------------------------------------------------------------------------------- options → command
-
-function commandOf(name: CommandName, given: Typed[], operands: string[]): Command {
-  switch (name) {
-    case 'run':
-      refuseOperands(name, operands);
-      return { name, ...read(RUN, given) };
-    case 'nodes':
-      refuseOperands(name, operands);
-      return { name, ...read(NODES, given) };
-    case 'digest':
-      if (operands.length === 0) {
-        throw usage('digest needs at least one reference, as simular/win11 or simular/win11:v2');
-      }
-      if (operands.includes('')) throw usage('a reference is empty');
-      return { name, ...read(DIGEST, given), references: operands };
-    case 'gate':
-      return gateOptions(read(GATE, given), operands);
-  }
-}
-
-function refuseOperands(name: CommandName, [first]: string[]): void {
-  if (first !== undefined) throw usage(`"${name}" takes no argument: "${first}"`);
-}
-
-function gateOptions(options: Values<typeof GATE>, manifests: string[]): GateOptions {
-  const { images, snapshots, minReady } = options;
-  const isPattern = (text: string): boolean => /[\s\p{Cc}]/u.test(text) || (!isUrl(text) && /^!|[*?[\]{}]/.test(text));
-  const pattern = [...images, ...snapshots].find(isPattern);
-  if (pattern !== undefined) throw usage(`a gate asks for what is named exactly, and "${pattern}" is a pattern`);
-  if (manifests.includes('')) throw usage('the name of a manifest is empty');
-  if (minReady?.value === 0) throw usage('--min-ready must be at least 1, or 1%: a gate that asks for nothing is none');
-  return { name: 'gate', ...options, manifests };
 }

@@ -1,7 +1,8 @@
-/** The commands that only look: `reconcile nodes` and `reconcile digest`. */
+/** `reconcile digest`: what registries serve now for each reference. */
 import { fault } from '../../core/errors.ts';
 import { publicDesired } from '../../core/report/report.ts';
 import { meaningOf, parseImageName } from '../../core/reference.ts';
+import { EXIT_CODES } from '../../core/model/exit-codes.ts';
 import { addressesOf } from '../../core/model/settings.ts';
 import { clip, count, formatBytes, shortDigest } from '../../core/text.ts';
 import type { DesiredImage } from '../../core/model/desired.ts';
@@ -10,32 +11,11 @@ import { startInquiry } from '../../pipeline/resolve/inquiry.ts';
 import { imageAtEpoch, resolveReference, resolveTracked, type Asking } from '../../pipeline/resolve/references.ts';
 import { unlessAborted } from '../../system/deadline.ts';
 import { plainTable } from '../../reports/layout.ts';
-import type { DigestOptions, NodesOptions } from '../args/commands.ts';
+import type { DigestOptions } from '../args/options.ts';
 import type { Io, Tool } from '../io.ts';
 import { createLog, progressLog } from '../log.ts';
 import { printJson } from '../print.ts';
-import { loadNodes, loadSettings, openRegistries } from '../setup.ts';
-
-/** Prints the inventory after filters; contacts no node. */
-export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): Promise<number> {
-  const configured = await loadSettings(options, io);
-  const nodes = (await loadNodes(configured, options.nodes, io)).map(({ name, host, port, user, pool }) => ({
-    name,
-    host,
-    port,
-    user,
-    pool,
-  }));
-  if (options.quiet) return 0;
-  if (options.output === 'json') printJson(io, tool, null, { nodes });
-  else {
-    const rows = nodes.map(({ name, host, port, user, pool }) =>
-      [name, host, String(port), user, pool].map((cell) => clip(cell, 100)),
-    );
-    io.out(`${plainTable(['NODE', 'HOST', 'PORT', 'USER', 'POOL'], rows)}\n`);
-  }
-  return 0;
-}
+import { loadSettings, openRegistries } from '../setup.ts';
 
 /** Prints what registries serve now for each reference. Exit code 3 when one is unknown, 1 when none could be asked. */
 export async function digestCommand(options: DigestOptions, io: Io, tool: Tool): Promise<number> {
@@ -60,11 +40,14 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
     const isUnasked = found.every(
       ({ error }) => error?.code === 'REGISTRY_UNREACHABLE' || error?.code === 'REGISTRY_ANSWER_INVALID',
     );
-    const code = isUnasked ? 1 : found.some((image) => image.contentDigest === null) ? 3 : 0;
-    if (options.quiet && code === 0) return code;
+    const { OK, ERROR, INCOMPLETE } = EXIT_CODES;
+    const isIncomplete = found.some((image) => image.contentDigest === null);
+    const { code } = isUnasked ? ERROR : isIncomplete ? INCOMPLETE : OK;
+    if (options.quiet && code === OK.code) return code;
     if (options.output === 'json') {
       printJson(io, tool, isUnasked ? (found[0]?.error ?? null) : null, { desired: found.map(publicDesired) });
-      if (code !== 0) io.err([...saidOf(found), digestVerdict(found, isUnasked)].map((line) => `${line}\n`).join(''));
+      if (code !== OK.code)
+        io.err([...saidOf(found), digestVerdict(found, isUnasked)].map((line) => `${line}\n`).join(''));
     } else io.out(digestTable(found));
     if (io.interruptedBy() !== null) throw io.stop.reason;
     return code;

@@ -10,31 +10,21 @@ import { count } from '../../core/text.ts';
 import type { Refusal } from '../../core/model/gate.ts';
 import type { Report } from '../../core/model/report.ts';
 import { unlessAborted } from '../../system/deadline.ts';
-import type { GateOptions } from '../args/commands.ts';
+import type { GateOptions } from '../args/options.ts';
 import type { Io, Tool } from '../io.ts';
-import { createLog, judgeEvents } from '../log.ts';
-import { printReport } from '../print.ts';
-import { loadInventory, loadSettings, openClients, runId, selectNodes } from '../setup.ts';
-
-interface Begun {
-  options: GateOptions;
-  io: Io;
-  tool: Tool;
-  id: string;
-  startedAt: Date;
-}
+import { judgeEvents } from '../log.ts';
+import { reportFrom, requestFields, withClients, withOptions, type Begun } from '../reporting.ts';
+import { loadInventory, loadSettings, selectNodes } from '../setup.ts';
 
 /** Asks, prints the answers, and returns the exit code. Changes nothing anywhere. */
 export async function gateCommand(options: GateOptions, io: Io, tool: Tool): Promise<number> {
-  const startedAt = new Date();
-  const report = await attempt({ options, io, tool, id: runId(startedAt), startedAt });
-  await printReport(report, options, io);
-  return report.run.exitCode;
+  return await reportFrom(options, io, tool, async (begun) => await askGate(options, begun));
 }
 
-async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Report> {
+async function askGate(options: GateOptions, begun: Begun): Promise<Report> {
+  const { io, tool, log, id, startedAt } = begun;
   const configured = await loadSettings(options, io);
-  const settings = withFlags(configured.settings, options);
+  const settings = withOptions(configured.settings, options);
   const asked = await questionsOf(options, settings, io);
   const inventory = await loadInventory(configured, io);
   const nodes = selectNodes(inventory, options.nodes);
@@ -43,46 +33,14 @@ async function attempt({ options, io, tool, id, startedAt }: Begun): Promise<Rep
   const [first] = refused;
   if (questions.length === 0 && first !== undefined) {
     const times = { startedAt: startedAt.toISOString(), finishedAt: new Date().toISOString() };
-    const begun = { tool, run: { id, mode: 'gate' as const, ...times, blobDepth: null }, signal: io.interruptedBy() };
-    return emptyReport(begun, first.error, refusedGate(refused, settings.gate));
+    const run = { id, mode: 'gate' as const, ...times, blobDepth: null };
+    return emptyReport({ tool, run, signal: io.interruptedBy() }, first.error, refusedGate(refused, settings.gate));
   }
 
-  const log = await createLog(options, io);
   log('info', `asking ${count(questions.length, 'question')}`, {});
   const { runGate } = await import('../../pipeline/gate.ts');
-  const { clients, close } = await unlessAborted(openClients(settings, io, log), io.stop);
-  try {
-    return await runGate({
-      tool,
-      id,
-      startedAt,
-      settings,
-      nodes,
-      questions,
-      refused,
-      clients,
-      events: judgeEvents(log),
-      signal: io.stop,
-      remainingMs: io.remainingMs,
-      interruptedBy: io.interruptedBy,
-      now: () => new Date(),
-    });
-  } finally {
-    await close();
-  }
-}
-
-/** Flags win over the file. */
-function withFlags(settings: Settings, options: GateOptions): Settings {
-  const { gate, ssh, run, verify, images } = settings;
-  return {
-    ...settings,
-    verify: { ...verify, blob: options.deep ? 'sha256' : verify.blob },
-    images: { ...images, stream: images.stream && options.stream },
-    gate: { ...gate, minReady: options.minReady ?? gate.minReady },
-    ssh: { ...ssh, concurrency: options.concurrency ?? ssh.concurrency },
-    run: { ...run, timeoutMs: options.timeoutMs ?? run.timeoutMs },
-  };
+  const request = { ...requestFields(begun), settings, nodes, questions, refused, events: judgeEvents(log) };
+  return await withClients(settings, begun, async (clients) => await runGate({ ...request, clients }));
 }
 
 /**

@@ -1,14 +1,13 @@
 /** The exit code: one pure function of what was reported. */
 import type { ErrorInfo } from '../model/error.ts';
+import { EXIT_CODES, type Signal } from '../model/exit-codes.ts';
 import type { Gate } from '../model/gate.ts';
 import type { NodeReport } from '../model/report.ts';
 import { isOpenDrift, weightOf } from './weight.ts';
 
-export type Signal = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
+const { OK, ERROR, DRIFT, INCOMPLETE, FAILED } = EXIT_CODES;
 
-const SIGNAL_CODE: Record<Signal, number> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
-
-/** The one table of exit codes: the first that holds of signal, 1, 4, 2, 3, else 0. */
+/** The first that holds of: ended by a signal, could not be done, failed, drift, incomplete; else all is well. */
 export function exitCode(
   signal: Signal | null,
   error: ErrorInfo | null,
@@ -17,16 +16,17 @@ export function exitCode(
 ): number {
   const rows = nodes.flatMap((node) => [...node.images, ...node.snapshots]);
   const isNothingJudged = error?.code === 'NOTHING_JUDGED';
-  if (signal !== null) return SIGNAL_CODE[signal];
-  if (error !== null && !isNothingJudged) return 1;
+  if (signal !== null) return EXIT_CODES[signal].code;
+  if (error !== null && !isNothingJudged) return ERROR.code;
   if (gate !== null) {
     const outcomes = gate.questions.map(({ outcome }) => outcome);
-    return outcomes.includes('blocked') ? 2 : isNothingJudged || outcomes.includes('incomplete') ? 3 : 0;
+    if (outcomes.includes('blocked')) return DRIFT.code;
+    return isNothingJudged || outcomes.includes('incomplete') ? INCOMPLETE.code : OK.code;
   }
   const left = nodes.flatMap((node) => node.leftovers);
-  if ([...rows, ...left].some(({ outcome }) => outcome === 'failed')) return 4;
-  if (rows.some(isOpenDrift)) return 2;
-  if (isNothingJudged) return 3;
-  if (nodes.some((node) => node.status !== 'observed') || rows.some((row) => weightOf(row) === 'incomplete')) return 3;
-  return 0;
+  if ([...rows, ...left].some(({ outcome }) => outcome === 'failed')) return FAILED.code;
+  if (rows.some(isOpenDrift)) return DRIFT.code;
+  const isIncomplete = rows.some((row) => weightOf(row) === 'incomplete');
+  const isUnread = nodes.some((node) => node.status !== 'observed');
+  return isNothingJudged || isIncomplete || isUnread ? INCOMPLETE.code : OK.code;
 }

@@ -1,6 +1,7 @@
 /** The report: assembled from plain values, summarised, and turned into the exit code. */
 import { leftoverRows } from '../plan/leftovers.ts';
-import { exitCode, type Signal } from './exit-code.ts';
+import type { Signal } from '../model/exit-codes.ts';
+import { exitCode } from './exit-code.ts';
 import type { Desired, DesiredImage, DesiredSnapshot } from '../model/desired.ts';
 import type { ErrorInfo } from '../model/error.ts';
 import type { Gate } from '../model/gate.ts';

@@ -1,11 +1,20 @@
 /** The command line: what is understood is understood exactly, and everything else is refused in one line. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { parseArgs } from '../../src/cli/args/parse.ts';
-import { ReconcileError } from '../../src/core/errors.ts';
-import { anyLine } from '../helpers/command-lines.ts';
+import { COMMANDS } from '../../../src/cli/args/commands.ts';
+import { LATER_OPTIONS } from '../../../src/cli/args/options.ts';
+import { parseArgs } from '../../../src/cli/args/parse.ts';
+import { EXIT_CODES } from '../../../src/core/model/exit-codes.ts';
+import { ReconcileError } from '../../../src/core/errors.ts';
+import { anyLine } from '../../helpers/command-lines.ts';
 
-const parse = (...argv: string[]): ReturnType<typeof parseArgs> => parseArgs(argv, '1.2.3');
+/** What a line was understood as, as plain values. */
+function parse(...argv: string[]): object {
+  const parsed = parseArgs(argv, '1.2.3');
+  if (parsed.kind === 'text') return parsed;
+  const { name, options } = parsed.invocation;
+  return { name, ...options };
+}
 
 /** What is said of a line that is refused. */
 function refusal(argv: string[]): string {
@@ -88,6 +97,16 @@ describe('what is understood', () => {
   });
 });
 
+test('no option has the name or the letter of another one, and one that several commands take means the same in all', () => {
+  const options = Object.values(COMMANDS).flatMap((command) => Object.values(command.options));
+  for (const { long, short, takes, negatable } of options) {
+    const same = options.filter((other) => other.long === long || (short !== null && other.short === short));
+    for (const other of same) expect(other, `--${long}`).toMatchObject({ long, short, negatable });
+    if (long !== 'output') for (const other of same) expect(other.takes).toBe(takes);
+    expect(LATER_OPTIONS).not.toContain(long);
+  }
+});
+
 describe('the help', () => {
   const text = (...argv: string[]): string => (parse(...argv) as { text: string }).text;
 
@@ -97,6 +116,13 @@ describe('the help', () => {
     expect(text('gate', '-h')).toContain('-o, --output table|json|junit');
     expect(text('gate', '-h')).not.toContain('--dry-run');
     for (const line of text('--help').split('\n')) expect(line.length).toBeLessThanOrEqual(104);
+  });
+
+  test('says every exit code in the words of their table', () => {
+    const help = text('--help').replaceAll('\n', ' ');
+    for (const { code, about } of Object.values(EXIT_CODES)) {
+      expect(help).toMatch(new RegExp(`\\b${code}\\b[^;]* ${about}`));
+    }
   });
 
   test('is shown whatever else is wrong; the version is a line', () => {
