@@ -1,5 +1,5 @@
 // Bundles the program into dist/ with the packages that it uses, because finding and reading their many small files took
-// a third of its start-up, and the test fleet into test/fleet/dist/ without. Each folder is built beside the old one and
+// a third of its start-up, and the test fleet into test/dist/ without. Each folder is built beside the old one and
 // then takes its place, so that what runs meanwhile finds it whole.
 import { build } from 'esbuild';
 import { execFileSync } from 'node:child_process';
@@ -78,9 +78,17 @@ await replace(
     await Promise.all(['compile.js', 'compile.js.map'].map((name) => rm(`${dir}/${name}`)));
   },
 );
-const fleet = ['cocoon', 'fleet', 'demo', 'bench', 'quick-server'].map((name) => `test/fleet/${name}.ts`);
+const fleet = ['doubles/cocoon', 'doubles/quick-server', 'fleet/fleet', 'fleet/demo', 'bench/bench'];
 await replace(
-  'test/fleet/dist',
-  [{ entryPoints: fleet, format: 'esm', splitting: true, packages: 'external' }],
+  'test/dist',
+  [
+    {
+      entryPoints: fleet.map((name) => `test/${name}.ts`),
+      entryNames: '[name]',
+      format: 'esm',
+      splitting: true,
+      packages: 'external',
+    },
+  ],
   async (dir) => await chmod(`${dir}/cocoon.js`, 0o755),
 );

@@ -7,13 +7,13 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: 'unit', include: ['test/{core,reports,lint,unit}/**/*.test.ts'], testTimeout: 30_000 },
+        test: { name: 'unit', include: ['test/{unit,properties,lint}/**/*.test.ts'], testTimeout: 30_000 },
       },
       {
         extends: true,
         test: {
           name: 'fleet',
-          include: ['test/{commands,faults,fleet,conformance,scenarios}/**/*.test.ts'],
+          include: ['test/{commands,faults,scenarios,conformance,fleet,bench}/**/*.test.ts'],
           pool: 'forks',
           maxWorkers: 3,
           sequence: { groupOrder: 1 }, // after the unit tests, which take all there is

@@ -24,14 +24,14 @@ install_packages() {
 
 # Builds where nothing is built, or from older sources.
 build() {
-  local built=$root/test/fleet/dist/fleet.js
+  local built=$root/test/dist/fleet.js
   if [ ! -e "$built" ] || [ ! -e "$root/dist/main.js" ] || [ -n "$(newer_sources "$built")" ]; then
     (cd "$root" && node scripts/build.js) >&2 || fail 'the build failed'
   fi
 }
 
 newer_sources() {
-  find "$root/src" "$root/test/fleet" "$root/scripts/build.js" -type f -not -path '*/dist/*' -newer "$1" -print -quit
+  find "$root/src" "$root/test/doubles" "$root/test/fleet" "$root/test/bench" "$root/scripts/build.js" -type f -not -path '*/dist/*' -newer "$1" -print -quit
 }
 
 # install_debian PACKAGE:COMMAND…: installs what is missing, without starting a service.

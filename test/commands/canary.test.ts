@@ -7,8 +7,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { LeftoverRow } from '../../src/core/model/report.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
-import { cutConnections, firstOn, guard, isLocked, isRoot, lockFile, strays, until } from '../helpers/guard.ts';
-import { imageOn, parseReport, report, start, type Run, type Started } from '../helpers/reconcile.ts';
+import { cutConnections, firstOn, guard, isLocked, isRoot, lockFile, strays, until } from '../support/guard.ts';
+import { imageOn, parseReport, report, start, type Run, type Started } from '../support/reconcile.ts';
 
 const DRIFTED = ['cocoonset-node-1', 'cocoonset-node-2'];
 const [NODE = '', OTHER = ''] = DRIFTED;

@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
-import { anyLine } from '../helpers/command-lines.ts';
-import { start, type Run } from '../helpers/reconcile.ts';
+import { anyLine } from '../support/command-lines.ts';
+import { start, type Run } from '../support/reconcile.ts';
 
 const servers: Server[] = [];
 let connections = 0;

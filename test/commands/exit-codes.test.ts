@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
-import { cocoonOn, strays } from '../helpers/guard.ts';
-import { imageOn, nodeOf, parseReport, reconcile, report, start, type Run } from '../helpers/reconcile.ts';
+import { cocoonOn, strays } from '../support/guard.ts';
+import { imageOn, nodeOf, parseReport, reconcile, report, start, type Run } from '../support/reconcile.ts';
 
 const node = (n: number): string => `cocoonset-node-${n}`;
 const DRIFTED = [2, 5, 9, 12].map(node);

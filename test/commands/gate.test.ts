@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Gate, GateAnswer } from '../../src/core/model/gate.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
-import { junitProblems, SCHEMAS } from '../helpers/junit.ts';
-import { nodeOf, parseReport, reconcile, report, start, type Run } from '../helpers/reconcile.ts';
-import { treeOf } from '../helpers/tree.ts';
+import { junitProblems, SCHEMAS } from '../support/junit.ts';
+import { nodeOf, parseReport, reconcile, report, start, type Run } from '../support/reconcile.ts';
+import { treeOf } from '../support/tree.ts';
 
 const node = (n: number): string => `cocoonset-node-${n}`;
 const DRIFTED = node(2);

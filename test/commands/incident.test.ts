@@ -1,8 +1,8 @@
 // The story of the README, told by the real command on real nodes.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
-import { imageOn, nodeOf, reconcile, report, snapshotOn } from '../helpers/reconcile.ts';
-import { treeOf } from '../helpers/tree.ts';
+import { imageOn, nodeOf, reconcile, report, snapshotOn } from '../support/reconcile.ts';
+import { treeOf } from '../support/tree.ts';
 
 const NODES = ['cocoonset-node-1', 'cocoonset-node-2', 'cocoonset-node-3', 'cocoonset-node-4', 'cocoonset-node-5'];
 const DRIFTED = ['cocoonset-node-2', 'cocoonset-node-4'];

@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { stringify } from 'yaml';
-import { freshKeyPair } from '../fleet/ssh-server.ts';
-import { parseReport, program, start, type Run } from '../helpers/reconcile.ts';
+import { freshKeyPair } from '../doubles/ssh-server.ts';
+import { parseReport, program, start, type Run } from '../support/reconcile.ts';
 
 const run = promisify(execFile);
 

@@ -2,9 +2,9 @@
 import { readFile } from 'node:fs/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
-import { imageOn, nodeOf, reconcile, report } from '../helpers/reconcile.ts';
+import { imageOn, nodeOf, reconcile, report } from '../support/reconcile.ts';
 
 const node = (n: number): string => `cocoonset-node-${n}`;
 const STALE = node(2);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { MARK, startSshd, type NodeServer } from '../fleet/sshd.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
-import { nodeOf, reconcile, report } from '../helpers/reconcile.ts';
+import { nodeOf, reconcile, report } from '../support/reconcile.ts';
 
 const NODES = 50;
 const me = userInfo().username;

@@ -10,13 +10,13 @@ import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { ImageRow, Report } from '../../src/core/model/report.ts';
-import { hexOf } from '../fleet/cocoon/fixtures.ts';
-import { containerArtifact, indexArtifact, MEDIA, type Artifact, type Manifest } from '../fleet/registry-content.ts';
+import { hexOf } from '../doubles/cocoon/fixtures.ts';
+import { containerArtifact, indexArtifact, MEDIA, type Artifact, type Manifest } from '../doubles/registry-content.ts';
 import { ensureCommand } from '../fleet/sshd.ts';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';
-import { until } from '../helpers/guard.ts';
-import { parseReport, start } from '../helpers/reconcile.ts';
-import { shadow, shadowed } from '../helpers/shadow.ts';
+import { until } from '../support/guard.ts';
+import { parseReport, start } from '../support/reconcile.ts';
+import { shadow, shadowed } from '../support/shadow.ts';
 
 const AMD64 = 'cocoonset-node-1';
 const ARM64 = 'cocoonset-node-2';

@@ -2,9 +2,9 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
-import { parseReport, reconcile, start, type Run } from '../helpers/reconcile.ts';
+import { parseReport, reconcile, start, type Run } from '../support/reconcile.ts';
 
 const DRIFTED = 'cocoonset-node-1';
 const SOUND = ['-w', 'cocoonset-node-[2-3]'];

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';
-import { nodeOf, parseReport, program, start } from '../helpers/reconcile.ts';
+import { nodeOf, parseReport, program, start } from '../support/reconcile.ts';
 import type { Report } from '../../src/core/model/report.ts';
 
 const run = promisify(execFile);

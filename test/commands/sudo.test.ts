@@ -6,9 +6,9 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident, type Operator } from '../fleet/world.ts';
-import { isRoot, lockFile, strays, until } from '../helpers/guard.ts';
-import { imageOn, nodeOf, reconcile, report } from '../helpers/reconcile.ts';
-import { treeOf } from '../helpers/tree.ts';
+import { isRoot, lockFile, strays, until } from '../support/guard.ts';
+import { imageOn, nodeOf, reconcile, report } from '../support/reconcile.ts';
+import { treeOf } from '../support/tree.ts';
 
 const run = promisify(execFile);
 const DRIFTED = ['cocoonset-node-2', 'cocoonset-node-3', 'cocoonset-node-4'];

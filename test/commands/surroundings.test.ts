@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { breakAsInTheIncident, startFleet, type Fleet } from '../fleet/world.ts';
-import { program } from '../helpers/reconcile.ts';
+import { program } from '../support/reconcile.ts';
 
 const run = promisify(execFile);
 

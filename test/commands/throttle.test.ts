@@ -6,7 +6,7 @@ import ssh2 from 'ssh2';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { MARK } from '../fleet/sshd.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
-import { report } from '../helpers/reconcile.ts';
+import { report } from '../support/reconcile.ts';
 
 const NODES = 200;
 

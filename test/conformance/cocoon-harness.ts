@@ -17,7 +17,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import { digestOf, makeQcow2, makeSnapshotArchive, type SnapshotOptions } from '../fleet/cocoon/fixtures.ts';
+import { digestOf, makeQcow2, makeSnapshotArchive, type SnapshotOptions } from '../doubles/cocoon/fixtures.ts';
 
 /** A true cocoon, where one is named. */
 export const trueBinary = process.env['COCOON_BIN'];
@@ -46,7 +46,7 @@ export interface RunOptions {
 
 /** Bundles the double and the stand-in hypervisor from their sources. */
 export async function buildPrograms(): Promise<void> {
-  const entryPoints = { cocoon: join(here, '../fleet/cocoon.ts'), 'cloud-hypervisor': join(here, 'hypervisor.ts') };
+  const entryPoints = { cocoon: join(here, '../doubles/cocoon.ts'), 'cloud-hypervisor': join(here, 'hypervisor.ts') };
   await build({
     entryPoints,
     outdir: work,

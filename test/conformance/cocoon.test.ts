@@ -25,7 +25,7 @@ import {
   makeSnapshotArchive,
   makeTar,
   readQcow2Header,
-} from '../fleet/cocoon/fixtures.ts';
+} from '../doubles/cocoon/fixtures.ts';
 import {
   buildPrograms,
   newNode,

@@ -2,10 +2,10 @@
 // must be one that may be written to with EPOCH_REGISTRY_TOKEN. Rows that need a fault or the May server run on the double only.
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { digestOf, hexOf, makeQcow2, seededBytes } from '../fleet/cocoon/fixtures.ts';
-import { readTar } from '../fleet/cocoon/tar.ts';
-import { publisher, startEpoch, type Epoch, type Publisher } from '../fleet/epoch.ts';
-import { containerArtifact, MEDIA, rawArtifact, snapshotArtifact, type Artifact } from '../fleet/registry-content.ts';
+import { digestOf, hexOf, makeQcow2, seededBytes } from '../doubles/cocoon/fixtures.ts';
+import { readTar } from '../doubles/cocoon/tar.ts';
+import { publisher, startEpoch, type Epoch, type Publisher } from '../doubles/epoch.ts';
+import { containerArtifact, MEDIA, rawArtifact, snapshotArtifact, type Artifact } from '../doubles/registry-content.ts';
 
 const trueUrl = process.env['EPOCH_URL']?.replace(/\/+$/, '');
 const trueToken = process.env['EPOCH_REGISTRY_TOKEN'] ?? '';

@@ -5,7 +5,7 @@
 import { createServer, type ServerResponse } from 'node:http';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { readQcow2Header } from '../fleet/cocoon/qcow2.ts';
+import { readQcow2Header } from '../doubles/cocoon/qcow2.ts';
 
 const socket = process.argv[process.argv.indexOf('--api-socket') + 1];
 

@@ -8,11 +8,11 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { ImageRow, Report } from '../../src/core/model/report.ts';
 import type { Step } from '../../src/core/model/result.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
-import type { Artifact } from '../fleet/registry-content.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
+import type { Artifact } from '../doubles/registry-content.ts';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';
-import { cocoonOn, lockFile, strays } from '../helpers/guard.ts';
-import { imageOn, nodeOf, reconcile, report, snapshotOn } from '../helpers/reconcile.ts';
+import { cocoonOn, lockFile, strays } from '../support/guard.ts';
+import { imageOn, nodeOf, reconcile, report, snapshotOn } from '../support/reconcile.ts';
 
 const IMAGE = 'simular/win11';
 const OTHER = 'simular/ubuntu';

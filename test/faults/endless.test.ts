@@ -5,11 +5,11 @@ import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { fromMemory } from '../fleet/memory-answers.ts';
-import { startSshServer } from '../fleet/ssh-server.ts';
+import { fromMemory } from '../doubles/memory-answers.ts';
+import { startSshServer } from '../doubles/ssh-server.ts';
 import type { NodeServer } from '../fleet/sshd.ts';
 import { breakAsInTheIncident, startFleet, type Fleet } from '../fleet/world.ts';
-import { parseReport, program, start } from '../helpers/reconcile.ts';
+import { parseReport, program, start } from '../support/reconcile.ts';
 
 /** Further ones than that of the tests can be named: paths with colons between. */
 const NODE_BINARIES = [process.execPath, ...(process.env['NODE_BINARIES'] ?? '').split(':').filter(Boolean)];

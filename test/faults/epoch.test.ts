@@ -1,11 +1,11 @@
 // Trouble at epoch, and answers that say something else than they seem to: by the real command on real nodes.
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { ImageRow, Report } from '../../src/core/model/report.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
-import type { Fault } from '../fleet/epoch.ts';
-import { MEDIA, rawArtifact, type Artifact } from '../fleet/registry-content.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
+import type { Fault } from '../doubles/epoch.ts';
+import { MEDIA, rawArtifact, type Artifact } from '../doubles/registry-content.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
-import { imageOn, nodeOf, reconcile, report } from '../helpers/reconcile.ts';
+import { imageOn, nodeOf, reconcile, report } from '../support/reconcile.ts';
 
 const disk = (seed: string): { content: Buffer } => ({ content: makeQcow2({ seed }) });
 

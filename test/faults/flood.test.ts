@@ -3,10 +3,10 @@ import { mkdtemp, realpath, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
-import { withPeak } from '../helpers/memory.ts';
-import { imageOn, nodeOf, parseReport } from '../helpers/reconcile.ts';
+import { withPeak } from '../support/memory.ts';
+import { imageOn, nodeOf, parseReport } from '../support/reconcile.ts';
 
 const FLOODS = Array.from({ length: 40 }, (_, n) => `flood-${n + 1}`);
 const HONEST = ['honest-1', 'honest-2', 'honest-3'];

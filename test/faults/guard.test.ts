@@ -20,8 +20,8 @@ import {
   until,
   type GuardOptions,
   type RunningGuard,
-} from '../helpers/guard.ts';
-import { imageOn, parseReport, start, type Run } from '../helpers/reconcile.ts';
+} from '../support/guard.ts';
+import { imageOn, parseReport, start, type Run } from '../support/reconcile.ts';
 
 const run = promisify(execFile);
 const NODE = 'cocoonset-node-1';

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Gate } from '../../src/core/model/gate.ts';
 import type { Report } from '../../src/core/model/report.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
-import { imageOn, nodeOf, report, snapshotOn } from '../helpers/reconcile.ts';
+import { imageOn, nodeOf, report, snapshotOn } from '../support/reconcile.ts';
 
 const HANGS = 'hangs';
 const STALE = 'stale';

@@ -20,8 +20,8 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { ImageRow } from '../../src/core/model/report.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
-import type { Artifact } from '../fleet/registry-content.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
+import type { Artifact } from '../doubles/registry-content.ts';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';
 import {
   cocoonOn,
@@ -33,10 +33,10 @@ import {
   startGuard,
   strays,
   until,
-} from '../helpers/guard.ts';
-import { withPeak } from '../helpers/memory.ts';
-import { imageOn, parseReport, report, snapshotOn, start, type Run, type Started } from '../helpers/reconcile.ts';
-import { shadow, shadowed } from '../helpers/shadow.ts';
+} from '../support/guard.ts';
+import { withPeak } from '../support/memory.ts';
+import { imageOn, parseReport, report, snapshotOn, start, type Run, type Started } from '../support/reconcile.ts';
+import { shadow, shadowed } from '../support/shadow.ts';
 
 const NODE = 'cocoonset-node-1';
 const IMAGE = 'simular/win11';

@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
-import type { Artifact } from '../fleet/registry-content.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
+import type { Artifact } from '../doubles/registry-content.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
-import { imageOn, nodeOf, report } from '../helpers/reconcile.ts';
-import { shadow, shadowed } from '../helpers/shadow.ts';
+import { imageOn, nodeOf, report } from '../support/reconcile.ts';
+import { shadow, shadowed } from '../support/shadow.ts';
 
 const NAMES = ['liar-1', 'liar-2', 'stale-1', 'stale-2', 'fresh-1'];
 const IMAGE = 'simular/win11';

@@ -4,7 +4,7 @@ import { mkdtemp, realpath } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { startStage, type Stage } from '../helpers/lying-fleet.ts';
+import { startStage, type Stage } from '../support/lying-fleet.ts';
 
 const [, first = '1', last = '10'] = /^(?:(\d+)-)?(\d+)$/.exec(process.env['RECONCILE_LIARS'] ?? '') ?? [];
 const SEEDS = Array.from({ length: Number(last) - Number(first) + 1 }, (_, i) => Number(first) + i);

@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import type { NodeReport, Report } from '../../src/core/model/report.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
-import type { Artifact } from '../fleet/registry-content.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
+import type { Artifact } from '../doubles/registry-content.ts';
 import {
   answer,
   dieAfter,
@@ -16,10 +16,10 @@ import {
   startTcpServer,
   type ExecHook,
   type TcpServerHandle,
-} from '../fleet/ssh-server.ts';
+} from '../doubles/ssh-server.ts';
 import { startFleet, type Fleet, type NodeSpec, type Operator } from '../fleet/world.ts';
-import { imageOn, nodeOf, reconcile, report, snapshotOn } from '../helpers/reconcile.ts';
-import { treeOf } from '../helpers/tree.ts';
+import { imageOn, nodeOf, reconcile, report, snapshotOn } from '../support/reconcile.ts';
+import { treeOf } from '../support/tree.ts';
 
 const isRoot = process.getuid?.() === 0;
 

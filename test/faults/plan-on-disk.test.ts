@@ -14,9 +14,9 @@ import type { Plan } from '../../src/core/model/plan.ts';
 import type { Applied } from '../../src/core/model/result.ts';
 import { policyOf } from '../../src/core/model/settings.ts';
 import { runPipeline } from '../../src/pipeline/run.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet } from '../fleet/world.ts';
-import { report } from '../helpers/reconcile.ts';
+import { report } from '../support/reconcile.ts';
 
 const [FIRST, SECOND, THIRD] = [1, 2, 3].map((n) => `cocoonset-node-${n}`) as [string, string, string];
 const NAME = 'win11-tied';
@@ -98,7 +98,7 @@ async function changes(): Promise<string[][]> {
 async function applyElsewhere(plan: string): Promise<Applied> {
   const script = join(dir, 'apply.cjs');
   await build({
-    entryPoints: [`${root}test/helpers/apply-plan.ts`],
+    entryPoints: [`${root}test/support/apply-plan.ts`],
     outfile: script,
     bundle: true,
     platform: 'node',

@@ -6,10 +6,10 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { startFleet, type Fleet, type FleetNode, type NodeSpec } from '../fleet/world.ts';
-import { cutConnections, firstOn, strays, until } from '../helpers/guard.ts';
-import { imageOn, nodeOf, report, start } from '../helpers/reconcile.ts';
+import { cutConnections, firstOn, strays, until } from '../support/guard.ts';
+import { imageOn, nodeOf, report, start } from '../support/reconcile.ts';
 
 const run = promisify(execFile);
 

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { start, type RunOptions, type Run } from '../helpers/reconcile.ts';
+import { start, type RunOptions, type Run } from '../support/reconcile.ts';
 
 let dir: string;
 const servers: Server[] = [];

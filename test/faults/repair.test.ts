@@ -7,8 +7,8 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
-import type { Artifact } from '../fleet/registry-content.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
+import type { Artifact } from '../doubles/registry-content.ts';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';
 import {
   cocoonOn,
@@ -20,8 +20,8 @@ import {
   overBeforeUnlocked,
   strays,
   until,
-} from '../helpers/guard.ts';
-import { imageOn, parseReport, report, snapshotOn, start, type Run, type Started } from '../helpers/reconcile.ts';
+} from '../support/guard.ts';
+import { imageOn, parseReport, report, snapshotOn, start, type Run, type Started } from '../support/reconcile.ts';
 
 const run = promisify(execFile);
 const NODE = 'cocoonset-node-1';

@@ -23,11 +23,11 @@ import {
   silent,
   startSshServer,
   startTcpServer,
-} from '../fleet/ssh-server.ts';
+} from '../doubles/ssh-server.ts';
 import { MARK, startSshd, type NodeServer } from '../fleet/sshd.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
-import { until } from '../helpers/guard.ts';
-import { nodeOf, program, reconcile, report } from '../helpers/reconcile.ts';
+import { until } from '../support/guard.ts';
+import { nodeOf, program, reconcile, report } from '../support/reconcile.ts';
 
 const me = userInfo().username;
 const never = new AbortController().signal;

@@ -6,13 +6,13 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
-import { makeQcow2 } from '../fleet/cocoon/fixtures.ts';
-import { silent, startTcpServer, type TcpServerHandle } from '../fleet/ssh-server.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
+import { silent, startTcpServer, type TcpServerHandle } from '../doubles/ssh-server.ts';
 import { marked } from '../fleet/sshd.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
-import { until } from '../helpers/guard.ts';
-import { withPeak } from '../helpers/memory.ts';
-import { imageOn, nodeOf, parseReport } from '../helpers/reconcile.ts';
+import { until } from '../support/guard.ts';
+import { withPeak } from '../support/memory.ts';
+import { imageOn, nodeOf, parseReport } from '../support/reconcile.ts';
 
 const NODES = 40;
 

@@ -6,7 +6,16 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { parse } from 'yaml';
-import { answer, dieAfter, flood, garbage, never, silent, startSshServer, startTcpServer } from './ssh-server.ts';
+import {
+  answer,
+  dieAfter,
+  flood,
+  garbage,
+  never,
+  silent,
+  startSshServer,
+  startTcpServer,
+} from '../doubles/ssh-server.ts';
 import { marked, pause, type NodeServer } from './sshd.ts';
 import {
   breakAsInTheIncident,
@@ -20,7 +29,7 @@ import {
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 const isRoot = process.getuid?.() === 0;
-const dist = fileURLToPath(new URL('dist/fleet.js', import.meta.url));
+const dist = fileURLToPath(new URL('../dist/fleet.js', import.meta.url));
 
 function run(file: string, args: string[], stdin = ''): Promise<CommandResult> {
   const child = spawn(file, args, { timeout: 60_000 });

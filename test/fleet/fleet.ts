@@ -4,8 +4,8 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, open, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import yargs from 'yargs';
-import { makeQcow2 } from './cocoon/fixtures.ts';
-import { publisher } from './epoch.ts';
+import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
+import { publisher } from '../doubles/epoch.ts';
 import { endAll, identify, pause } from './sshd.ts';
 import { breakAsInTheIncident, startFleet, type NodeSpec } from './world.ts';
 

@@ -8,10 +8,10 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import PQueue from 'p-queue';
 import { stringify } from 'yaml';
-import { makeQcow2, makeSnapshotArchive, type SnapshotOptions } from './cocoon/fixtures.ts';
-import { startEpoch, type Epoch, type EpochOptions } from './epoch.ts';
-import type { Artifact } from './registry-content.ts';
-import { freshKeyPair, startSshServer, type SshServerOptions } from './ssh-server.ts';
+import { makeQcow2, makeSnapshotArchive, type SnapshotOptions } from '../doubles/cocoon/fixtures.ts';
+import { startEpoch, type Epoch, type EpochOptions } from '../doubles/epoch.ts';
+import type { Artifact } from '../doubles/registry-content.ts';
+import { freshKeyPair, startSshServer, type SshServerOptions } from '../doubles/ssh-server.ts';
 import { endAll, ensureCommand, ensureSshd, MARK, startSshd, type NodeServer, type SshdOptions } from './sshd.ts';
 
 export type Transport = 'sshd' | 'in-process';
@@ -331,7 +331,7 @@ async function cocoonDouble(): Promise<string> {
     if (dirname(dir) === dir) throw new Error('no package.json above this file');
     dir = dirname(dir);
   }
-  const file = join(dir, 'test', 'fleet', 'dist', 'cocoon.js');
+  const file = join(dir, 'test', 'dist', 'cocoon.js');
   if (!(await exists(file))) throw new Error(`${file} is missing: run \`npm run build\` first`);
   return file;
 }

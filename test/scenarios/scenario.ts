@@ -2,8 +2,8 @@
 import type { Leftover, NodeStatus } from '../../src/core/model/observed.ts';
 import type { Outcome } from '../../src/core/model/result.ts';
 import type { ImageVerdict, SnapshotVerdict } from '../../src/core/model/verdict.ts';
-import type { Epoch, Fault } from '../fleet/epoch.ts';
-import type { Artifact } from '../fleet/registry-content.ts';
+import type { Epoch, Fault } from '../doubles/epoch.ts';
+import type { Artifact } from '../doubles/registry-content.ts';
 import type { CommandResult, Fleet, FleetNode } from '../fleet/world.ts';
 
 /** The names that all scenarios use unless they say otherwise. */

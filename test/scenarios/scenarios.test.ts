@@ -1,6 +1,6 @@
 // Every known state of epoch and a node, by the real command: verdict, plan, exit codes, words, and whether clones work.
 import { describe, expect, it } from 'vitest';
-import { isRoot } from '../helpers/guard.ts';
+import { isRoot } from '../support/guard.ts';
 import { SCENARIOS } from './all.ts';
 import { isDouble, play } from './play.ts';
 

@@ -2,7 +2,7 @@
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { FleetNode } from '../fleet/world.ts';
-import { report } from '../helpers/reconcile.ts';
+import { report } from '../support/reconcile.ts';
 import { SNAPSHOT, type Scenario } from './scenario.ts';
 import type { Stage } from './scenario.ts';
 

@@ -8,8 +8,8 @@ import {
   makeSnapshotArchive,
   seededBytes,
   type SnapshotOptions,
-} from '../fleet/cocoon/fixtures.ts';
-import { startEpoch, type Epoch } from '../fleet/epoch.ts';
+} from '../doubles/cocoon/fixtures.ts';
+import { startEpoch, type Epoch } from '../doubles/epoch.ts';
 import {
   containerArtifact,
   imageArtifact,
@@ -19,7 +19,7 @@ import {
   snapshotArtifact,
   type Artifact,
   type ImageOptions,
-} from '../fleet/registry-content.ts';
+} from '../doubles/registry-content.ts';
 import { startFleet, type CommandResult, type Fleet, type FleetNode } from '../fleet/world.ts';
 import {
   IMAGE,
