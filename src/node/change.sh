@@ -39,23 +39,34 @@ as_root() {
 
 # take_lock SECONDS: a lock of ours for this root directory, free within so many seconds; cocoon's own locks are never
 # touched, its pull would wait on them for ever. The directory belongs to root, so that whoever comes from whichever
-# bastion meets the same lock; a name in /tmp that somebody else took first is not believed. The file is never removed:
-# a second holder would get in.
+# bastion meets the same lock; a name in /tmp that somebody else took first is not believed. It is closed to all others:
+# who may open the file may hold the lock. A user who is root by sudo alone gets at it by a second name in a directory of
+# theirs, which goes at once. The file is never removed: a second holder would get in.
 take_lock() {
   # shellcheck disable=SC2016 # expanded by the inner shell
   lock=$(as_root sh -c '
     umask 022
     name=$(printf %s "$(readlink -m -- "$1")" | tr "/\n" __ | tail -c 200).lock
     for dir in /run/cocoon-reconcile "/tmp/cocoon-reconcile-$(id -u)"; do
-      mkdir -p -- "$dir" 2>/dev/null
-      [ ! -L "$dir" ] && [ "$(stat -c %u -- "$dir")" = "$(id -u)" ] || continue
+      mkdir -p -m 700 -- "$dir" 2>/dev/null
+      [ ! -L "$dir" ] && [ "$(stat -c %u -- "$dir")" = "$(id -u)" ] && chmod 700 -- "$dir" || continue
       (: >>"$dir/$name") 2>/dev/null || continue
-      printf "%s\n" "$dir/$name"
+      if [ "$2" = "$(id -u)" ]; then
+        printf "%s\n" "$dir/$name"
+        exit 0
+      fi
+      find "${dir%/*}" -maxdepth 1 -name "${dir##*/}.????????" \( -user 0 -o -user "$2" \) -mmin +10 \
+        -exec rm -rf -- {} + 2>/dev/null
+      door=$(mktemp -d -- "$dir.XXXXXXXX") || exit 1
+      ln -- "$dir/$name" "$door/lock" && chown -- "$2" "$door" || exit 1
+      printf "%s\n" "$door/lock"
       exit 0
     done
     echo "no directory for a lock: neither /run nor /tmp can be written" >&2
-    exit 1' sh "$root") || exit 1
+    exit 1' sh "$root" "$(id -u)") || exit 1
   exec 9<"$lock"
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  case $lock in */lock) as_root sh -c 'rm -rf -- "$1"' sh "${lock%/lock}" ;; esac
   flock -E 75 -w "$1" 9
   case $? in
     0) return 0 ;;
@@ -65,11 +76,17 @@ take_lock() {
 }
 
 # Prints the process of a pull of the same reference under the same root that holds no lock of ours: one typed by
-# hand, or left behind when its sudo was killed. One that names no root is taken to mean this one.
+# hand, or left behind when its sudo was killed. One that names no root is taken to mean this one. Anybody can look like
+# that, so it must be root's or ours, by the user who is behind it, and run this cocoon; of one that is a script, whose
+# process may be anything, that is not asked.
 running_pull() {
   # shellcheck disable=SC2016 # expanded by the inner shell
   as_root sh -c '
+    cocoon=$(command -v -- "$3")
+    if [ "$(head -c 2 -- "$cocoon")" = "#!" ]; then cocoon=; else cocoon=$(stat -L -c %d:%i -- "$cocoon"); fi
+    is_cocoon() { [ -z "$cocoon" ] || [ "$(stat -L -c %d:%i -- "$1")" = "$cocoon" ]; }
     grep -azlFx -e "$1" /proc/[0-9]*/cmdline | while IFS= read -r file; do
+      grep -Eq "^Uid:[[:space:]](0|$(id -u))[[:space:]]" "${file%cmdline}status" && is_cocoon "${file%cmdline}exe" || continue
       grep -azqFx image "$file" && grep -azqFx pull "$file" || continue
       if grep -azq "^--root-dir" "$file"; then
         grep -azqFx -e "$2" -e "--root-dir=$2" "$file" || continue
@@ -77,7 +94,7 @@ running_pull() {
       file=${file#/proc/}
       printf "%s\n" "${file%/cmdline}"
       break
-    done' sh "$1" "$root" 2>/dev/null
+    done' sh "$1" "$root" "$binary" 2>/dev/null
 }
 
 # end SIGNAL: the command is the leader of its process group. A sudo that does not let its user signal it is reached by
@@ -234,6 +251,16 @@ receive() {
   [ "$received" = "$1" ]
 }
 
+# What a guard left that was killed goes: its process, which the name tells, is gone, and the directory is ours and old.
+tidy_scratch() {
+  for old in "${TMPDIR:-/tmp}"/cocoon-reconcile-change.*; do
+    pid=${old##*/cocoon-reconcile-change.}
+    if [ -d "$old" ] && [ ! -L "$old" ] && [ -O "$old" ] && [ ! -d "/proc/${pid%%.*}" ]; then
+      find "$old" -maxdepth 0 -mmin +10 -exec rm -rf -- {} +
+    fi 2>/dev/null
+  done
+}
+
 # What must not stay behind, whatever happened: the content of an import, files set aside, scratch files.
 clean_up() {
   # shellcheck disable=SC2016 # expanded by the inner shell
@@ -323,7 +350,8 @@ main() {
   exec 3<&0 </dev/null
   trap '' PIPE
   inbox='' tends=no
-  scratch=$(mktemp -d) || exit 1
+  tidy_scratch
+  scratch=$(mktemp -d -- "${TMPDIR:-/tmp}/cocoon-reconcile-change.$$.XXXXXXXX") || exit 1
   trap clean_up EXIT
   trap 'exit 1' HUP INT TERM
 

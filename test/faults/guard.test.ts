@@ -1,8 +1,8 @@
 // The dead man's switch over a change on a node: whatever dies, the pull is ended there, cleans up after itself, and
 // holds our lock until it is gone. On real sshd, as root and as somebody who must go through sudo.
 import { execFile, spawn } from 'node:child_process';
-import { access, chmod, cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { access, chmod, cp, mkdir, readdir, readFile, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
@@ -231,6 +231,62 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await temporary()).toEqual([]);
   });
 
+  it('the guard is killed with all of its own: the next one removes its scratch files', async () => {
+    const dir = await scratch('left-behind');
+    const options = { ...as, shell: ['env', `TMPDIR=${dir}`, 'sh'] };
+    await pulling(options);
+    const own = await cocoonOn(node, 'change', 'pull');
+    const pulls = await cocoonOn(node, 'image', 'pull');
+    for (const pid of own.filter((one) => !pulls.includes(one))) process.kill(pid, 'SIGKILL');
+    for (const pid of await cocoonOn(node, 'image', 'pull')) process.kill(pid, 'SIGTERM');
+    await overBeforeUnlocked(node, 'image', 'pull');
+    const [left = ''] = await readdir(dir);
+    expect(left).toMatch(/^cocoon-reconcile-change\.\d+\.\w{8}$/);
+    const old = new Date(Date.now() - 3_600_000);
+    await utimes(join(dir, left), old, old);
+    await guard(fleet, node, ['tidy'], options);
+    expect(await readdir(dir)).toEqual([]);
+  });
+
+  it.skipIf(!isRoot)(
+    'nobody else gets at the lock, also where its directory was open; nothing else is left there',
+    async () => {
+      const stranger = (await fleet.createOperator({ sudo: false })).name;
+      const place = dirname(lockFile(node));
+      await guard(fleet, node, ['pull', incident.reference], as);
+      await chmod(place, 0o755);
+      await guard(fleet, node, ['pull', incident.reference], as);
+      expect((await stat(place)).mode & 0o777).toBe(0o700);
+      const hold = run('setpriv', [`--reuid=${stranger}`, '--clear-groups', 'flock', '-n', lockFile(node), 'true']);
+      await expect(hold).rejects.toThrow(/Permission denied/);
+      expect((await readdir(dirname(place))).filter((name) => name.startsWith(`${basename(place)}.`))).toEqual([]);
+    },
+  );
+
+  it.skipIf(!isRoot)('what merely looks like a pull is none: of a stranger, or of another program', async () => {
+    const stranger = (await fleet.createOperator({ sudo: false })).name;
+    const program = join(fleet.dir, `program-${as.user ?? 'root'}`);
+    await cp('/bin/sh', program, { dereference: true });
+    const like = ['-c', 'sleep 600; :', 'x', '--root-dir', node.rootDir, 'image', 'pull', incident.reference];
+    const looks = (argv: string[]): number | undefined => {
+      const { pid } = spawn('setpriv', [...argv, ...like], { stdio: 'ignore', detached: true });
+      cleanups.push(() => pid !== undefined && process.kill(-pid, 'SIGKILL'));
+      return pid;
+    };
+    looks([`--reuid=${stranger}`, '--clear-groups', 'sh']);
+    await until('what looks like a pull', async () => (await cocoonOn(node, 'image', 'pull')).length > 0);
+    expect((await guard(fleet, node, ['pull', incident.reference], as)).lines.at(-1)).toBe('ended 0');
+    looks([`--reuid=${stranger}`, '--clear-groups', program]);
+    looks(['--nnp', 'sh']);
+    await until('three of them', async () => (await cocoonOn(node, 'image', 'pull')).length === 3);
+    const alone = await guard(fleet, node, ['pull', incident.reference], { ...as, binary: program });
+    expect(alone.lines[0]).toBe('begun');
+    const pid = looks(['--nnp', program]);
+    await until('a pull of root', async () => (await cocoonOn(node, 'image', 'pull')).length === 4);
+    const { lines } = await guard(fleet, node, ['pull', incident.reference], { ...as, binary: program });
+    expect(lines).toEqual([`busy ${pid}`]);
+  });
+
   it('a pull typed by hand is seen, in whichever way it names this root directory', async () => {
     stallDownloads();
     const dirs = ['--run-dir', node.runDir, '--log-dir', node.logDir];
@@ -332,6 +388,7 @@ describe('what a node may lack', () => {
     await mkdir(bin);
     const tools = [
       'cat',
+      'chmod',
       'cut',
       'head',
       'id',
