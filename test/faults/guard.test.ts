@@ -257,7 +257,14 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
       await chmod(place, 0o755);
       await guard(fleet, node, ['pull', incident.reference], as);
       expect((await stat(place)).mode & 0o777).toBe(0o700);
-      const hold = run('setpriv', [`--reuid=${stranger}`, '--clear-groups', 'flock', '-n', lockFile(node), 'true']);
+      const hold = run('/usr/bin/setpriv', [
+        `--reuid=${stranger}`,
+        '--clear-groups',
+        'flock',
+        '-n',
+        lockFile(node),
+        'true',
+      ]);
       await expect(hold).rejects.toThrow(/Permission denied/);
       expect((await readdir(dirname(place))).filter((name) => name.startsWith(`${basename(place)}.`))).toEqual([]);
     },
@@ -269,7 +276,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await cp('/bin/sh', program, { dereference: true });
     const like = ['-c', 'sleep 600; :', 'x', '--root-dir', node.rootDir, 'image', 'pull', incident.reference];
     const looks = (argv: string[]): number | undefined => {
-      const { pid } = spawn('setpriv', [...argv, ...like], { stdio: 'ignore', detached: true });
+      const { pid } = spawn('/usr/bin/setpriv', [...argv, ...like], { stdio: 'ignore', detached: true });
       cleanups.push(() => pid !== undefined && process.kill(-pid, 'SIGKILL'));
       return pid;
     };

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { startFleet, type Fleet, type FleetNode, type NodeSpec } from '../fleet/world.ts';
-import { cutConnections, firstOn, strays, until } from '../support/guard.ts';
+import { cutConnections, firstOn, isRoot, strays, until } from '../support/guard.ts';
 import { imageOn, nodeOf, report, start } from '../support/reconcile.ts';
 
 const run = promisify(execFile);
@@ -28,7 +28,7 @@ const ODD = {
 /** What some cocoon does in the place of `cocoon image list`, on a SQLite store. */
 const ODD_LISTS = { 'list-floods': 'exec yes', 'list-forks': `${DEAF}; sleep 600 & exit 1` };
 /** Whose list is still being read when something dies. */
-const HANGING = ['cut', 'guard-killed'];
+const HANGING = ['cut', 'cut-sudo', 'guard-killed'];
 /** Directories for temporary files that are of no use. */
 const TEMPS = ['full', 'closed', 'missing', 'a-file'];
 /** Those that only root can make, with the options of their file system. */
@@ -76,6 +76,7 @@ beforeAll(async () => {
     binaries[name] = await make(fleet.node(name), 'image list', does);
   }
   for (const name of HANGING) binaries[name] = await make(fleet.node(name), 'image list', `${DEAF}; sleep 600`);
+  const operator = isRoot ? (await fleet.createOperator()).name : undefined;
   await fleet.writeConfig({
     nodes: fleet.nodes.map(({ name, host, port, binary, rootDir, runDir, logDir }) => ({
       name,
@@ -85,6 +86,7 @@ beforeAll(async () => {
       runDir,
       logDir,
       binary: binaries[name] ?? binary,
+      ...(name === 'cut-sudo' && operator !== undefined ? { user: operator } : {}),
     })),
   });
   dry = await report(fleet, '--dry-run', '--timeout', '60s', ...HANGING.flatMap((name) => ['-w', `!${name}`]));
@@ -131,14 +133,14 @@ describe('nothing outlives the connection', () => {
   const lists = (name: string) => async (): Promise<boolean> =>
     (await strays(fleet.node(name))).some((process) => process.includes('image list'));
 
-  it('where it is cut in the middle of a list', async () => {
-    const { child, ended } = start(['-c', fleet.configFile, '-n', '-w', 'cut']);
-    await until('a list', lists('cut'));
+  it.each(['cut', 'cut-sudo'])('where it is cut in the middle of a list: %s', async (name) => {
+    const { child, ended } = start(['-c', fleet.configFile, '-n', '-w', name]);
+    await until('a list', lists(name));
     await cutConnections(fleet);
     child.kill('SIGTERM');
     await ended;
-    await gone('cut');
-    expect(await readdir(tempOf('cut'))).toEqual([]);
+    await gone(name);
+    expect(await readdir(tempOf(name))).toEqual([]);
   });
 
   it('and what a probe left that was killed itself, the next one removes', async () => {
