@@ -15,7 +15,10 @@ const PARTS = {
     utils: { parseKey: require('ssh2/lib/protocol/keyParser.js').parseKey },
   };`,
   undici: `Object.assign(require('undici/lib/dispatcher/dispatcher.js').prototype, require('undici/lib/api/index.js'));
-    module.exports = { Agent: require('undici/lib/dispatcher/agent.js') };`,
+    module.exports = {
+      Agent: require('undici/lib/dispatcher/agent.js'),
+      get EnvHttpProxyAgent() { return require('undici/lib/dispatcher/env-http-proxy-agent.js'); },
+    };`,
 };
 
 function parts({ onResolve, onLoad }) {

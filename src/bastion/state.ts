@@ -6,6 +6,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { redact } from '../system/secrets.ts';
 import { fault } from '../core/errors.ts';
 import { digest, object, parseJson, ShapeError } from '../core/json.ts';
 import type { Learned } from '../core/artifact.ts';
@@ -92,7 +93,7 @@ function stateOf(dir: string | null, { learned, proofs }: Content): State & { pr
     const file = join(dir, FILE);
     const fresh = `${file}.new-${randomBytes(6).toString('hex')}`;
     const document = { version: VERSION, learned: newest(learned), proofs: newest(proofs) };
-    await writeFile(fresh, JSON.stringify(document), { mode: 0o600 });
+    await writeFile(fresh, JSON.stringify(redact(document)), { mode: 0o600 });
     await rename(fresh, file);
   };
   /** The newest go last, and the oldest are forgotten first. */

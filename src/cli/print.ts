@@ -3,6 +3,7 @@ import { ReconcileError } from '../core/errors.ts';
 import { EXIT_CODES } from '../core/model/exit-codes.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
 import type { Report } from '../core/model/report.ts';
+import { redact } from '../system/secrets.ts';
 import { render, renderReasons } from '../reports/formats.ts';
 import type { GateOptions, RunOptions } from './args/options.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';
@@ -20,11 +21,11 @@ export async function printReport(report: Report, asked: Asked, io: Io): Promise
     for (const info of complaintsOf(report)) complain(io, new ReconcileError(info));
     if (report.gate?.questions.length === 0) return;
   } else if (exitCode !== EXIT_CODES.OK.code) {
-    io.err(await renderReasons(report, wantsColor(asked.color, io, io.stderrIsTerminal)));
+    io.err(await renderReasons(redact(report), wantsColor(asked.color, io, io.stderrIsTerminal)));
   }
   const color = wantsColor(asked.color, io, io.stdoutIsTerminal);
   const named = [...(asked.images ?? []), ...(asked.snapshots ?? [])].some((pattern) => !pattern.startsWith('!'));
-  io.out(await render(asked.output, report, { color, verbose, brief: quiet, named }));
+  io.out(await render(asked.output, redact(report), { color, verbose, brief: quiet, named }));
 }
 
 /** Manifests that were refused beyond these are in the report. */
@@ -40,5 +41,5 @@ function complaintsOf({ run, gate }: Report): ErrorInfo[] {
 
 /** What a command that only looks says as JSON. */
 export function printJson(io: Io, tool: Tool, error: Report['run']['error'], found: Record<string, unknown[]>): void {
-  io.out(`${JSON.stringify({ schemaVersion: 1, tool, error, ...found }, null, 2)}\n`);
+  io.out(`${JSON.stringify(redact({ schemaVersion: 1, tool, error, ...found }), null, 2)}\n`);
 }

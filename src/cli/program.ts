@@ -2,6 +2,7 @@
 import { setMaxListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { redact } from '../system/secrets.ts';
 import { homeOf } from '../system/user.ts';
 import { errorInfo, fault } from '../core/errors.ts';
 import { EXIT_CODES, type Signal } from '../core/model/exit-codes.ts';
@@ -96,7 +97,7 @@ async function main(): Promise<number> {
     stdoutIsTerminal: process.stdout.isTTY,
     stderrIsTerminal: process.stderr.isTTY,
     out: stdout.write,
-    err: stderr.write,
+    err: (text) => stderr.write(redact(text)),
     stdin: () => process.stdin,
     endGroup,
     ...watchTheEnd(),

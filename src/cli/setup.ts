@@ -7,6 +7,7 @@ import type { Settings } from '../core/model/settings.ts';
 import type { Node } from '../core/model/node.ts';
 import { unlessAborted } from '../system/deadline.ts';
 import { remember } from '../system/remember.ts';
+import { keepSecret } from '../system/secrets.ts';
 import type { Registry } from '../registry/client.ts';
 import type { Ssh } from '../ssh/client.ts';
 import type { CommonOptions } from './args/options.ts';
@@ -83,11 +84,13 @@ async function openSsh({ ssh }: Settings, io: Io, log: Log): Promise<Ssh> {
   const ignored =
     ssh.configFile === null ? [] : (await loadSshConfig(ssh.configFile, { home: ssh.home, env: io.env })).ignored;
   if (ignored.length > 0) log('info', `not honoured in the ssh config: ${ignored.join(', ')}`, {});
+  const passphrase = io.env['RECONCILE_SSH_PASSPHRASE'] || null;
+  if (passphrase !== null) keepSecret(passphrase);
   return createSsh({
     agentSocket: io.env['SSH_AUTH_SOCK'] || null,
     defaultIdentityFiles: DEFAULT_IDENTITIES.map((name) => join(io.home, '.ssh', name)),
     passphrase: {
-      text: io.env['RECONCILE_SSH_PASSPHRASE'] || null,
+      text: passphrase,
       file: io.env['RECONCILE_SSH_PASSPHRASE_FILE'] || null,
     },
     log,
@@ -132,7 +135,8 @@ export async function openRegistries(
   const { createRegistry } = await import('../registry/client.ts');
   const { openState } = await import('../bastion/state.ts');
   const state = await openState(settings.run.stateDir, stateDirs(io), (message) => log('warn', message, {}));
-  const epoch = createRegistry({ ...settings.epoch, credentials: null });
+  const { proxyOf } = await import('../registry/proxy.ts');
+  const epoch = createRegistry({ ...settings.epoch, login: null, proxy: proxyOf(io.env) });
   const others = new Map<string, Promise<Registry>>();
   const registryOf = (host: string): Promise<Registry> =>
     remember(others, host, async () => await openOther(host, settings, io));
@@ -149,15 +153,17 @@ function stateDirs({ env, home }: Io): string[] {
   return ['/var/lib/cocoon-reconcile', join(env['XDG_STATE_HOME'] || join(home, '.local/state'), 'cocoon-reconcile')];
 }
 
-/** Another registry than epoch, with what `docker login` left for it. */
+/** Another registry than epoch, with what `docker login` or `podman login` left for it. */
 async function openOther(host: string, { epoch }: Settings, io: Io): Promise<Registry> {
   const { createRegistry } = await import('../registry/client.ts');
-  const { dockerCredentials, registryUrl } = await import('../registry/auth.ts');
-  const credentials = await dockerCredentials(join(io.home, '.docker/config.json'), host);
+  const { registryUrl } = await import('../registry/auth.ts');
+  const { findLogin, loginFiles } = await import('../registry/logins.ts');
+  const { proxyOf } = await import('../registry/proxy.ts');
   return createRegistry({
     url: registryUrl(host),
     token: null,
-    credentials,
+    login: await findLogin(loginFiles(io.env, io.home), host),
+    proxy: proxyOf(io.env),
     ca: null,
     timeoutMs: epoch.timeoutMs,
     retries: epoch.retries,

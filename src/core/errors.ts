@@ -266,6 +266,10 @@ const catalog = {
     message: `${a.method} ${a.url}: ${clip(a.what, 300)}`,
     hint: 'this is no answer of a registry: look for a proxy or a login page in between',
   }),
+  REGISTRY_LOGIN_NEEDED: (a: { method: string; url: string; status: number; looked: string }): Words => ({
+    message: `${a.method} ${a.url}: the registry wants a login (status ${a.status}); ${clip(a.looked, 1000)}`,
+    hint: 'for epoch set epoch.tokenFile; for another registry run `docker login` or `podman login` as the user who runs this',
+  }),
   REGISTRY_BLOB_MISSING: (a: { repository: string; digest: string; detail: string }): Words => ({
     message: `epoch cannot serve blob ${shortDigest(a.digest)} of ${a.repository}: ${a.detail}`,
     hint: `push the artifact again; until ${a.digest} is back, a pull would only bring a broken image`,

@@ -44,13 +44,22 @@ export function parseImageName(text: string): ImageName | null {
   const slash = text.indexOf('/');
   const first = slash === -1 ? '' : text.slice(0, slash);
   const registry = /[.:]/.test(first) || first === 'localhost' ? first : null;
+  if (registry === null && /^[0-9a-f]{64}$/.test(text)) return null; // every client takes that for a digest
   const rest = registry === null ? text : text.slice(slash + 1);
   const colon = rest.lastIndexOf(':');
   const repository = colon === -1 ? rest : rest.slice(0, colon);
   const tag = colon === -1 ? null : rest.slice(colon + 1);
   if (!isRepository(repository) || (tag !== null && !isTag(tag))) return null;
-  if (registry !== null && !/^[A-Za-z0-9.-]+(:\d{1,5})?$/.test(registry)) return null;
+  if (registry !== null && !isRegistry(registry)) return null;
   return { registry, repository, tag };
+}
+
+const LABEL = '(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])';
+const REGISTRY = new RegExp(`^(?:${LABEL}(?:\\.${LABEL})*|\\[[0-9a-fA-F:]+\\])(?::[0-9]{1,5})?$`);
+
+/** A registry's host by distribution's grammar: labels with dots, or an IPv6 address in brackets; and a port. */
+function isRegistry(host: string): boolean {
+  return REGISTRY.test(host) && URL.canParse(`http://${host}`);
 }
 
 /** `repo[:tag]` of a snapshot, split at the first colon as vk-cocoon does (contract F.3); null when it is none. */

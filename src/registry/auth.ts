@@ -1,15 +1,10 @@
-/** Who we are to a registry: challenges, tokens, and the credentials of `~/.docker/config.json`. */
-import { readFile } from 'node:fs/promises';
-import { object, optionalText, parseJson, ShapeError, text } from '../core/json.ts';
-
-export interface Credentials {
-  username: string;
-  password: string;
-}
+/** Who we are to a registry: challenges and tokens, and who may be told. */
+import { object, optionalText, ShapeError } from '../core/json.ts';
+import type { Credentials } from './logins.ts';
 
 /** Hosts that cocoon's registry library speaks plain HTTP to: this machine, `.local` names and private addresses. */
 const PLAIN_HOST =
-  /^(localhost|127\.\d+\.\d+\.\d+|10\.\d+\.\d+\.\d+|192\.168\.\d+\.\d+|172\.(1[6-9]|2\d|3[01])\.\d+\.\d+|.*\.local)$/;
+  /^(localhost|127\.\d+\.\d+\.\d+|\[::1\]|10\.\d+\.\d+\.\d+|192\.168\.\d+\.\d+|172\.(1[6-9]|2\d|3[01])\.\d+\.\d+|.*\.local)$/;
 
 /** The address of a registry by the host that references name; Docker Hub answers under another one. */
 export function registryUrl(host: string): string {
@@ -40,9 +35,21 @@ export function parseChallenge(header: string): Challenge | null {
   };
 }
 
+/**
+ * Whether the token server of a challenge may be told who we are: it is on the registry's own host, or the registry named
+ * it over https and it is spoken to by https. Nobody else learns a password because an answer says so.
+ */
+export function mayKnow(realm: string, registry: string): boolean {
+  const [server, home] = [new URL(realm), new URL(registry)];
+  if (home.protocol === 'https:') return server.protocol === 'https:';
+  return server.hostname === home.hostname;
+}
+
 /** The URL to ask for a token; repositories are read only. */
 export function tokenUrl(challenge: Challenge & { scheme: 'bearer' }, repository: string): string {
   const url = new URL(challenge.realm);
+  url.username = '';
+  url.password = '';
   if (challenge.service !== null) url.searchParams.set('service', challenge.service);
   url.searchParams.set('scope', challenge.scope ?? `repository:${repository}:pull`);
   return url.href;
@@ -50,34 +57,19 @@ export function tokenUrl(challenge: Challenge & { scheme: 'bearer' }, repository
 
 /** A token server's answer → token; null for an empty one, which must not be sent (contract E.2). */
 export function parseToken(body: string): string | null {
-  const answer = object(parseJson(body, 'the token answer'), 'the token answer');
+  const answer = object(parsed(body), 'the token answer');
   return optionalText(answer['token'], 'token', 65_536) ?? optionalText(answer['access_token'], 'access_token', 65_536);
+}
+
+/** Without a word of the parser: it quotes what it read, which may be a token. */
+function parsed(body: string): unknown {
+  try {
+    return JSON.parse(body);
+  } catch {
+    throw new ShapeError('the token answer is no JSON');
+  }
 }
 
 export function basic({ username, password }: Credentials): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`;
-}
-
-/**
- * What `docker login` left for a registry, by its host. Helpers that the file names are programs and are not run.
- * @returns null where the file, or the registry in it, is not there
- * @throws ShapeError where the file is none of docker's
- */
-export async function dockerCredentials(file: string, host: string): Promise<Credentials | null> {
-  const content = await readFile(file, 'utf8').catch(() => null);
-  if (content === null) return null;
-  const auths = object(object(parseJson(content, file), file)['auths'] ?? {}, `${file}: auths`);
-  const keys = host === 'docker.io' ? ['https://index.docker.io/v1/', 'docker.io'] : [host, `https://${host}`];
-  const key = keys.find((candidate) => auths[candidate] !== undefined);
-  if (key === undefined) return null;
-  const entry = object(auths[key], `${file}: auths`);
-  const encoded = optionalText(entry['auth'], `${file}: auth`, 65_536);
-  if (encoded === null) {
-    const username = optionalText(entry['username'], `${file}: username`);
-    return username === null ? null : { username, password: text(entry['password'], `${file}: password`) };
-  }
-  const decoded = Buffer.from(encoded, 'base64').toString('utf8');
-  const colon = decoded.indexOf(':');
-  if (colon === -1) throw new ShapeError(`${file}: the auth of ${host} cannot be decoded`);
-  return { username: decoded.slice(0, colon), password: decoded.slice(colon + 1) };
 }

@@ -64,6 +64,7 @@ export function createRegistry(options: HttpOptions): Registry {
       answered = true;
       return null;
     }
+    if (wantsLogin(answer)) return loginNeeded(method, `${options.url}${path}`, answer, options);
     const body = answer.body.length > 0 ? `: ${clip(answer.body.toString('utf8'), 120)}` : '';
     return fault('REGISTRY_ANSWER_INVALID', {
       method,
@@ -90,6 +91,7 @@ export function createRegistry(options: HttpOptions): Registry {
     const path = `/v2/${repository}/blobs/${blob}`;
     const answer = await http.send('GET', repository, path, { atMost: MAX_CONFIG_BYTES }, signal);
     if (answer.status !== 200) {
+      if (wantsLogin(answer)) throw loginNeeded('GET', `${options.url}${path}`, answer, options);
       throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${answer.status}` });
     }
     return understood('GET', path, () => {
@@ -124,6 +126,7 @@ export function createRegistry(options: HttpOptions): Registry {
       const path = `/v2/${repository}/blobs/${blob}`;
       const answer = await http.send('GET', repository, path, { first: HEAD_BYTES }, signal);
       if (answer.status !== 200) {
+        if (wantsLogin(answer)) throw loginNeeded('GET', `${options.url}${path}`, answer, options);
         throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${answer.status}` });
       }
       return answer.body.subarray(0, HEAD_BYTES);
@@ -135,7 +138,9 @@ export function createRegistry(options: HttpOptions): Registry {
     },
     blobStream: (repository, blob, signal) => http.stream(repository, `/v2/${repository}/blobs/${blob}`, signal),
     async servesTagPath(repository, tag, signal) {
-      const answer = await http.send('GET', repository, `/dl/${repository}/${tag}`, { first: 1 }, signal);
+      const path = `/dl/${repository}/${tag}`;
+      const answer = await http.send('GET', repository, path, { first: 1 }, signal);
+      if (wantsLogin(answer)) throw loginNeeded('GET', `${options.url}${path}`, answer, options);
       return answer.status === 200;
     },
     async ping(signal) {
@@ -147,6 +152,29 @@ export function createRegistry(options: HttpOptions): Registry {
     warmUp: async () => await http.warmUp(),
     close: async () => await http.close(),
   };
+}
+
+/** The registry knows what it is asked for, and wants to know who asks. A 403 that is no word of a registry is a proxy's. */
+function wantsLogin({ status, body }: Answer): boolean {
+  return status === 401 || (status === 403 && registryCode(body) !== null);
+}
+
+function loginNeeded(
+  method: string,
+  url: string,
+  { status, stranger }: Answer,
+  { token, login }: HttpOptions,
+): ReconcileError {
+  const sent =
+    token !== null
+      ? 'the token of the config was sent, and does not do'
+      : login?.credentials != null
+        ? `the login of ${login.looked} was sent, and does not do`
+        : login === null
+          ? 'none was sent'
+          : `none was found in ${login.looked}`;
+  const looked = stranger === null ? sent : `${stranger} wants it, and was not sent the one for the registry itself`;
+  return fault('REGISTRY_LOGIN_NEEDED', { method, url, status, looked });
 }
 
 function sha256(bytes: Buffer): string {

@@ -1,10 +1,13 @@
 /** Requests to one registry: one keep-alive pool, deadlines, retries, redirects and authentication. */
-import type { Agent, Dispatcher } from 'undici';
+import type { Dispatcher } from 'undici';
 import { fault, ReconcileError } from '../core/errors.ts';
 import { array, object, parseJson, ShapeError, text } from '../core/json.ts';
-import { basic, parseChallenge, parseToken, tokenUrl, type Credentials } from './auth.ts';
+import { basic, mayKnow, parseChallenge, parseToken, tokenUrl } from './auth.ts';
+import type { Login } from './logins.ts';
+import type { Proxy } from './proxy.ts';
 import { withDeadline } from '../system/deadline.ts';
 import { withRetries } from '../system/retry.ts';
+import { keepSecret, redactQuote } from '../system/secrets.ts';
 
 const MAX_ERROR_BYTES = 65_536;
 const MAX_REDIRECTS = 5;
@@ -23,8 +26,10 @@ export interface HttpOptions {
   url: string;
   /** A bearer token that is sent with every request to this registry. */
   token: string | null;
-  /** Whom to be when the registry asks, by Basic or at its token server. */
-  credentials: Credentials | null;
+  /** Whom to be when the registry asks, by Basic or at its token server; null where nobody looked for a login. */
+  login: Login | null;
+  /** The proxies of the environment, or null where it names none. */
+  proxy: Proxy | null;
   /** PEM text of a private CA. */
   ca: string | null;
   /** Deadline of one request with its redirects, and of the silence between two chunks of a stream, in ms. */
@@ -41,7 +46,10 @@ export type Take = { atMost: number } | { first: number };
 export interface Answer {
   status: number;
   headers: Record<string, string | string[] | undefined>;
+  /** Of a status that is no 200 its beginning, with no secret in it. */
   body: Buffer;
+  /** Who answered in the place of the registry, after a redirect, or its token server that may not be told who we are. */
+  stranger: string | null;
 }
 
 export interface Http {
@@ -59,33 +67,45 @@ export interface Http {
 }
 
 export function createHttp(options: HttpOptions): Http {
-  let pool: Promise<Agent> | null = null;
-  const agent = (): Promise<Agent> => (pool ??= newAgent(options));
+  let pool: Promise<Dispatcher> | null = null;
+  const agent = (): Promise<Dispatcher> => (pool ??= newAgent(options));
   const { origin } = new URL(options.url);
   /** Of one request with its redirects, from the question to the last byte of the answer. */
   const timeout = { afterMs: options.timeoutMs, reason: () => new Error(`no answer within ${options.timeoutMs} ms`) };
   /** Repository → the header that its registry asked for. */
   const granted = new Map<string, string>();
 
+  if (options.token !== null) keepSecret(options.token);
+  const credentials = options.login?.credentials ?? null;
+  if (credentials !== null) {
+    keepSecret(credentials.password);
+    keepSecret(`${credentials.username}:${credentials.password}`);
+  }
+
   const authorization = (repository: string): string | undefined =>
     options.token === null ? granted.get(repository) : `Bearer ${options.token}`;
 
-  /** The header that answers a challenge; null where there is nothing more to offer. */
+  /** The header that answers a challenge of the registry itself; null where there is nothing more to offer. */
   const answerTo = async (challenged: Answer, repository: string, signal: AbortSignal): Promise<string | null> => {
     const challenge = parseChallenge(String(challenged.headers['www-authenticate'] ?? ''));
-    const { credentials } = options;
-    if (challenge === null || options.token !== null) return null;
+    if (challenge === null || options.token !== null || challenged.stranger !== null) return null;
     if (challenge.scheme === 'basic') return credentials === null ? null : basic(credentials);
-    const who = credentials === null ? undefined : basic(credentials);
+    const isTrusted = mayKnow(challenge.realm, options.url);
+    if (credentials !== null && !isTrusted) challenged.stranger = new URL(challenge.realm).origin;
+    const who = credentials !== null && isTrusted ? basic(credentials) : undefined;
     const url = tokenUrl(challenge, repository);
     const { status, body } = await withDeadline({ signal, timeout }, async (stop) =>
-      whole(await open(agent(), 'GET', url, who, stop), 'GET', url, { atMost: MAX_ERROR_BYTES }),
+      whole({ ...(await open(agent(), 'GET', url, who, stop)), stranger: null }, 'GET', url, {
+        atMost: MAX_ERROR_BYTES,
+      }),
     );
     const token = status === 200 ? parseToken(body.toString('utf8')) : null;
-    return token === null ? null : `Bearer ${token}`;
+    if (token === null) return null;
+    keepSecret(token);
+    return `Bearer ${token}`;
   };
 
-  /** Opens a request, following redirects; our authorization goes to the registry itself and nowhere else. */
+  /** Opens a request, following redirects. Our authorization goes to the registry itself, and not there by way of others. */
   const follow = async (
     method: 'GET' | 'HEAD',
     repository: string,
@@ -93,9 +113,11 @@ export function createHttp(options: HttpOptions): Http {
     signal: AbortSignal,
   ): Promise<Opened> => {
     let target = url;
+    let stranger: string | null = null;
     for (let hops = 0; ; hops += 1) {
-      const isHome = new URL(target).origin === origin;
-      const opened = await open(agent(), method, target, isHome ? authorization(repository) : undefined, signal);
+      if (stranger !== null || new URL(target).origin !== origin) stranger = new URL(target).origin;
+      const who = stranger === null ? authorization(repository) : undefined;
+      const opened = { ...(await open(agent(), method, target, who, signal)), stranger };
       const { location } = opened.headers;
       if (![301, 302, 303, 307, 308].includes(opened.statusCode) || typeof location !== 'string') return opened;
       await withDeadline({ signal, timeout }, (stop) => opened.body.dump({ limit: MAX_ERROR_BYTES, signal: stop }));
@@ -174,17 +196,22 @@ export function createHttp(options: HttpOptions): Http {
 }
 
 /** The HTTP library is loaded with the first request: a node need not wait for it. */
-async function newAgent({ timeoutMs, ca }: HttpOptions): Promise<Agent> {
+async function newAgent({ timeoutMs, ca, proxy }: HttpOptions): Promise<Dispatcher> {
   const { default: undici } = await import('undici');
-  return new undici.Agent({
-    connections: 8,
-    connect: { timeout: timeoutMs, ...(ca === null ? {} : { ca }) },
-    headersTimeout: timeoutMs,
-    bodyTimeout: timeoutMs,
+  const connect = { timeout: timeoutMs, ...(ca === null ? {} : { ca }) };
+  const common = { connections: 8, connect, headersTimeout: timeoutMs, bodyTimeout: timeoutMs };
+  if (proxy === null) return new undici.Agent(common);
+  return new undici.EnvHttpProxyAgent({
+    ...common,
+    httpProxy: proxy.http,
+    httpsProxy: proxy.https,
+    noProxy: proxy.except,
+    requestTls: connect,
+    proxyTunnel: false, // http:// is asked of a proxy as other programs ask it: many refuse a tunnel there
   });
 }
 
-type Opened = Dispatcher.ResponseData;
+type Opened = Dispatcher.ResponseData & Pick<Answer, 'stranger'>;
 
 async function open(
   agent: Promise<Dispatcher>,
@@ -192,7 +219,7 @@ async function open(
   url: string,
   authorization: string | undefined,
   signal: AbortSignal,
-): Promise<Opened> {
+): Promise<Dispatcher.ResponseData> {
   const { origin, pathname, search } = new URL(url);
   return await (
     await agent
@@ -205,7 +232,12 @@ async function open(
   });
 }
 
-async function whole({ statusCode, headers, body }: Opened, method: string, url: string, take: Take): Promise<Answer> {
+async function whole(
+  { statusCode, headers, body, stranger }: Opened,
+  method: string,
+  url: string,
+  take: Take,
+): Promise<Answer> {
   const wanted = statusCode === 200 ? take : { first: MAX_ERROR_BYTES };
   const chunks: Buffer[] = [];
   let length = 0;
@@ -217,7 +249,9 @@ async function whole({ statusCode, headers, body }: Opened, method: string, url:
       throw fault('REGISTRY_ANSWER_INVALID', { method, url, what: `the answer is longer than ${wanted.atMost} bytes` });
     }
   }
-  return { status: statusCode, headers, body: Buffer.concat(chunks) };
+  const all = Buffer.concat(chunks);
+  const shown = statusCode === 200 ? all : Buffer.from(redactQuote(all.toString('utf8', 0, MAX_ERROR_BYTES)));
+  return { status: statusCode, headers, body: shown, stranger };
 }
 
 /** A status that may pass: kept apart until the tries are used up. */

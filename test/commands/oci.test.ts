@@ -310,8 +310,9 @@ describe.each([
     const seen = await report(['--dry-run'], home);
     expect(seen.run.exitCode).toBe(3);
     const row = rowOn(seen, AMD64, image);
-    expect(row).toMatchObject({ verdict: 'unknown', plan: null, error: { code: 'REGISTRY_ANSWER_INVALID' } });
+    expect(row).toMatchObject({ verdict: 'unknown', plan: null, error: { code: 'REGISTRY_LOGIN_NEEDED' } });
     expect(row.error?.message).toContain('status 401');
+    expect(row.error?.message).toContain(join(home, '.docker/config.json'));
     expect(JSON.stringify(seen)).not.toContain('s3cret');
   });
 

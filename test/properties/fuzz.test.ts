@@ -404,7 +404,7 @@ describe('a registry', () => {
       server.listen(0, '127.0.0.1', resolve);
     });
     url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    epoch = createRegistry({ url, token: null, credentials: null, ca: null, timeoutMs: 5000, retries: 0 });
+    epoch = createRegistry({ url, token: null, login: null, proxy: null, ca: null, timeoutMs: 5000, retries: 0 });
   });
   afterAll(async () => {
     await epoch.close();

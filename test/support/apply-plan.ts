@@ -8,7 +8,7 @@ import { memoryState } from './state.ts';
 
 async function main([file = '', epochUrl = '']: string[]): Promise<void> {
   const plan = JSON.parse(readFileSync(file, 'utf8')) as Plan;
-  const registry = { token: null, credentials: null, ca: null, timeoutMs: 10_000, retries: 0 };
+  const registry = { token: null, login: null, proxy: null, ca: null, timeoutMs: 10_000, retries: 0 };
   const epoch = createRegistry({ url: epochUrl, ...registry });
   const ssh = createSsh({ agentSocket: null, defaultIdentityFiles: [], log: () => undefined });
   const registryOf = async (host: string): Promise<typeof epoch> => await Promise.reject(new Error(`not ${host}`));

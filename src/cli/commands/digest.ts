@@ -10,6 +10,7 @@ import { streamImage } from '../../pipeline/learn/stream.ts';
 import { startInquiry } from '../../pipeline/resolve/inquiry.ts';
 import { imageAtEpoch, resolveReference, resolveTracked, type Asking } from '../../pipeline/resolve/references.ts';
 import { unlessAborted } from '../../system/deadline.ts';
+import { redact } from '../../system/secrets.ts';
 import { plainTable } from '../../reports/layout.ts';
 import type { DigestOptions } from '../args/options.ts';
 import type { Io, Tool } from '../io.ts';
@@ -48,7 +49,7 @@ export async function digestCommand(options: DigestOptions, io: Io, tool: Tool):
       printJson(io, tool, isUnasked ? (found[0]?.error ?? null) : null, { desired: found.map(publicDesired) });
       if (code !== OK.code)
         io.err([...saidOf(found), digestVerdict(found, isUnasked)].map((line) => `${line}\n`).join(''));
-    } else io.out(digestTable(found));
+    } else io.out(redact(digestTable(found)));
     if (io.interruptedBy() !== null) throw io.stop.reason;
     return code;
   } finally {

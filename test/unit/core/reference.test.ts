@@ -67,6 +67,7 @@ test.each([
 });
 
 test.each([
+  ['[2001:db8::1]:5000/a/b:v1', '[2001:db8::1]:5000', 'a/b', 'v1'],
   ['simular/win11', null, 'simular/win11', null],
   ['win11', null, 'win11', null],
   ['win11:v1', null, 'win11', 'v1'],
@@ -91,6 +92,12 @@ test.each([
   'ghcr.io:x/y',
   'a b',
   'a:b:c',
+  '-docker.io/a',
+  'do..cker/a',
+  'docker.io-:5000/a',
+  '[::1/a',
+  '[:::1]/a',
+  'a'.repeat(64),
 ])('%j names no image', (text) => {
   expect(parseImageName(text)).toBeNull();
 });

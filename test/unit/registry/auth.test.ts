@@ -3,14 +3,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import {
-  basic,
-  dockerCredentials,
-  parseChallenge,
-  parseToken,
-  registryUrl,
-  tokenUrl,
-} from '../../../src/registry/auth.ts';
+import { basic, mayKnow, parseChallenge, parseToken, registryUrl, tokenUrl } from '../../../src/registry/auth.ts';
+import { findLogin, loginFiles } from '../../../src/registry/logins.ts';
 import { ShapeError } from '../../../src/core/json.ts';
 
 test.each([
@@ -107,6 +101,17 @@ test('basic credentials', () => {
   expect(basic({ username: 'op', password: 'pä:ß' })).toBe(`Basic ${Buffer.from('op:pä:ß').toString('base64')}`);
 });
 
+test.each([
+  ['http://r.example:5000', 'http://r.example:5001/token', true],
+  ['http://r.example', 'https://r.example/token', true],
+  ['http://r.example', 'https://auth.example/token', false],
+  ['http://r.example', 'http://auth.example/token', false],
+  ['https://r.example', 'https://auth.example/token', true],
+  ['https://r.example', 'http://r.example/token', false],
+])('who a person is at %s may be told to %s: %s', (registry, realm, expected) => {
+  expect(mayKnow(realm, registry)).toBe(expected);
+});
+
 describe('what docker login left', () => {
   const dir = mkdtempSync(join(tmpdir(), 'reconcile-docker-'));
   afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -114,7 +119,7 @@ describe('what docker login left', () => {
   const auth = (text: string): { auth: string } => ({ auth: Buffer.from(text).toString('base64') });
   const of = async (host: string, config: unknown): Promise<unknown> => {
     writeFileSync(file, typeof config === 'string' ? config : JSON.stringify(config));
-    return await dockerCredentials(file, host);
+    return (await findLogin([file], host)).credentials;
   };
   const auths = {
     'ghcr.io': auth('op:secret'),
@@ -138,10 +143,35 @@ describe('what docker login left', () => {
   });
 
   test('is nothing where there is no file, or it says nothing', async () => {
-    expect(await dockerCredentials(join(dir, 'none'), 'ghcr.io')).toBeNull();
-    expect(await dockerCredentials(dir, 'ghcr.io')).toBeNull();
+    expect(await findLogin([join(dir, 'none'), dir], 'ghcr.io')).toEqual({
+      credentials: null,
+      looked: `${join(dir, 'none')} (does not exist), ${dir} (is not a regular file)`,
+    });
     expect(await of('ghcr.io', {})).toBeNull();
     expect(await of('ghcr.io', { auths: {}, credsStore: 'desktop' })).toBeNull();
+  });
+
+  test('is that of the first file that names the registry, and a helper is said not to be run', async () => {
+    const podman = join(dir, 'auth.json');
+    writeFileSync(podman, JSON.stringify({ auths: { 'ghcr.io': auth('op:pod') } }));
+    writeFileSync(file, JSON.stringify({ credHelpers: { 'ghcr.io': 'pass' } }));
+    const credentials = { username: 'op', password: 'pod' };
+    expect(await findLogin([file, podman], 'ghcr.io')).toEqual({ credentials, looked: podman });
+    expect((await findLogin([file], 'ghcr.io')).looked).toContain('the helper pass, and helpers are not run');
+  });
+
+  test('is looked for where the environment says, and where the programs keep it', () => {
+    expect(loginFiles({}, '/home/op')).toEqual([
+      '/home/op/.docker/config.json',
+      '/home/op/.config/containers/auth.json',
+    ]);
+    const env = { REGISTRY_AUTH_FILE: '/auth', DOCKER_CONFIG: '/docker', XDG_RUNTIME_DIR: '/run/user/7' };
+    expect(loginFiles({ ...env, XDG_CONFIG_HOME: '/etc/op' }, '/home/op')).toEqual([
+      '/auth',
+      '/docker/config.json',
+      '/run/user/7/containers/auth.json',
+      '/etc/op/containers/auth.json',
+    ]);
   });
 
   test.each([
