@@ -1,7 +1,7 @@
 /**
- * Connections to nodes over ssh2: whom to trust and who we are (`known-hosts.ts`, `identity.ts`), the way there
- * (`jump.ts`), one try after the other (`login.ts`, `retry.ts`, `throttle.ts`), and commands on what comes of it
- * (`exec.ts`). Every wait has a deadline, and a dead peer is noticed by keepalives.
+ * Connections to nodes over ssh2: whom to trust (`trust/`) and who we are (`identity.ts`), how a connection is made and
+ * tried again (`connect/`), and commands over it (`exec.ts`). Every wait has a deadline, and a dead peer is noticed by
+ * keepalives.
  */
 import { readFile } from 'node:fs/promises';
 import { fault, ReconcileError } from '../core/errors.ts';
@@ -10,12 +10,16 @@ import { createAcceptor } from './trust/accept-new.ts';
 import { startDeadline, withDeadline } from '../system/deadline.ts';
 import { remember } from '../system/remember.ts';
 import { connectionOver, type Connection } from './exec.ts';
-import { AGENT_MS, createIdentities, type Passphrase } from './identity.ts';
-import { createWays } from './jump.ts';
+import { AGENT_MS } from './agent.ts';
+import { createIdentities } from './identity.ts';
+import type { Passphrase } from './key-file.ts';
+import { RetryableConnectError } from './connect/failure.ts';
+import { createTransports } from './connect/jump.ts';
+import type { Login } from './connect/disconnect.ts';
+import { logIn, type Attempt, type Log } from './connect/login.ts';
+import { knownHostsName, type Trust } from './trust/host-key.ts';
 import { loadKnownHosts } from './trust/known-hosts.ts';
 import type { KnownHosts, KnownHostsCache } from './trust/known-hosts.ts';
-import { Dropped, logIn, trustedName } from './login.ts';
-import type { Attempt, Log, Login, Trust } from './login.ts';
 import { withRetries, type RetryPolicy } from '../system/retry.ts';
 
 export type { Connection, ExecOptions } from './exec.ts';
@@ -54,7 +58,7 @@ const NO_PASSPHRASE: Passphrase = { text: null, file: null };
 /** For what is dropped: the way is open again as soon as others have come through. */
 const RETRY: RetryPolicy = { retries: 8, pauseMs: 250, maxPauseMs: 2_000 };
 /** Of these tries so many are for a port that nobody listens on, and for a TCP connection that does not come about. */
-const AGAIN: Record<Dropped['why'], number> = { dropped: Infinity, refused: 2, slow: 1 };
+const AGAIN: Record<RetryableConnectError['why'], number> = { dropped: Infinity, refused: 2, slow: 1 };
 /** So many drops of one machine say something about the way there; more of them, about the machine. */
 const TELLING_DROPS = 2;
 /** Open files beside those of nodes: of Node.js itself, connections to registries, the agent, logs. */
@@ -73,7 +77,7 @@ export function createSsh(options: SshOptions): Ssh {
   const knownHosts = new Map<string, Promise<KnownHosts>>();
   const open = new Map<string, Connection>();
 
-  const trustFor = async (target: SshTarget): Promise<Trust> => {
+  const loadTrust = async (target: SshTarget): Promise<Trust> => {
     const { knownHostsFiles: own, globalKnownHostsFiles: global = [] } = target;
     const key = JSON.stringify([own, global]);
     const known = remember(knownHosts, key, async () => await loadKnownHosts({ own, global }, knownFiles));
@@ -83,7 +87,7 @@ export function createSsh(options: SshOptions): Ssh {
   };
 
   const accept = async (target: SshTarget, file: string, blob: Buffer) => {
-    const { verdict, line } = await acceptor.accept(file, { ...trustedName(target), blob });
+    const { verdict, line } = await acceptor.accept(file, { ...knownHostsName(target), blob });
     if (line !== null) {
       (await knownFiles.get(file))?.add(line);
       log('info', `${target.host}: its host key is known from now on`, { file, line: line.line });
@@ -91,49 +95,49 @@ export function createSsh(options: SshOptions): Ssh {
     return verdict;
   };
 
-  /** Logs in to a machine by way of others, and again where that is worth it. */
+  /** Logs in to a machine through others, and again where that is worth it. */
   const reach = async (target: SshTarget, jumps: SshTarget[], signal: AbortSignal): Promise<Login> => {
     const { host, proxyCommand, connectTimeoutMs: afterMs } = target;
     const attempt: Attempt = { stage: 'reading keys', tried: [], accepted: null };
     const late = (): ReconcileError => fault('SSH_TIMEOUT', { host, what: attempt.stage, afterMs, proxyCommand });
     const timeout = { afterMs, reason: late };
     const [trust, identity] = await withDeadline({ signal, timeout: { ...timeout, afterMs: afterMs + AGENT_MS } }, () =>
-      Promise.all([trustFor(target), identities.load(target)]),
+      Promise.all([loadTrust(target), identities.load(target)]),
     );
-    const way = ways.through(jumps);
-    const via = jumps.length === 0 ? null : commandTo(jumps);
-    const seen: Record<Dropped['why'], number> = { dropped: 0, refused: 0, slow: 0 };
+    const transport = transports.through(jumps);
+    const via = jumps.length === 0 ? null : describeCommand(jumps);
+    const seen: Record<RetryableConnectError['why'], number> = { dropped: 0, refused: 0, slow: 0 };
 
     const once = async (): Promise<Login> => {
-      const place = await way.throttle.enter(signal);
-      const slow = setTimeout(() => place.leave(), SLOW_MS);
+      const permit = await transport.limiter.enter(signal);
+      const slow = setTimeout(() => permit.leave(), SLOW_MS);
       attempt.stage = 'opening a TCP connection';
       attempt.tried = [];
       attempt.accepted = null;
       try {
-        const stream = await way.open(target, signal);
+        const stream = await transport.open(target, signal);
         attempt.stage = 'the SSH handshake';
         const login = await withDeadline({ signal, timeout }, (stop) =>
           logIn(stream, target, { trust, identity, attempt, stop, keepaliveMs, log, via }),
         ).catch((error: unknown) => {
-          const lost = error instanceof ReconcileError && way.isLost(stream);
-          throw lost ? new Dropped(error, 'dropped') : error;
+          const lost = error instanceof ReconcileError && transport.isLost(stream);
+          throw lost ? new RetryableConnectError(error, 'dropped') : error;
         });
-        place.succeeded();
+        permit.succeeded();
         return login;
       } catch (error) {
-        if (error instanceof Dropped) {
+        if (error instanceof RetryableConnectError) {
           seen[error.why] += 1;
-          if (error.why === 'dropped' && seen.dropped <= TELLING_DROPS) place.dropped();
+          if (error.why === 'dropped' && seen.dropped <= TELLING_DROPS) permit.dropped();
         }
         throw error;
       } finally {
         clearTimeout(slow);
-        place.leave();
+        permit.leave();
       }
     };
     const isWorthwhile = (error: unknown): boolean => {
-      if (!(error instanceof Dropped) || seen[error.why] > AGAIN[error.why]) return false;
+      if (!(error instanceof RetryableConnectError) || seen[error.why] > AGAIN[error.why]) return false;
       log('debug', 'connecting again', { host, cause: error.message });
       return true;
     };
@@ -141,11 +145,11 @@ export function createSsh(options: SshOptions): Ssh {
       return await withRetries(retry, signal, isWorthwhile, once);
     } catch (error) {
       if (signal.aborted) throw signal.reason;
-      throw error instanceof Dropped ? error.fault : error;
+      throw error instanceof RetryableConnectError ? error.reported : error;
     }
   };
 
-  const ways = createWays(
+  const transports = createTransports(
     (jumps) => reach(jumps.at(-1) as SshTarget, jumps.slice(0, -1), closing.signal),
     (through) => {
       const where = through === null ? '' : ` through ${through}`;
@@ -184,7 +188,7 @@ export function createSsh(options: SshOptions): Ssh {
     close() {
       closing.abort(new Error('the SSH client was closed'));
       for (const connection of open.values()) connection.close();
-      ways.close();
+      transports.close();
     },
   };
 }
@@ -197,7 +201,7 @@ async function openFilesLimit(): Promise<number> {
 }
 
 /** What to type to have a command run on the last of these machines. */
-function commandTo(jumps: SshTarget[]): string {
+function describeCommand(jumps: SshTarget[]): string {
   const names = jumps.map(({ user, host, port }) => `${user}@${host.includes(':') ? `[${host}]` : host}:${port}`);
   const before = names.slice(0, -1).join(',');
   const { user, host, port } = jumps.at(-1) as SshTarget;

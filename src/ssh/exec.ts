@@ -10,9 +10,10 @@ import type ssh2 from 'ssh2';
 import type { ClientChannel } from 'ssh2';
 import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node } from '../core/model/node.ts';
-import { settleOnce } from '../system/deadline.ts';
-import { CAUSES, errorCode, hangUp, quietly, unreachable } from './login.ts';
-import type { Log, Login } from './login.ts';
+import { settleOnce, type Settling } from '../system/deadline.ts';
+import { disconnect, ignoreThrown, type Login } from './connect/disconnect.ts';
+import { CAUSES, errorCode, unreachable } from './connect/failure.ts';
+import type { Log } from './connect/login.ts';
 
 /** Bytes of standard error of any command. What a machine says beyond it is no answer, and is not waited for. */
 const MAX_STDERR_BYTES = 32_000_000;
@@ -81,7 +82,7 @@ export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => 
   const end = (reason: () => ReconcileError): void => {
     if (ended !== null) return;
     ended = reason;
-    hangUp(login);
+    disconnect(login);
     onEnd();
     for (const abandon of running) abandon(reason());
   };
@@ -108,7 +109,7 @@ export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => 
           login.client.exec(command, (error, opened) => {
             if (error) return fail(unreachable(node, `the server runs no command: ${error.message}`, error));
             if (isOver()) return ignore(opened);
-            onEnd(follow(opened, node, options, fail, done));
+            onEnd(follow(opened, node, options, { done, fail }));
           });
         } catch (error) {
           fail(lost(node, 'connection lost', error));
@@ -122,7 +123,7 @@ export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => 
 function ignore(channel: ClientChannel): void {
   channel.on('error', () => undefined).resume();
   channel.stderr.on('error', () => undefined).resume();
-  quietly(() => channel.close());
+  ignoreThrown(() => channel.close());
 }
 
 /** Feeds a channel and gathers what comes back. Returns what ends that: to be called once it was done or failed. */
@@ -130,8 +131,7 @@ function follow(
   channel: ClientChannel,
   node: Node,
   options: ExecOptions,
-  fail: (error: unknown) => void,
-  done: (result: ExecResult) => void,
+  { done, fail }: Pick<Settling<ExecResult>, 'done' | 'fail'>,
 ): () => void {
   const stdout: Buffer[] = [];
   let stdoutBytes = 0;

@@ -7,10 +7,10 @@ import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough, type Duplex } from 'node:stream';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { createWays } from '../../src/ssh/jump.ts';
-import type { Login } from '../../src/ssh/login.ts';
+import { createTransports } from '../../src/ssh/connect/jump.ts';
+import type { Login } from '../../src/ssh/connect/disconnect.ts';
 import { createSsh, type Ssh, type SshOptions } from '../../src/ssh/client.ts';
-import { createThrottle } from '../../src/ssh/throttle.ts';
+import { createLimiter } from '../../src/ssh/connect/limiter.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { Node } from '../../src/core/model/node.ts';
@@ -335,7 +335,7 @@ describe('a connection', () => {
 describe('a jump host', () => {
   it('gets another connection only when the first one carries as much as it can', async () => {
     let logins = 0;
-    const ways = createWays(
+    const transports = createTransports(
       () => {
         logins += 1;
         const client = Object.assign(new EventEmitter(), {
@@ -353,63 +353,63 @@ describe('a jump host', () => {
       () => undefined,
     );
     const target = node({ host: '127.0.0.1', port: 1 });
-    const way = ways.through([target]);
-    expect(ways.through([{ ...target }])).toBe(way);
-    const streams = await Promise.all(Array.from({ length: 500 }, () => way.open(target, never)));
+    const transport = transports.through([target]);
+    expect(transports.through([{ ...target }])).toBe(transport);
+    const streams = await Promise.all(Array.from({ length: 500 }, () => transport.open(target, never)));
     expect(logins).toBe(1);
-    await way.open(target, never);
+    await transport.open(target, never);
     expect(logins).toBe(2);
     streams[0]?.destroy();
     await new Promise((resolve) => streams[0]?.once('close', resolve));
-    await way.open(target, never);
+    await transport.open(target, never);
     expect(logins).toBe(2);
-    ways.close();
+    transports.close();
   });
 });
 
-describe('the throttle', () => {
+describe('the limiter', () => {
   it('lets everything through until something is dropped, then less, and then more again', async () => {
     let said = 0;
-    const throttle = createThrottle(() => (said += 1));
-    const enter = (): ReturnType<typeof throttle.enter> => throttle.enter(never);
-    const places = await Promise.all(Array.from({ length: 100 }, enter));
-    expect(throttle.limit()).toBe(Infinity);
-    for (const place of places) place.dropped();
-    expect(throttle.limit()).toBe(1);
+    const limiter = createLimiter(() => (said += 1));
+    const enter = (): ReturnType<typeof limiter.enter> => limiter.enter(never);
+    const permits = await Promise.all(Array.from({ length: 100 }, enter));
+    expect(limiter.limit()).toBe(Infinity);
+    for (const permit of permits) permit.dropped();
+    expect(limiter.limit()).toBe(1);
     let grown = 0;
-    while (throttle.limit() < 100) {
+    while (limiter.limit() < 100) {
       (await enter()).succeeded();
       grown += 1;
     }
     expect(grown).toBeLessThan(1000);
     expect(said).toBe(1);
-    while (throttle.limit() < Infinity) (await enter()).succeeded();
+    while (limiter.limit() < Infinity) (await enter()).succeeded();
   });
 
   it('halves with each drop, and keeps those beyond waiting in order', async () => {
-    const throttle = createThrottle();
-    const places = await Promise.all(Array.from({ length: 8 }, () => throttle.enter(never)));
-    places[0]?.dropped();
-    expect(throttle.limit()).toBe(4);
+    const limiter = createLimiter();
+    const permits = await Promise.all(Array.from({ length: 8 }, () => limiter.enter(never)));
+    permits[0]?.dropped();
+    expect(limiter.limit()).toBe(4);
     const order: number[] = [];
-    const waiting = [1, 2, 3].map((n) => throttle.enter(never).then((place) => (order.push(n), place)));
-    for (const place of places.slice(1, 4)) place.leave();
+    const waiting = [1, 2, 3].map((n) => limiter.enter(never).then((permit) => (order.push(n), permit)));
+    for (const permit of permits.slice(1, 4)) permit.leave();
     await Promise.resolve();
     expect(order).toEqual([]);
-    for (const place of places.slice(4)) place.succeeded();
+    for (const permit of permits.slice(4)) permit.succeeded();
     await Promise.all(waiting);
     expect(order).toEqual([1, 2, 3]);
-    places[5]?.dropped(); // it has ended already
-    expect(throttle.limit()).toBeGreaterThan(4);
+    permits[5]?.dropped(); // it has ended already
+    expect(limiter.limit()).toBeGreaterThan(4);
   });
 
   it('forgets who gives up waiting', async () => {
-    const throttle = createThrottle();
-    (await throttle.enter(never)).dropped();
-    const first = await throttle.enter(never);
+    const limiter = createLimiter();
+    (await limiter.enter(never)).dropped();
+    const first = await limiter.enter(never);
     const controller = new AbortController();
-    const given = throttle.enter(controller.signal).catch((error: unknown) => error);
-    const next = throttle.enter(never);
+    const given = limiter.enter(controller.signal).catch((error: unknown) => error);
+    const next = limiter.enter(never);
     controller.abort('enough');
     expect(await given).toBe('enough');
     first.leave();
