@@ -6,8 +6,8 @@ import { count, formatBytes } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
 import type { IndexEntry, Leftover, Observed, SnapshotFact, VmFact } from '../core/model/observed.ts';
 import { MAX_ENTRIES } from './limits.ts';
-import { copyFault, isFull } from './private-copy.ts';
-import type { DirectoryFact, RawAnswer } from './probe-answer.ts';
+import { explainCopyFailure, isFull } from './private-copy.ts';
+import type { DirectoryFact, RawAnswer } from './answer/answer.ts';
 
 /** Below the root directory (contract B.1). */
 const CLOUD_INDEX = 'cloudimg/db/images.json';
@@ -26,7 +26,7 @@ const ARCHITECTURES = new Map([
  * Yields where others may have their turn.
  * @throws ShapeError naming the place; ReconcileError NODE_ANSWER_INVALID where the free space is not told
  */
-export function* observedFrom(raw: RawAnswer, node: Node): Generator<void, Observed> {
+export function* parseFacts(raw: RawAnswer, node: Node): Generator<void, Observed> {
   if (raw.freeBytes === null)
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
   const stored = raw.sqlite ? listedEntries(raw, node) : null;
@@ -129,19 +129,19 @@ function records(texts: RawAnswer['texts'], file: string, table: string): [strin
 }
 
 /** `cocoon … list -o json` of a SQLite store; an empty store says so in words (contract A.5). */
-function listed(raw: RawAnswer, kind: 'image' | 'snapshot' | 'vm', node: Node): JsonObject[] {
+function parseList(raw: RawAnswer, kind: 'image' | 'snapshot' | 'vm', node: Node): JsonObject[] {
   const where = `cocoon ${kind} list`;
   const output = (raw.texts[`${kind}-list`] ?? '').trim();
   if (raw.listed[kind] !== 0) {
     const said = `${where} failed: ${(raw.texts[`${kind}-errors`] ?? '').trim()}`;
-    throw isFull(said) ? copyFault(raw.scratchDir, said, node) : new ShapeError(said);
+    throw isFull(said) ? explainCopyFailure(raw.scratchDir, said, node) : new ShapeError(said);
   }
   if (/^No (images|snapshots|VMs) found\.$/.test(output)) return [];
   return array(parseJson(output, where), where, MAX_ENTRIES).map((item, i) => object(item, `${where}[${i}]`));
 }
 
 function listedEntries(raw: RawAnswer, node: Node): IndexEntry[] {
-  return listed(raw, 'image', node).map((item, i) => {
+  return parseList(raw, 'image', node).map((item, i) => {
     const where = `cocoon image list[${i}]`;
     const type = item['type'];
     if (type !== 'cloudimg' && type !== 'oci') throw new ShapeError(`${where}.type is unknown`);
@@ -189,7 +189,7 @@ function jsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
 
 /** On a SQLite root the CLI does not tell `data_dir`: it is `snapshot/localfile/<ID>`. */
 function listedSnapshots(raw: RawAnswer, node: Node): SnapshotRecord[] {
-  return listed(raw, 'snapshot', node).map((record, i) => {
+  return parseList(raw, 'snapshot', node).map((record, i) => {
     const id = text(record['id'], `cocoon snapshot list[${i}].id`);
     const name = optionalText(record['name'], `cocoon snapshot list[${i}].name`) ?? '';
     const dataDir = Object.keys(raw.directories).find((dir) => dir.endsWith(`/snapshot/localfile/${id}`)) ?? null;
@@ -205,7 +205,7 @@ function jsonVms(raw: RawAnswer): VmFact[] {
 }
 
 function listedVms(raw: RawAnswer, node: Node): VmFact[] {
-  return listed(raw, 'vm', node).map((record, i) => vmFact(record, `cocoon vm list[${i}]`));
+  return parseList(raw, 'vm', node).map((record, i) => vmFact(record, `cocoon vm list[${i}]`));
 }
 
 function vmFact(record: JsonObject, where: string): VmFact {

@@ -13,10 +13,10 @@ export function isFull(said: string): boolean {
 }
 
 /**
- * Only what was said of the store itself is held against the store.
+ * The error of a private copy that could not be made. Only what was said of the store itself is held against the store.
  * @param said the words of mktemp, mkdir, cp or cocoon
  */
-export function copyFault(dir: string, said: string, { name: host, user }: Node): ReconcileError {
+export function explainCopyFailure(dir: string, said: string, { name: host, user }: Node): ReconcileError {
   if (SOURCE.test(said)) return fault('NODE_INDEX_CORRUPT', { host, what: said });
   if (isFull(said)) return fault('NO_SPACE', { host, dir, said });
   if (CLOSED.test(said)) {

@@ -12,7 +12,7 @@
 # nothing. When it ends, the whole process group is ended, and so it is LIMIT seconds after USR1, which comes after
 # PATIENCE seconds and ends a `cocoon version` that has not ended by itself.
 #
-# The answer is lines of words between two marks that hold the nonce; a path without a leading slash is one below ROOT.
+# The answer is lines of words between two marks that hold the nonce (`answer/lines.ts` says what each means); a path without a leading slash is one below ROOT.
 # The text of a file follows a line `file` and one with its name, each of its lines marked by `|`, so that nothing in a
 # file can pass for a line of the answer; a file with a control character in its name is none of cocoon's and left out.
 # After a line `heads` come the first BYTES of every blob and overlay as they are, each behind the line that `head -v`

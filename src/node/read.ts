@@ -7,11 +7,12 @@ import { UNREADABLE } from '../core/qcow2.ts';
 import { shellQuote } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
 import type { Observed } from '../core/model/observed.ts';
-import { observedFrom } from './facts.ts';
+import { parseFacts } from './facts.ts';
 import { MAX_ANSWER_BYTES } from './limits.ts';
-import { copyFault } from './private-copy.ts';
-import { isUnread, type RawAnswer } from './probe-answer.ts';
-import { createAnswerReader, type AnswerReader } from './probe-stream.ts';
+import { explainCopyFailure } from './private-copy.ts';
+import type { RawAnswer } from './answer/answer.ts';
+import { isUnread } from './answer/heads.ts';
+import { createAnswerReader, type AnswerReader } from './answer/stream.ts';
 import { inSlices } from '../system/slices.ts';
 import type { Connection } from '../ssh/client.ts';
 
@@ -30,7 +31,7 @@ const HEARTBEAT_MS = 30_000;
 let script: string | null = null;
 
 /** The text of the probe without its comments, read once per run. */
-function probeScript(): string {
+function loadScript(): string {
   script ??= readFileSync(new URL('./probe.sh', import.meta.url), 'utf8').replaceAll(/^ *#.*\n/gm, '');
   return script;
 }
@@ -63,7 +64,7 @@ export async function readNode(
   let isInline = !sudo;
   for (let answers = 0; answers < MAX_ANSWERS; answers += 1) {
     const nonce = randomBytes(8).toString('hex');
-    const { command, stdin } = probeCommand(node, scope, nonce, timeoutMs, isInline);
+    const { command, stdin } = buildCommand(node, scope, { nonce, timeoutMs, isInline });
     const reader = createAnswerReader(nonce, node, scope.headBytes);
     const result = await connection.exec(command, {
       stdin,
@@ -102,12 +103,10 @@ export async function readNode(
  * else costs a round trip. Never with sudo, which logs every word. csh would take each line of it for a command of its own,
  * so the first one ends csh, which alone has a variable of this name.
  */
-function probeCommand(
+function buildCommand(
   node: Node,
   scope: Scope,
-  nonce: string,
-  timeoutMs: number,
-  isInline: boolean,
+  { nonce, timeoutMs, isInline }: { nonce: string; timeoutMs: number; isInline: boolean },
 ): { command: string; stdin: string } {
   const { binary, rootDir, sudo } = node.cocoon;
   const seconds = Math.ceil(timeoutMs / 1000);
@@ -118,7 +117,7 @@ function probeCommand(
     `${seconds + SPARE_SECONDS}`,
     `${Math.min(PATIENCE_SECONDS, Math.ceil(seconds / 3))}`,
   ];
-  const script = shellQuote(`\n${NOT_CSH}\n${probeScript()}`);
+  const script = shellQuote(`\n${NOT_CSH}\n${loadScript()}`);
   const words = [nonce, binary, rootDir, `${scope.headBytes}`, ...scope.elsewhere].map(shellQuote);
   const command = ['timeout', ...limits, 'sh', '-c', script, 'sh', ...words].join(' ');
   if (isInline) return { command, stdin: '' };
@@ -152,13 +151,13 @@ export function* parseProbe(
     throw fault('NODE_STORE_MISSING', { host, rootDir, kept: raw.storeMissing.filter(({ dir }) => dir !== rootDir) });
   }
   if (raw.unsettled) throw fault('NODE_BUSY', { host, why: 'writes' });
-  if (raw.unmade !== null) throw copyFault(raw.scratchDir, raw.unmade, node);
+  if (raw.unmade !== null) throw explainCopyFailure(raw.scratchDir, raw.unmade, node);
   if (raw.walk === 'begun') {
     throw fault('NODE_ANSWER_INVALID', { host, what: 'its `find` lists nothing: GNU findutils are needed there' });
   }
   try {
-    const observed = yield* observedFrom(raw, node);
-    return { observed, wider: widerScope(scope, raw, observed, node) };
+    const observed = yield* parseFacts(raw, node);
+    return { observed, wider: widenScope(scope, raw, observed, node) };
   } catch (error) {
     if (error instanceof ReconcileError || !(error instanceof ShapeError)) throw error;
     throw fault('NODE_INDEX_CORRUPT', { host, what: error.message }, error);
@@ -170,7 +169,7 @@ const LISTED =
   /^\/(?:cloudimg\/blobs\/[0-9a-f]{64}\.qcow2|oci\/blobs\/[^/]+\.erofs|oci\/boot\/[^/.][^/]*\/[^/]+|firmware\/[^/]+|snapshot\/localfile\/[^/.][^/]*\/\.)$/;
 
 /** The scope that holds all that these snapshots need; null where this one does, and all of it was read. */
-function widerScope(scope: Scope, raw: RawAnswer, { snapshots }: Observed, { name: host, cocoon }: Node): Scope | null {
+function widenScope(scope: Scope, raw: RawAnswer, { snapshots }: Observed, { name: host, cocoon }: Node): Scope | null {
   const { rootDir } = cocoon;
   const elsewhere = new Set(scope.elsewhere);
   const need = (path: string): void => {

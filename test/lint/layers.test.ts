@@ -89,6 +89,7 @@ const changes: Plant[] = [
   ['pipeline/apply/action.ts', "import type { Action } from '../../core/model/plan.ts';", null],
   ['node/other.ts', "import { pullImage } from './change.ts';", IMPORT, CHANGES],
   ['node/other.ts', "export { pullImage } from './change.ts';", IMPORT, CHANGES],
+  ['node/answer/other.ts', "import { pullImage } from '../change.ts';", IMPORT, CHANGES],
   ['node/other.ts', "import { readNode } from './read.ts';", null],
   ['config/reads.ts', "import { readRegularFile } from '../system/file.ts';", null],
   ['config/reads.ts', "import { openState } from '../bastion/state.ts';", IMPORT, 'config imports core and system'],

@@ -1,6 +1,6 @@
 // Answers of the probe as texts in which each character is a byte, so that they can be changed at random.
 import { FIRST_SCOPE, parseProbe, type Scope } from '../../src/node/read.ts';
-import { createAnswerReader } from '../../src/node/probe-stream.ts';
+import { createAnswerReader } from '../../src/node/answer/stream.ts';
 import type { Node } from '../../src/core/model/node.ts';
 import type { Observed } from '../../src/core/model/observed.ts';
 

@@ -17,7 +17,7 @@ import { dirname, join } from 'node:path';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Connection } from '../../../src/ssh/exec.ts';
 import { FIRST_SCOPE, readNode } from '../../../src/node/read.ts';
-import { createAnswerReader } from '../../../src/node/probe-stream.ts';
+import { createAnswerReader } from '../../../src/node/answer/stream.ts';
 import { ReconcileError } from '../../../src/core/errors.ts';
 import { judgeImages } from '../../support/judging.ts';
 import { shellQuote } from '../../../src/core/text.ts';

@@ -1,9 +1,11 @@
 /** The probe's answer as it comes, piece by piece: what lies between its two marks is sorted at once, and bounded. */
-import { fault } from '../core/errors.ts';
-import { firstLine, formatBytes } from '../core/text.ts';
-import type { Node } from '../core/model/node.ts';
-import { MAX_BYTES_BEFORE, MAX_FILE_BYTES } from './limits.ts';
-import { createSorter, readHeads, type RawAnswer } from './probe-answer.ts';
+import { fault } from '../../core/errors.ts';
+import { firstLine, formatBytes } from '../../core/text.ts';
+import type { Node } from '../../core/model/node.ts';
+import { MAX_BYTES_BEFORE, MAX_FILE_BYTES } from '../limits.ts';
+import type { RawAnswer } from './answer.ts';
+import { readHeads } from './heads.ts';
+import { createSorter } from './sorter.ts';
 
 /** Takes an answer in pieces: none is ever held whole, and no piece takes long. */
 export interface AnswerReader {
@@ -79,7 +81,7 @@ export function createAnswerReader(nonce: string, node: Node, headBytes: number)
       }
       if (line === 'heads') {
         stage = 'heads';
-        maxHeadsBytes = headsBytesOf(sorter.raw, headBytes);
+        maxHeadsBytes = countHeadsBytes(sorter.raw, headBytes);
         return takeHeads(piece.subarray(from));
       }
       sorter.take(line);
@@ -119,7 +121,7 @@ export function createAnswerReader(nonce: string, node: Node, headBytes: number)
 }
 
 /** So many bytes the beginnings of all files that were told of have at most, with the lines that name them. */
-function headsBytesOf({ blobs, directories }: RawAnswer, headBytes: number): number {
+function countHeadsBytes({ blobs, directories }: RawAnswer, headBytes: number): number {
   const paths = Object.keys(directories).reduce((sum, path) => sum + Buffer.byteLength(path), 0);
   const files = Object.keys(blobs).length + Object.keys(directories).length;
   return files * (headBytes + HEAD_LINE_BYTES) + paths + NEW_HEADS_BYTES;
