@@ -206,7 +206,7 @@ async function* parseManifests(
     const known: Record<string, number> = Object.create(null) as Record<string, number>;
     const kind: unknown = isMap(document.contents) ? document.get('kind') : null;
     if (typeof kind === 'string' && !mayAsk(kind)) return { source, value: { kind }, lines: known }; // the rest need not be kept
-    noteLines(document.contents, '', 0, known, lineAt);
+    noteLines(document.contents, '', 0, { known, lineAt });
     return { source, value, lines: known };
   }
 }
@@ -235,14 +235,15 @@ function toPlain(document: Document, wrong: (offset: number, problem: string) =>
   }
 }
 
+/** Where the lines are noted, by path, and how an offset in the text becomes a line. */
+interface LineNotes {
+  known: Record<string, number>;
+  lineAt: (offset: number) => number;
+}
+
 /** The line of each value by its path. What an alias stands for has the line of the alias. */
-function noteLines(
-  node: unknown,
-  path: string,
-  depth: number,
-  known: Record<string, number>,
-  lineAt: (offset: number) => number,
-): void {
+function noteLines(node: unknown, path: string, depth: number, notes: LineNotes): void {
+  const { known, lineAt } = notes;
   if (depth > MAX_LINE_DEPTH) return;
   if ((isMap(node) || isSeq(node) || isScalar(node) || isAlias(node)) && node.range)
     known[path] = lineAt(node.range[0]);
@@ -250,10 +251,10 @@ function noteLines(
     for (const { key, value } of node.items) {
       if (!isScalar(key)) continue;
       const below = path === '' ? String(key.value) : `${path}.${String(key.value)}`;
-      noteLines(value, below, depth + 1, known, lineAt);
+      noteLines(value, below, depth + 1, notes);
       if (key.range) known[below] = lineAt(key.range[0]);
     }
   } else if (isSeq(node)) {
-    for (const [i, item] of node.items.entries()) noteLines(item, `${path}[${i}]`, depth + 1, known, lineAt);
+    for (const [i, item] of node.items.entries()) noteLines(item, `${path}[${i}]`, depth + 1, notes);
   }
 }

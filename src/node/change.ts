@@ -3,12 +3,13 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fault, infoOf, type ReconcileError } from '../core/errors.ts';
 import { hexOf } from '../core/reference.ts';
-import { firstLine, shellQuote } from '../core/text.ts';
+import { shellQuote } from '../core/text.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
 import type { Node } from '../core/model/node.ts';
 import type { Leftover } from '../core/model/observed.ts';
 import type { TidyResult } from '../core/model/result.ts';
 import { withDeadline } from '../system/deadline.ts';
+import { parseReply, type ChangeReply } from './change-reply.ts';
 import { MAX_CHANGE_BYTES } from './limits.ts';
 import type { NodeSession } from './session.ts';
 import type { Connection } from '../ssh/client.ts';
@@ -22,29 +23,9 @@ const CONNECT_MS = 60_000;
 
 let script: Buffer | null = null;
 
-function changeScript(): Buffer {
+function loadScript(): Buffer {
   script ??= readFileSync(new URL('./change.sh', import.meta.url));
   return script;
-}
-
-/** What `change.sh` answered. */
-interface Answer {
-  /** Whether the guarded command was started. */
-  begun: boolean;
-  /** How it ended; null where it never began, or the guard itself was killed. */
-  ended: { code: number; why: string; said: string } | null;
-  /** Who is at it already: the reason to leave the node alone. */
-  busy: string | null;
-  /** A process has the blob open that was to be replaced. */
-  isInUse: boolean;
-  /** The digest of the content that arrived for an import. */
-  received: string | null;
-  /** The state of the VM that was cloned. */
-  state: string | null;
-  /** VM, or path of a leftover → why it could not be removed, or null where it is gone. */
-  removed: Map<string, string | null>;
-  /** What was said beside the answer: the reason where nothing began. */
-  stderr: string;
 }
 
 type Verb = keyof typeof GRACE_MS;
@@ -52,22 +33,26 @@ type Verb = keyof typeof GRACE_MS;
 /** What a deadline is said to be of, where that is not the verb. */
 const WHAT: Partial<Record<Verb, string>> = { canary: 'a canary VM', remove: 'a canary VM', tidy: 'tidying up' };
 
-/**
- * The command is short and the same for every login shell; script and heartbeat follow on standard input.
- * @param timeoutMs after this the command that changes something is ended on the node; what content may take to arrive
- */
-async function change(
+/** One call of the script. */
+interface Change {
+  /** What the verb is about. */
+  words: string[];
+  /** After this the command that changes something is ended on the node; content may take as long to arrive. */
+  timeoutMs: number;
+  content?: AsyncIterable<Uint8Array>;
+}
+
+/** The command is short and the same for every login shell; script and heartbeat follow on standard input. */
+async function runChange(
   { node, connection, signal }: NodeSession,
   verb: Verb,
-  words: string[],
-  timeoutMs: number,
-  content?: AsyncIterable<Uint8Array>,
-): Promise<Answer> {
+  { words, timeoutMs, content }: Change,
+): Promise<ChangeReply> {
   const { binary, rootDir, runDir, logDir, sudo } = node.cocoon;
   const nonce = randomBytes(8).toString('hex');
   const limits = [String(SILENCE_SECONDS), String(Math.ceil(timeoutMs / 1000))];
   const fixed = [nonce, verb, rootDir, sudo ? 'yes' : 'no', ...limits, binary, runDir ?? '', logDir ?? ''];
-  const text = changeScript();
+  const text = loadScript();
   const command = ['sh', '-c', `eval "$(head -c ${text.length})"`, 'change', ...fixed, ...words];
   const result = await connection.exec(command.map(shellQuote).join(' '), {
     stdin: text.toString('utf8'),
@@ -79,47 +64,7 @@ async function change(
     signal,
     what: WHAT[verb] ?? `a ${verb}`,
   });
-  return parseAnswer(result.stdout.toString('utf8'), nonce, result.stderr);
-}
-
-function parseAnswer(stdout: string, nonce: string, stderr: string): Answer {
-  const answer: Answer = {
-    begun: false,
-    ended: null,
-    busy: null,
-    isInUse: false,
-    received: null,
-    state: null,
-    removed: new Map(),
-    stderr: lastLines(stderr) || (stdout.includes(nonce) ? '' : firstLine(stdout)),
-  };
-  let said: string[] = [];
-  for (const line of stdout.split('\n')) {
-    if (!line.startsWith(`${nonce} `)) continue;
-    const [word = '', first = '', ...rest] = line.slice(nonce.length + 1).split(' ');
-    const words = [first, ...rest].join(' ');
-    if (word === 'said') {
-      said.push(words);
-      continue;
-    }
-    const why = lastLines(said.join('\n'));
-    said = [];
-    if (word === 'locked') answer.busy = 'another reconcile is changing this node';
-    else if (word === 'busy') answer.busy = `the same image is being pulled there already (process ${words})`;
-    else if (word === 'begun') answer.begun = true;
-    else if (word === 'ended') answer.ended = { code: Number(first), why: rest.join(' '), said: why };
-    else if (word === 'in-use') answer.isInUse = true;
-    else if (word === 'received') answer.received = `sha256:${words}`;
-    else if (word === 'state') answer.state = words;
-    else if (word === 'removed') answer.removed.set(words, null);
-    else if (word === 'left') answer.removed.set(words, why);
-  }
-  return answer;
-}
-
-/** The last lines of what was said; cocoon ends with `Error: …` (contract A.2). */
-function lastLines(stderr: string): string {
-  return stderr.trim().split('\n').slice(-4).join('; ');
+  return parseReply(result.stdout.toString('utf8'), nonce, result.stderr);
 }
 
 /**
@@ -128,7 +73,8 @@ function lastLines(stderr: string): string {
  * @throws ReconcileError PULL_FAILED, PULL_TIMEOUT, LOCKED, SSH_*
  */
 export async function pullImage(session: NodeSession, reference: string, timeoutMs: number): Promise<void> {
-  refuseFailedPull(await change(session, 'pull', [reference], timeoutMs), session.node, reference, timeoutMs);
+  const reply = await runChange(session, 'pull', { words: [reference], timeoutMs });
+  refuseFailedPull(reply, session.node, reference, timeoutMs);
 }
 
 /**
@@ -142,9 +88,9 @@ export async function replaceBlob(
   digest: string,
   timeoutMs: number,
 ): Promise<void> {
-  const answer = await change(session, 'replace', [reference, hexOf(digest)], timeoutMs);
-  if (answer.isInUse) throw fault('BLOB_IN_USE', { host: session.node.name, digest });
-  refuseFailedPull(answer, session.node, reference, timeoutMs);
+  const reply = await runChange(session, 'replace', { words: [reference, hexOf(digest)], timeoutMs });
+  if (reply.isInUse) throw fault('BLOB_IN_USE', { host: session.node.name, digest });
+  refuseFailedPull(reply, session.node, reference, timeoutMs);
 }
 
 /** What is imported, as it comes from the registry. */
@@ -169,23 +115,23 @@ export async function importImage(
   timeoutMs: number,
 ): Promise<void> {
   const host = session.node.name;
-  const failed = (why: string): Error => fault('IMPORT_FAILED', { host, reference, why });
+  const createFailure = (why: string): Error => fault('IMPORT_FAILED', { host, reference, why });
   const words = [reference, hexOf(digest), String(sizeBytes)];
-  const answer = await change(session, replaces ? 'replace' : 'import', words, timeoutMs, content);
-  const { busy, received, ended, stderr } = answer;
+  const reply = await runChange(session, replaces ? 'replace' : 'import', { words, timeoutMs, content });
+  const { busy, received, ended, stderr } = reply;
   if (busy !== null) throw fault('LOCKED', { host, by: busy });
-  if (answer.isInUse) throw fault('BLOB_IN_USE', { host, digest });
+  if (reply.isInUse) throw fault('BLOB_IN_USE', { host, digest });
   if (received !== digest) {
     const what = received === null ? 'nothing arrived' : `${received} arrived and not ${digest}`;
-    throw failed(stderr === '' ? what : `${what}: ${stderr}`);
+    throw createFailure(stderr === '' ? what : `${what}: ${stderr}`);
   }
-  if (ended === null) throw failed(`it did not start: ${stderr}`);
-  if (ended.code !== 0) throw failed(ended.why === '' ? ended.said : `it was ended: ${ended.why}`);
+  if (ended === null) throw createFailure(`it did not start: ${stderr}`);
+  if (ended.code !== 0) throw createFailure(ended.why === '' ? ended.said : `it was ended: ${ended.why}`);
 }
 
-/** Turns the answer to a pull that did not succeed into its error. */
+/** Turns the reply to a pull that did not succeed into its error. */
 function refuseFailedPull(
-  { begun, ended, busy, stderr }: Answer,
+  { begun, ended, busy, stderr }: ChangeReply,
   node: Node,
   reference: string,
   timeoutMs: number,
@@ -230,47 +176,47 @@ export async function cloneCanary(
   const { node } = session;
   const { name, snapshot, extraArgs } = canary;
   const host = node.name;
-  const failed = (why: string): ErrorInfo => infoOf(fault('CLONE_FAILED', { host, snapshot, why }));
-  let answer: Answer;
+  const fail = (why: string): ErrorInfo => infoOf(fault('CLONE_FAILED', { host, snapshot, why }));
+  let reply: ChangeReply;
   try {
-    answer = await change(session, 'canary', [name, snapshot, ...extraArgs], timeoutMs);
+    reply = await runChange(session, 'canary', { words: [name, snapshot, ...extraArgs], timeoutMs });
   } catch (error) {
-    return { clone: failed(infoOf(error).message), vanished: false, left: await removeAgain(connect, node, name) };
+    return { clone: fail(infoOf(error).message), vanished: false, left: await removeAgain(connect, node, name) };
   }
-  const { begun, ended, busy, state, stderr } = answer;
+  const { begun, ended, busy, state, stderr } = reply;
   const never = { vanished: false, left: null };
   if (busy !== null) return { clone: infoOf(fault('LOCKED', { host, by: busy })), ...never };
-  if (!begun) return { clone: failed(`the clone did not start: ${stderr}`), ...never };
-  const clone = ended === null ? failed('it was broken off there') : whyNotRunning(ended, state, timeoutMs, failed);
-  const isAnswered = answer.removed.has(name);
-  const left = isAnswered ? leftBehind(node, name, answer) : await removeAgain(connect, node, name);
+  if (!begun) return { clone: fail(`the clone did not start: ${stderr}`), ...never };
+  const clone = ended === null ? fail('it was broken off there') : explainNotRunning(ended, state, timeoutMs, fail);
+  const isAnswered = reply.removed.has(name);
+  const left = isAnswered ? explainLeft(node, name, reply) : await removeAgain(connect, node, name);
   return { clone, vanished: state === VANISHED, left };
 }
 
-function whyNotRunning(
-  { code, why, said }: NonNullable<Answer['ended']>,
+function explainNotRunning(
+  { code, why, said }: NonNullable<ChangeReply['ended']>,
   state: string | null,
   timeoutMs: number,
-  failed: (why: string) => ErrorInfo,
+  fail: (why: string) => ErrorInfo,
 ): ErrorInfo | null {
   if (code === 0 && state === VANISHED) {
-    return failed(
+    return fail(
       'somebody removed the VM before it could be looked at, as vk-cocoon does when it starts with VK_ORPHAN_POLICY destroy',
     );
   }
-  if (code === 0) return state === 'running' ? null : failed(`the VM is ${state || 'gone'} and not running`);
-  if (why === 'deadline') return failed(`it took longer than ${timeoutMs / 1000} s and was ended`);
-  if (why === 'silence') return failed(`it was ended: ${UNHEARD}`);
-  return failed(said);
+  if (code === 0) return state === 'running' ? null : fail(`the VM is ${state || 'gone'} and not running`);
+  if (why === 'deadline') return fail(`it took longer than ${timeoutMs / 1000} s and was ended`);
+  if (why === 'silence') return fail(`it was ended: ${UNHEARD}`);
+  return fail(said);
 }
 
 /** Null where the VM is gone. */
-function leftBehind(node: Node, name: string, { removed, stderr }: Answer): ErrorInfo | null {
+function explainLeft(node: Node, name: string, { removed, stderr }: ChangeReply): ErrorInfo | null {
   const why = removed.has(name) ? removed.get(name) : stderr;
-  return why === null ? null : canaryLeft(node, name, why || 'no reason was given');
+  return why === null ? null : createCanaryLeft(node, name, why || 'no reason was given');
 }
 
-function canaryLeft(node: Node, name: string, why: string): ErrorInfo {
+function createCanaryLeft(node: Node, name: string, why: string): ErrorInfo {
   return infoOf(fault('CANARY_LEFT', { host: node.name, name, why }));
 }
 
@@ -282,14 +228,16 @@ function canaryLeft(node: Node, name: string, why: string): ErrorInfo {
 export async function tidyNode(session: NodeSession, leftovers: Leftover[]): Promise<TidyResult[]> {
   const { node } = session;
   const paths = leftovers.map(({ name }) => name);
-  const answer = await change(session, 'tidy', paths, 0);
+  const reply = await runChange(session, 'tidy', { words: paths, timeoutMs: 0 });
   return leftovers.map(({ kind, name }): TidyResult => {
     const result = { node: node.name, name };
-    if (answer.busy !== null) return { ...result, outcome: 'skipped', error: null };
-    if (answer.removed.get(name) === null) return { ...result, outcome: 'tidied', error: null };
-    const why = (answer.removed.get(name) ?? answer.stderr) || 'no reason was given';
+    if (reply.busy !== null) return { ...result, outcome: 'skipped', error: null };
+    if (reply.removed.get(name) === null) return { ...result, outcome: 'tidied', error: null };
+    const why = (reply.removed.get(name) ?? reply.stderr) || 'no reason was given';
     const error =
-      kind === 'canary-vm' ? canaryLeft(node, name, why) : infoOf(fault('TIDY_FAILED', { host: node.name, name, why }));
+      kind === 'canary-vm'
+        ? createCanaryLeft(node, name, why)
+        : infoOf(fault('TIDY_FAILED', { host: node.name, name, why }));
     return { ...result, outcome: 'failed', error };
   });
 }
@@ -301,13 +249,14 @@ async function removeAgain(connect: () => Promise<Connection>, node: Node, name:
     try {
       const afterMs = CONNECT_MS + GRACE_MS.remove;
       const reason = (): ReconcileError => fault('SSH_TIMEOUT', { host: node.host, what: `removing ${name}`, afterMs });
-      return await withDeadline({ timeout: { afterMs, reason } }, async (signal) =>
-        leftBehind(node, name, await change({ node, connection, signal }, 'remove', [name], 0)),
-      );
+      return await withDeadline({ timeout: { afterMs, reason } }, async (signal) => {
+        const reply = await runChange({ node, connection, signal }, 'remove', { words: [name], timeoutMs: 0 });
+        return explainLeft(node, name, reply);
+      });
     } finally {
       connection.close();
     }
   } catch (error) {
-    return canaryLeft(node, name, infoOf(error).message);
+    return createCanaryLeft(node, name, infoOf(error).message);
   }
 }
