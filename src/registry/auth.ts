@@ -57,12 +57,12 @@ export function tokenUrl(challenge: Challenge & { scheme: 'bearer' }, repository
 
 /** A token server's answer → token; null for an empty one, which must not be sent (contract E.2). */
 export function parseToken(body: string): string | null {
-  const answer = object(parsed(body), 'the token answer');
+  const answer = object(parseJsonUnquoted(body), 'the token answer');
   return optionalText(answer['token'], 'token', 65_536) ?? optionalText(answer['access_token'], 'access_token', 65_536);
 }
 
 /** Without a word of the parser: it quotes what it read, which may be a token. */
-function parsed(body: string): unknown {
+function parseJsonUnquoted(body: string): unknown {
   try {
     return JSON.parse(body);
   } catch {

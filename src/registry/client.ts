@@ -4,7 +4,7 @@ import type { Manifest } from '../core/artifact.ts';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, size, text } from '../core/json.ts';
 import { clip } from '../core/text.ts';
-import { createHttp, registryCode, type Answer, type HttpOptions } from './http.ts';
+import { createHttp, registryCode, type HttpResponse, type HttpOptions } from './http.ts';
 
 const MAX_MANIFEST_BYTES = 4 * 2 ** 20;
 const MAX_CONFIG_BYTES = 4 * 2 ** 20;
@@ -47,7 +47,7 @@ export function createRegistry(options: HttpOptions): Registry {
   let answered = false;
 
   /** A valid document, or the error that says which place of it is not. */
-  const understood = <T>(method: string, path: string, read: () => T): T => {
+  const parse = <T>(method: string, path: string, read: () => T): T => {
     try {
       const value = read();
       answered = true;
@@ -59,44 +59,44 @@ export function createRegistry(options: HttpOptions): Registry {
   };
 
   /** 404 in the registry's own words is an answer; anything else that is no 200 is none. */
-  const refused = (method: string, path: string, answer: Answer): ReconcileError | null => {
-    if (answer.status === 404 && (method === 'HEAD' || registryCode(answer.body) !== null)) {
+  const explainRefusal = (method: string, path: string, response: HttpResponse): ReconcileError | null => {
+    if (response.status === 404 && (method === 'HEAD' || registryCode(response.body) !== null)) {
       answered = true;
       return null;
     }
-    if (wantsLogin(answer)) return loginNeeded(method, `${options.url}${path}`, answer, options);
-    const body = answer.body.length > 0 ? `: ${clip(answer.body.toString('utf8'), 120)}` : '';
+    if (wantsLogin(response)) return loginNeeded(method, `${options.url}${path}`, response, options);
+    const body = response.body.length > 0 ? `: ${clip(response.body.toString('utf8'), 120)}` : '';
     return fault('REGISTRY_ANSWER_INVALID', {
       method,
       url: `${options.url}${path}`,
-      what: `status ${answer.status}${body}`,
+      what: `status ${response.status}${body}`,
     });
   };
 
   const tags: Registry['tags'] = async (repository, signal) => {
     const path = `/v2/${repository}/tags/list`;
-    const answer = await http.send('GET', repository, path, { atMost: MAX_MANIFEST_BYTES }, signal);
-    if (answer.status !== 200) {
-      const error = refused('GET', path, answer);
+    const response = await http.send({ method: 'GET', repository, path, take: { atMost: MAX_MANIFEST_BYTES } }, signal);
+    if (response.status !== 200) {
+      const error = explainRefusal('GET', path, response);
       if (error !== null) throw error;
       return [];
     }
-    return understood('GET', path, () => {
-      const list = object(parseJson(answer.body.toString('utf8'), 'the answer'), 'the answer')['tags'] ?? [];
+    return parse('GET', path, () => {
+      const list = object(parseJson(response.body.toString('utf8'), 'the answer'), 'the answer')['tags'] ?? [];
       return array(list, 'tags', 100_000).map((tag, i) => text(tag, `tags[${i}]`, 128));
     });
   };
 
   const blobText: Registry['blobText'] = async (repository, blob, signal) => {
     const path = `/v2/${repository}/blobs/${blob}`;
-    const answer = await http.send('GET', repository, path, { atMost: MAX_CONFIG_BYTES }, signal);
-    if (answer.status !== 200) {
-      if (wantsLogin(answer)) throw loginNeeded('GET', `${options.url}${path}`, answer, options);
-      throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${answer.status}` });
+    const response = await http.send({ method: 'GET', repository, path, take: { atMost: MAX_CONFIG_BYTES } }, signal);
+    if (response.status !== 200) {
+      if (wantsLogin(response)) throw loginNeeded('GET', `${options.url}${path}`, response, options);
+      throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${response.status}` });
     }
-    return understood('GET', path, () => {
-      if (sha256(answer.body) !== blob) throw new ShapeError('the bytes do not have the digest that was asked for');
-      return answer.body.toString('utf8');
+    return parse('GET', path, () => {
+      if (sha256(response.body) !== blob) throw new ShapeError('the bytes do not have the digest that was asked for');
+      return response.body.toString('utf8');
     });
   };
 
@@ -104,49 +104,55 @@ export function createRegistry(options: HttpOptions): Registry {
     tags,
     async manifest(repository, reference, signal) {
       const path = `/v2/${repository}/manifests/${reference}`;
-      const answer = await http.send('GET', repository, path, { atMost: MAX_MANIFEST_BYTES }, signal);
-      if (answer.status !== 200) {
-        const error = refused('GET', path, answer);
+      const response = await http.send(
+        { method: 'GET', repository, path, take: { atMost: MAX_MANIFEST_BYTES } },
+        signal,
+      );
+      if (response.status !== 200) {
+        const error = explainRefusal('GET', path, response);
         if (error !== null) throw error;
         const known = await tags(repository, signal).catch(() => []);
         throw fault('TAG_NOT_FOUND', { repository, tag: reference, known });
       }
-      return understood('GET', path, () => parseManifest(answer, reference));
+      return parse('GET', path, () => parseManifest(response, reference));
     },
     async blobSize(repository, blob, signal) {
       const path = `/v2/${repository}/blobs/${blob}`;
-      const answer = await http.send('HEAD', repository, path, { atMost: 0 }, signal);
-      if (answer.status === 200)
-        return understood('HEAD', path, () => size(Number(answer.headers['content-length']), 'Content-Length'));
-      const error = refused('HEAD', path, answer);
+      const response = await http.send({ method: 'HEAD', repository, path, take: { atMost: 0 } }, signal);
+      if (response.status === 200)
+        return parse('HEAD', path, () => size(Number(response.headers['content-length']), 'Content-Length'));
+      const error = explainRefusal('HEAD', path, response);
       if (error !== null) throw error;
       return null;
     },
     async blobHead(repository, blob, signal) {
       const path = `/v2/${repository}/blobs/${blob}`;
-      const answer = await http.send('GET', repository, path, { first: HEAD_BYTES }, signal);
-      if (answer.status !== 200) {
-        if (wantsLogin(answer)) throw loginNeeded('GET', `${options.url}${path}`, answer, options);
-        throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${answer.status}` });
+      const response = await http.send({ method: 'GET', repository, path, take: { first: HEAD_BYTES } }, signal);
+      if (response.status !== 200) {
+        if (wantsLogin(response)) throw loginNeeded('GET', `${options.url}${path}`, response, options);
+        throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${response.status}` });
       }
-      return answer.body.subarray(0, HEAD_BYTES);
+      return response.body.subarray(0, HEAD_BYTES);
     },
     blobText,
     async blobJson(repository, blob, signal) {
       const content = await blobText(repository, blob, signal);
-      return understood('GET', `/v2/${repository}/blobs/${blob}`, () => parseJson(content, 'the blob'));
+      return parse('GET', `/v2/${repository}/blobs/${blob}`, () => parseJson(content, 'the blob'));
     },
     blobStream: (repository, blob, signal) => http.stream(repository, `/v2/${repository}/blobs/${blob}`, signal),
     async servesTagPath(repository, tag, signal) {
       const path = `/dl/${repository}/${tag}`;
-      const answer = await http.send('GET', repository, path, { first: 1 }, signal);
-      if (wantsLogin(answer)) throw loginNeeded('GET', `${options.url}${path}`, answer, options);
-      return answer.status === 200;
+      const response = await http.send({ method: 'GET', repository, path, take: { first: 1 } }, signal);
+      if (wantsLogin(response)) throw loginNeeded('GET', `${options.url}${path}`, response, options);
+      return response.status === 200;
     },
     async ping(signal) {
-      const answer = await http.send('GET', '', '/v2/', { atMost: MAX_ERROR_BYTES }, signal);
-      if (answer.status === 200 || registryCode(answer.body) !== null) answered = true;
-      else throw refused('GET', '/v2/', answer) ?? new Error('unreachable');
+      const response = await http.send(
+        { method: 'GET', repository: '', path: '/v2/', take: { atMost: MAX_ERROR_BYTES } },
+        signal,
+      );
+      if (response.status === 200 || registryCode(response.body) !== null) answered = true;
+      else throw explainRefusal('GET', '/v2/', response) ?? new Error('unreachable');
     },
     hasAnswered: () => answered,
     warmUp: async () => await http.warmUp(),
@@ -155,14 +161,14 @@ export function createRegistry(options: HttpOptions): Registry {
 }
 
 /** The registry knows what it is asked for, and wants to know who asks. A 403 that is no word of a registry is a proxy's. */
-function wantsLogin({ status, body }: Answer): boolean {
+function wantsLogin({ status, body }: HttpResponse): boolean {
   return status === 401 || (status === 403 && registryCode(body) !== null);
 }
 
 function loginNeeded(
   method: string,
   url: string,
-  { status, stranger }: Answer,
+  { status, stranger }: HttpResponse,
   { token, login }: HttpOptions,
 ): ReconcileError {
   const sent =
@@ -182,23 +188,23 @@ function sha256(bytes: Buffer): string {
 }
 
 /** What the registry calls a document that does not say it itself, as an OCI index need not. */
-function contentType({ headers }: Answer): string | null {
+function contentType({ headers }: HttpResponse): string | null {
   const [type = ''] = String(headers['content-type'] ?? '').split(';');
   return type.trim() === '' ? null : type.trim();
 }
 
-function parseManifest(answer: Answer, reference: string): Manifest {
-  const computed = sha256(answer.body);
-  const claimed = answer.headers['docker-content-digest'];
+function parseManifest(response: HttpResponse, reference: string): Manifest {
+  const computed = sha256(response.body);
+  const claimed = response.headers['docker-content-digest'];
   if (claimed !== undefined && claimed !== computed)
     throw new ShapeError('Docker-Content-Digest does not fit the body');
   if (reference.startsWith('sha256:') && reference !== computed)
     throw new ShapeError('the body does not have the digest that was asked for');
-  const document = object(parseJson(answer.body.toString('utf8'), 'the manifest'), 'the manifest');
+  const document = object(parseJson(response.body.toString('utf8'), 'the manifest'), 'the manifest');
   const config = document['config'] === undefined ? null : object(document['config'], 'config');
   return {
     digest: computed,
-    mediaType: optionalText(document['mediaType'], 'mediaType') ?? contentType(answer),
+    mediaType: optionalText(document['mediaType'], 'mediaType') ?? contentType(response),
     artifactType: optionalText(document['artifactType'], 'artifactType'),
     configMediaType: config === null ? null : optionalText(config['mediaType'], 'config.mediaType'),
     configDigest: config === null ? null : digest(config['digest'], 'config.digest'),

@@ -6,12 +6,12 @@ import { basic, mayKnow, parseChallenge, parseToken, tokenUrl } from './auth.ts'
 import type { Login } from './logins.ts';
 import type { Proxy } from './proxy.ts';
 import { withDeadline } from '../system/deadline.ts';
-import { withRetries } from '../system/retry.ts';
+import { withRetries, type Retry } from '../system/retry.ts';
 import { keepSecret, redactQuote } from '../system/secrets.ts';
 
 const MAX_ERROR_BYTES = 65_536;
 const MAX_REDIRECTS = 5;
-const RETRY = { pauseMs: 300, maxPauseMs: 5000 };
+const PAUSE = { pauseMs: 300, maxPauseMs: 5000 };
 const ACCEPT = [
   'application/vnd.oci.image.index.v1+json',
   'application/vnd.docker.distribution.manifest.list.v2+json',
@@ -21,6 +21,7 @@ const ACCEPT = [
   '*/*',
 ].join(', ');
 
+/** How one registry is asked. */
 export interface HttpOptions {
   /** Without a trailing slash. */
   url: string;
@@ -43,7 +44,18 @@ export interface HttpOptions {
  */
 export type Take = { atMost: number } | { first: number };
 
-export interface Answer {
+/** One question to the registry. */
+export interface HttpRequest {
+  method: 'GET' | 'HEAD';
+  /** Whose content is asked for: the scope of a token. */
+  repository: string;
+  /** Behind the address of the registry. */
+  path: string;
+  take: Take;
+}
+
+/** What came back, after redirects. */
+export interface HttpResponse {
   status: number;
   headers: Record<string, string | string[] | undefined>;
   /** Of a status that is no 200 its beginning, with no secret in it. */
@@ -52,13 +64,13 @@ export interface Answer {
   stranger: string | null;
 }
 
+/** A client of one registry. */
 export interface Http {
   /**
    * One request, tried again on 429, 5xx and lost connections. Statuses below 500 are the caller's to judge.
-   * @param repository whose content is asked for: the scope of a token
    * @throws ReconcileError REGISTRY_UNREACHABLE, REGISTRY_ANSWER_INVALID, or the signal's reason
    */
-  send(method: 'GET' | 'HEAD', repository: string, path: string, take: Take, signal: AbortSignal): Promise<Answer>;
+  send(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse>;
   /** The body of a 200 as it comes, unbounded in length and not tried again. Throws as `send` does. */
   stream(repository: string, path: string, signal: AbortSignal): AsyncGenerator<Buffer>;
   /** Loads what the first request needs. */
@@ -66,12 +78,19 @@ export interface Http {
   close(): Promise<void>;
 }
 
+/** Opens no connection yet. */
 export function createHttp(options: HttpOptions): Http {
   let pool: Promise<Dispatcher> | null = null;
   const agent = (): Promise<Dispatcher> => (pool ??= newAgent(options));
   const { origin } = new URL(options.url);
   /** Of one request with its redirects, from the question to the last byte of the answer. */
   const timeout = { afterMs: options.timeoutMs, reason: () => new Error(`no answer within ${options.timeoutMs} ms`) };
+  const retry: Retry = {
+    retries: options.retries,
+    ...PAUSE,
+    isWorthwhile: (error) => !(error instanceof ReconcileError || error instanceof ShapeError),
+    pauseAskedFor: readRetryAfter,
+  };
   /** Repository → the header that its registry asked for. */
   const granted = new Map<string, string>();
 
@@ -86,7 +105,11 @@ export function createHttp(options: HttpOptions): Http {
     options.token === null ? granted.get(repository) : `Bearer ${options.token}`;
 
   /** The header that answers a challenge of the registry itself; null where there is nothing more to offer. */
-  const answerTo = async (challenged: Answer, repository: string, signal: AbortSignal): Promise<string | null> => {
+  const answerChallenge = async (
+    challenged: HttpResponse,
+    repository: string,
+    signal: AbortSignal,
+  ): Promise<string | null> => {
     const challenge = parseChallenge(String(challenged.headers['www-authenticate'] ?? ''));
     if (challenge === null || options.token !== null || challenged.stranger !== null) return null;
     if (challenge.scheme === 'basic') return credentials === null ? null : basic(credentials);
@@ -95,9 +118,10 @@ export function createHttp(options: HttpOptions): Http {
     const who = credentials !== null && isTrusted ? basic(credentials) : undefined;
     const url = tokenUrl(challenge, repository);
     const { status, body } = await withDeadline({ signal, timeout }, async (stop) =>
-      whole({ ...(await open(agent(), 'GET', url, who, stop)), stranger: null }, 'GET', url, {
-        atMost: MAX_ERROR_BYTES,
-      }),
+      readBody(
+        { ...(await open(await agent(), { method: 'GET', url, authorization: who }, stop)), stranger: null },
+        { method: 'GET', url, take: { atMost: MAX_ERROR_BYTES } },
+      ),
     );
     const token = status === 200 ? parseToken(body.toString('utf8')) : null;
     if (token === null) return null;
@@ -106,18 +130,14 @@ export function createHttp(options: HttpOptions): Http {
   };
 
   /** Opens a request, following redirects. Our authorization goes to the registry itself, and not there by way of others. */
-  const follow = async (
-    method: 'GET' | 'HEAD',
-    repository: string,
-    url: string,
-    signal: AbortSignal,
-  ): Promise<Opened> => {
+  const follow = async ({ method, repository, url }: Question, signal: AbortSignal): Promise<Opened> => {
     let target = url;
     let stranger: string | null = null;
     for (let hops = 0; ; hops += 1) {
       if (stranger !== null || new URL(target).origin !== origin) stranger = new URL(target).origin;
       const who = stranger === null ? authorization(repository) : undefined;
-      const opened = { ...(await open(agent(), method, target, who, signal)), stranger };
+      const asked = { method, url: target, authorization: who };
+      const opened = { ...(await open(await agent(), asked, signal)), stranger };
       const { location } = opened.headers;
       if (![301, 302, 303, 307, 308].includes(opened.statusCode) || typeof location !== 'string') return opened;
       await withDeadline({ signal, timeout }, (stop) => opened.body.dump({ limit: MAX_ERROR_BYTES, signal: stop }));
@@ -133,61 +153,53 @@ export function createHttp(options: HttpOptions): Http {
     }
   };
 
-  const attempt = async (
-    method: 'GET' | 'HEAD',
-    repository: string,
-    url: string,
-    take: Take,
+  const ask = async (
+    question: Question & { take: Take },
     signal: AbortSignal,
     isAnswered = false,
-  ): Promise<Answer> => {
-    const answer = await withDeadline({ signal, timeout }, async (stop) =>
-      whole(await follow(method, repository, url, stop), method, url, take),
+  ): Promise<HttpResponse> => {
+    const response = await withDeadline({ signal, timeout }, async (stop) =>
+      readBody(await follow(question, stop), question),
     );
-    if (answer.status === 429 || answer.status >= 500) throw new TransientStatus(answer, method, url);
+    if (response.status === 429 || response.status >= 500) throw new TransientStatus(response, question);
     // What was granted before may have expired: each request may answer one challenge.
-    const header = answer.status === 401 && !isAnswered ? await answerTo(answer, repository, signal) : null;
-    if (header === null) return answer;
+    const { repository } = question;
+    const header = response.status === 401 && !isAnswered ? await answerChallenge(response, repository, signal) : null;
+    if (header === null) return response;
     granted.set(repository, header);
-    return await attempt(method, repository, url, take, signal, true);
+    return await ask(question, signal, true);
   };
 
   /** Whatever went wrong → one of our errors. */
-  const explained = (error: unknown, method: string, url: string, signal: AbortSignal): unknown => {
+  const explain = (error: unknown, { method, url }: Pick<Question, 'method' | 'url'>, signal: AbortSignal): unknown => {
     if (signal.aborted) return signal.reason;
     if (error instanceof ReconcileError) return error;
     if (error instanceof ShapeError)
       return fault('REGISTRY_ANSWER_INVALID', { method, url, what: error.message }, error);
-    const cause = error instanceof TransientStatus ? error.message : reasonOf(error);
+    const cause = error instanceof TransientStatus ? error.message : describeReason(error);
     return fault('REGISTRY_UNREACHABLE', { method, url, cause }, error);
   };
 
   return {
-    async send(method, repository, path, take, signal) {
-      const url = `${options.url}${path}`;
+    async send({ method, repository, path, take }, signal) {
+      const question = { method, repository, url: `${options.url}${path}`, take };
       try {
-        return await withRetries(
-          { retries: options.retries, ...RETRY },
-          signal,
-          (error) => !(error instanceof ReconcileError || error instanceof ShapeError),
-          async () => await attempt(method, repository, url, take, signal),
-          retryAfter,
-        );
+        return await withRetries(retry, signal, async () => await ask(question, signal));
       } catch (error) {
-        throw explained(error, method, url, signal);
+        throw explain(error, question, signal);
       }
     },
     async *stream(repository, path, signal) {
-      const url = `${options.url}${path}`;
+      const question: Question = { method: 'GET', repository, url: `${options.url}${path}` };
       try {
-        const { statusCode, body } = await follow('GET', repository, url, signal);
+        const { statusCode, body } = await follow(question, signal);
         if (statusCode !== 200) {
           await withDeadline({ signal, timeout }, (stop) => body.dump({ limit: MAX_ERROR_BYTES, signal: stop }));
-          throw fault('REGISTRY_ANSWER_INVALID', { method: 'GET', url, what: `status ${statusCode}` });
+          throw fault('REGISTRY_ANSWER_INVALID', { method: 'GET', url: question.url, what: `status ${statusCode}` });
         }
         for await (const chunk of body) yield chunk as Buffer;
       } catch (error) {
-        throw explained(error, 'GET', url, signal);
+        throw explain(error, question, signal);
       }
     },
     warmUp: async () => void (await agent()),
@@ -211,19 +223,23 @@ async function newAgent({ timeoutMs, ca, proxy }: HttpOptions): Promise<Dispatch
   });
 }
 
-type Opened = Dispatcher.ResponseData & Pick<Answer, 'stranger'>;
+/** A request as it is sent, at the registry's address or where it redirects to. */
+interface Question {
+  method: 'GET' | 'HEAD';
+  repository: string;
+  url: string;
+}
+
+/** A response whose body is still to be read. */
+type Opened = Dispatcher.ResponseData & Pick<HttpResponse, 'stranger'>;
 
 async function open(
-  agent: Promise<Dispatcher>,
-  method: 'GET' | 'HEAD',
-  url: string,
-  authorization: string | undefined,
+  agent: Dispatcher,
+  { method, url, authorization }: { method: 'GET' | 'HEAD'; url: string; authorization: string | undefined },
   signal: AbortSignal,
 ): Promise<Dispatcher.ResponseData> {
   const { origin, pathname, search } = new URL(url);
-  return await (
-    await agent
-  ).request({
+  return await agent.request({
     origin,
     path: `${pathname}${search}`,
     method,
@@ -232,12 +248,11 @@ async function open(
   });
 }
 
-async function whole(
+/** The response with its body, as far as it is wanted. */
+async function readBody(
   { statusCode, headers, body, stranger }: Opened,
-  method: string,
-  url: string,
-  take: Take,
-): Promise<Answer> {
+  { method, url, take }: Omit<Question, 'repository'> & { take: Take },
+): Promise<HttpResponse> {
   const wanted = statusCode === 200 ? take : { first: MAX_ERROR_BYTES };
   const chunks: Buffer[] = [];
   let length = 0;
@@ -256,22 +271,22 @@ async function whole(
 
 /** A status that may pass: kept apart until the tries are used up. */
 class TransientStatus extends Error {
-  readonly answer: Answer;
-  constructor(answer: Answer, method: string, url: string) {
-    const code = registryCode(answer.body);
-    super(`${method} ${url}: status ${answer.status}${code === null ? '' : ` ${code}`}`);
-    this.answer = answer;
+  readonly response: HttpResponse;
+  constructor(response: HttpResponse, { method, url }: Question) {
+    const code = registryCode(response.body);
+    super(`${method} ${url}: status ${response.status}${code === null ? '' : ` ${code}`}`);
+    this.response = response;
   }
 }
 
 /** `Retry-After` in whole seconds, the only form that registries send; in ms. */
-function retryAfter(error: unknown): number | null {
+function readRetryAfter(error: unknown): number | null {
   if (!(error instanceof TransientStatus)) return null;
-  const seconds = Number(error.answer.headers['retry-after']);
+  const seconds = Number(error.response.headers['retry-after']);
   return Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : null;
 }
 
-function reasonOf(error: unknown): string {
+function describeReason(error: unknown): string {
   const { message, code } = error as { message?: string; code?: string };
   return message !== undefined && message !== '' ? message : (code ?? String(error));
 }

@@ -44,10 +44,10 @@ export async function findLogin(files: string[], host: string): Promise<Login> {
       looked.push(`${file} (${content.problem})`);
       continue;
     }
-    const document = parsed(content.bytes.toString('utf8'), file);
-    const credentials = credentialsIn(document, file, host);
+    const document = parseLogins(content.bytes.toString('utf8'), file);
+    const credentials = findCredentials(document, file, host);
     if (credentials !== null) return { credentials, looked: file };
-    const helper = helperIn(document, file, host);
+    const helper = findHelper(document, file, host);
     looked.push(
       helper === null
         ? `${file} (no login for it)`
@@ -58,7 +58,7 @@ export async function findLogin(files: string[], host: string): Promise<Login> {
 }
 
 /** Without a word of the parser: it quotes what it read. */
-function parsed(content: string, file: string): JsonObject {
+function parseLogins(content: string, file: string): JsonObject {
   try {
     return object(JSON.parse(content), file);
   } catch {
@@ -67,7 +67,7 @@ function parsed(content: string, file: string): JsonObject {
 }
 
 /** A program that the file names for the registry, or for all of them. */
-function helperIn(document: JsonObject, file: string, host: string): string | null {
+function findHelper(document: JsonObject, file: string, host: string): string | null {
   const helpers = object(document['credHelpers'] ?? {}, `${file}: credHelpers`);
   const key = keysOf(host).find((candidate) => helpers[candidate] !== undefined) ?? host;
   return (
@@ -76,7 +76,7 @@ function helperIn(document: JsonObject, file: string, host: string): string | nu
   );
 }
 
-function credentialsIn(document: JsonObject, file: string, host: string): Credentials | null {
+function findCredentials(document: JsonObject, file: string, host: string): Credentials | null {
   const auths = object(document['auths'] ?? {}, `${file}: auths`);
   const key = keysOf(host).find((candidate) => auths[candidate] !== undefined);
   if (key === undefined) return null;

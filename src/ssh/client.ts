@@ -142,7 +142,7 @@ export function createSsh(options: SshOptions): Ssh {
       return true;
     };
     try {
-      return await withRetries(retry, signal, isWorthwhile, once);
+      return await withRetries({ ...retry, isWorthwhile }, signal, once);
     } catch (error) {
       if (signal.aborted) throw signal.reason;
       throw error instanceof RetryableConnectError ? error.reported : error;

@@ -9,26 +9,30 @@ export interface RetryPolicy {
   maxPauseMs: number;
 }
 
+/** A policy for one kind of work, which knows its errors. */
+export interface Retry extends RetryPolicy {
+  isWorthwhile: (error: unknown) => boolean;
+  /** How long the other side asked us to wait, in ms, or null. */
+  pauseAskedFor?: (error: unknown) => number | null;
+}
+
 /**
- * Runs `attempt` until it succeeds, `worthRetrying` says no, the tries are used up, or `signal` aborts.
- * @param pauseOf how long the other side asked us to wait, in ms, or null
+ * Runs `attempt` until it succeeds, another try is not worthwhile, the tries are used up, or `signal` aborts.
  * @throws what the last attempt threw, or the signal's reason
  */
 export async function withRetries<T>(
-  policy: RetryPolicy,
+  { retries, pauseMs, maxPauseMs, isWorthwhile, pauseAskedFor = () => null }: Retry,
   signal: AbortSignal,
-  worthRetrying: (error: unknown) => boolean,
   attempt: () => Promise<T>,
-  pauseOf: (error: unknown) => number | null = () => null,
 ): Promise<T> {
   for (let tried = 0; ; tried += 1) {
     signal.throwIfAborted();
     try {
       return await attempt();
     } catch (error) {
-      if (signal.aborted || tried >= policy.retries || !worthRetrying(error)) throw error;
-      const jittered = Math.random() * Math.min(policy.maxPauseMs, policy.pauseMs * 2 ** tried);
-      const asked = Math.min(pauseOf(error) ?? 0, policy.maxPauseMs);
+      if (signal.aborted || tried >= retries || !isWorthwhile(error)) throw error;
+      const jittered = Math.random() * Math.min(maxPauseMs, pauseMs * 2 ** tried);
+      const asked = Math.min(pauseAskedFor(error) ?? 0, maxPauseMs);
       await sleep(Math.max(jittered, asked), undefined, { signal });
     }
   }

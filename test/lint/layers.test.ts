@@ -132,6 +132,8 @@ const deadlines: Plant[] = [
 const others: Plant[] = [
   ['core/others.ts', 'export default 1;', 'no-default-export'],
   ['core/others.ts', 'export const loose = (x: any): unknown => x;', 'no-explicit-any'],
+  ['core/others.ts', 'export const five = (a: 1, b: 1, c: 1, d: 1, e: 1): unknown => [a, b, c, d, e];', 'max-params'],
+  ['core/others.ts', 'export const four = (a: 1, b: 1, c: 1, d: 1): unknown => [a, b, c, d];', null],
   ['core/others.ts', "export const thrown = (): never => { throw 'text'; };", 'only-throw-error'],
   [
     'core/others.ts',
@@ -190,7 +192,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-const RULES = [IMPORT, GLOBAL, PROPERTY, FLOATING, CYCLE];
+const RULES = [IMPORT, GLOBAL, PROPERTY, FLOATING, CYCLE, 'max-params'];
 
 describe.each([
   ['who may import whom', layers],
