@@ -8,6 +8,7 @@ const TIMEOUT_MS = 30_000;
 const MAX_STDOUT_BYTES = 16 * 2 ** 20;
 const MAX_SAID_CHARS = 400;
 
+/** What a command of the inventory is run under. */
 export interface CommandContext {
   /** Ends the program, with the signal's reason. */
   signal: AbortSignal;
@@ -22,16 +23,20 @@ export interface CommandContext {
  * @param source names it in errors
  * @throws INVENTORY_FAILED, or the signal's reason
  */
-export function printedBy([program = '', ...args]: string[], source: string, context: CommandContext): Promise<string> {
+export function runInventoryCommand(
+  [program = '', ...args]: string[],
+  source: string,
+  context: CommandContext,
+): Promise<string> {
   const { signal, endGroup, timeoutMs: afterMs = TIMEOUT_MS } = context;
-  const failed = (problem: string, error?: unknown): ReconcileError =>
+  const createFailure = (problem: string, error?: unknown): ReconcileError =>
     fault('INVENTORY_FAILED', { source, problem }, error);
   const stdout: Buffer[] = [];
   let length = 0;
   let stderr = '';
-  const withWords = (problem: string): string =>
+  const addWords = (problem: string): string =>
     stderr.trim() === '' ? problem : `${problem}: ${clip(stderr.trim().slice(-MAX_SAID_CHARS), MAX_SAID_CHARS)}`;
-  const reason = (): Error => failed(withWords(`it took longer than ${formatDuration(afterMs)} and was killed`));
+  const reason = (): Error => createFailure(addWords(`it took longer than ${formatDuration(afterMs)} and was killed`));
 
   return settleOnce({ signal, timeout: { afterMs, reason } }, ({ done, fail, onEnd, isOver }) => {
     // a group of its own, so that it can be ended with its children
@@ -39,21 +44,21 @@ export function printedBy([program = '', ...args]: string[], source: string, con
     onEnd((isDone) => {
       const isRunning = child.exitCode === null && child.signalCode === null;
       if (!isDone && isRunning && child.pid !== undefined) endGroup(child.pid);
-      leave(child);
+      release(child);
     });
-    child.on('error', (error: NodeJS.ErrnoException) => fail(failed(whyNotStarted(error), error)));
+    child.on('error', (error: NodeJS.ErrnoException) => fail(createFailure(explainNotStarted(error), error)));
     child.stdout.on('data', (chunk: Buffer) => {
       stdout.push(chunk);
       length += chunk.length;
-      if (length > MAX_STDOUT_BYTES) fail(failed(`it printed more than ${MAX_STDOUT_BYTES / 2 ** 20} MiB`));
+      if (length > MAX_STDOUT_BYTES) fail(createFailure(`it printed more than ${MAX_STDOUT_BYTES / 2 ** 20} MiB`));
     });
     child.stderr.on('data', (chunk: Buffer) => (stderr = (stderr + chunk.toString()).slice(-2 * MAX_SAID_CHARS)));
     child.on('exit', (code, killedBy) => {
       const settle = (): void => {
         if (code === 0) done(Buffer.concat(stdout).toString('utf8'));
-        else fail(failed(withWords(code === null ? String(killedBy) : `it ended with exit code ${code}`)));
+        else fail(createFailure(addWords(code === null ? String(killedBy) : `it ended with exit code ${code}`)));
       };
-      void untilSilent(() => length + stderr.length, isOver).then(settle);
+      void waitUntilSilent(() => length + stderr.length, isOver).then(settle);
     });
   });
 }
@@ -62,7 +67,7 @@ export function printedBy([program = '', ...args]: string[], source: string, con
  * What a program printed before it ended lies ready to be read: waits until a turn of the event loop brings nothing more.
  * The end of its output would come only with that of the last child that holds it.
  */
-async function untilSilent(progress: () => number, isOver: () => boolean): Promise<void> {
+async function waitUntilSilent(progress: () => number, isOver: () => boolean): Promise<void> {
   for (let before = -1; before !== progress() && !isOver();) {
     before = progress();
     // the first ends this turn, the second one that has read
@@ -70,13 +75,13 @@ async function untilSilent(progress: () => number, isOver: () => boolean): Promi
   }
 }
 
-function leave(child: ChildProcess): void {
+function release(child: ChildProcess): void {
   child.stdout?.destroy();
   child.stderr?.destroy();
   child.unref();
 }
 
-function whyNotStarted(error: NodeJS.ErrnoException): string {
+function explainNotStarted(error: NodeJS.ErrnoException): string {
   if (error.code === 'ENOENT') return 'there is no such program';
   return error.code === 'EACCES' ? 'the program cannot be executed' : error.message;
 }

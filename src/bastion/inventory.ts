@@ -7,7 +7,7 @@ import type { NodeDefaults, NodeSpec } from '../core/model/settings.ts';
 import { clip } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
 import { addressProblem, canonicalHost } from '../ssh/address.ts';
-import { printedBy, type CommandContext } from './inventory-command.ts';
+import { runInventoryCommand, type CommandContext } from './inventory-command.ts';
 import { loadTargets, type Targets } from '../ssh/targets.ts';
 
 const MAX_NODES = 100_000;
@@ -44,7 +44,7 @@ export async function resolveInventory(
     const source = `inventory.command (${command[0]})`; // arguments may hold secrets
     lists.push({
       source,
-      specs: sources.parseList(nodeListOf(await printedBy(command, source, around), source), source),
+      specs: sources.parseList(parseNodeList(await runInventoryCommand(command, source, around), source), source),
     });
   }
   const named = new Map<string, Placed>();
@@ -52,13 +52,13 @@ export async function resolveInventory(
   for (const { source, specs } of lists) {
     for (const [i, spec] of specs.entries()) {
       const place = `item [${i}] of ${source}`;
-      for (const node of nodesOf(spec, place, defaults, targets)) {
+      for (const node of expandNodes(spec, place, defaults, targets)) {
         const first = named.get(node.name);
-        if (first !== undefined) throw namedTwice(node.name, first.place, place);
+        if (first !== undefined) throw refuseNameTwice(node.name, first.place, place);
         named.set(node.name, { node, place });
         const machine = machineOf(node);
         const same = machines.get(machine);
-        if (same !== undefined) throw sameMachine(same, { node, place });
+        if (same !== undefined) throw refuseMachineTwice(same, { node, place });
         machines.set(machine, { node, place });
       }
     }
@@ -82,24 +82,24 @@ function machineOf({ host, port, jumps = [], cocoon }: Node): string {
   return JSON.stringify([...way, posix.normalize(cocoon.rootDir)]);
 }
 
-function namedTwice(name: string, first: string, second: string): ReconcileError {
-  return fault('CONFIG_INVALID', { problem: `the node ${name} is named twice: ${placesOf(first, second)}` });
+function refuseNameTwice(name: string, first: string, second: string): ReconcileError {
+  return fault('CONFIG_INVALID', { problem: `the node ${name} is named twice: ${joinPlaces(first, second)}` });
 }
 
-function sameMachine(first: Placed, second: Placed): ReconcileError {
+function refuseMachineTwice(first: Placed, second: Placed): ReconcileError {
   const { host, port, cocoon } = second.node;
   const at = `${host} port ${port}, ${cocoon.rootDir}`;
   return fault('CONFIG_INVALID', {
-    problem: `the nodes ${first.node.name} and ${second.node.name} are one machine (${at}): ${placesOf(first.place, second.place)}`,
+    problem: `the nodes ${first.node.name} and ${second.node.name} are one machine (${at}): ${joinPlaces(first.place, second.place)}`,
     hint: 'keep one of the two; machines behind one address differ in port or proxyJump, stores on one machine in rootDir',
   });
 }
 
-function placesOf(first: string, second: string): string {
+function joinPlaces(first: string, second: string): string {
   return first === second ? `in ${first}` : `in ${first} and in ${second}`;
 }
 
-function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults, targets: Targets): Node[] {
+function expandNodes(spec: NodeSpec, place: string, defaults: NodeDefaults, targets: Targets): Node[] {
   const names = expand(spec.name);
   const hosts = spec.host === undefined ? names : expand(spec.host);
   if (hosts.length !== names.length) {
@@ -127,7 +127,7 @@ function nodesOf(spec: NodeSpec, place: string, defaults: NodeDefaults, targets:
 }
 
 /** The list as printed; the items of a Kubernetes NodeList are turned into it. */
-function nodeListOf(stdout: string, source: string): unknown {
+function parseNodeList(stdout: string, source: string): unknown {
   try {
     const printed = parseJson(stdout.replace(/^\ufeff/, ''), 'its output');
     if (Array.isArray(printed)) return printed;
@@ -136,7 +136,7 @@ function nodeListOf(stdout: string, source: string): unknown {
       throw new ShapeError('its output is neither a list of nodes nor a Kubernetes NodeList');
     }
     return array(list['items'], 'items', MAX_NODES).map((item, i) =>
-      specOf(object(item, `items[${i}]`), `items[${i}]`),
+      parseKubernetesNode(object(item, `items[${i}]`), `items[${i}]`),
     );
   } catch (error) {
     if (error instanceof ShapeError)
@@ -146,7 +146,7 @@ function nodeListOf(stdout: string, source: string): unknown {
 }
 
 /** A Kubernetes node → name, address (InternalIP, else Hostname) and pool. */
-function specOf(item: JsonObject, where: string): NodeSpec {
+function parseKubernetesNode(item: JsonObject, where: string): NodeSpec {
   if ((item['kind'] ?? 'Node') !== 'Node') throw new ShapeError(`${where} is no Kubernetes node`);
   const metadata = object(item['metadata'], `${where}.metadata`);
   const name = text(metadata['name'], `${where}.metadata.name`);

@@ -20,6 +20,7 @@ const MAX_FILE_BYTES = 64 * 2 ** 20;
 /** Version 1 held for all nodes what single ones had claimed: what another version than this one says is not believed. */
 const VERSION = 2;
 
+/** What is remembered between runs. */
 export interface State {
   /** Null where nothing is kept. */
   dir: string | null;
@@ -66,7 +67,7 @@ export async function openState(
   }
   if (configured !== null) throw fault('CONFIG_INVALID', { problem: `run.stateDir: ${refused.join('; ')}` });
   onFallback(`nothing is remembered from one run to the next, because ${refused.join('; ')}`);
-  return stateOf(null, parse(''));
+  return createState(null, parse(''));
 }
 
 /** A file that is not there, or cannot be read, is an empty cache; a pipe in its place is nothing that we made. */
@@ -83,16 +84,16 @@ interface Content {
 }
 
 async function loadState(dir: string): Promise<State & { probe: () => Promise<void> }> {
-  return stateOf(dir, parse(await readLearned(join(dir, FILE))));
+  return createState(dir, parse(await readLearned(join(dir, FILE))));
 }
 
-function stateOf(dir: string | null, { learned, proofs }: Content): State & { probe: () => Promise<void> } {
+function createState(dir: string | null, { learned, proofs }: Content): State & { probe: () => Promise<void> } {
   let isDirty = false;
   const write = async (): Promise<void> => {
     if (dir === null) return;
     const file = join(dir, FILE);
     const fresh = `${file}.new-${randomBytes(6).toString('hex')}`;
-    const document = { version: VERSION, learned: newest(learned), proofs: newest(proofs) };
+    const document = { version: VERSION, learned: keepNewest(learned), proofs: keepNewest(proofs) };
     await writeFile(fresh, JSON.stringify(redact(document)), { mode: 0o600 });
     await rename(fresh, file);
   };
@@ -118,7 +119,7 @@ function stateOf(dir: string | null, { learned, proofs }: Content): State & { pr
   };
 }
 
-function newest<T>(map: Map<string, T>): Record<string, T> {
+function keepNewest<T>(map: Map<string, T>): Record<string, T> {
   return Object.fromEntries([...map].slice(-MAX_ENTRIES));
 }
 
@@ -132,11 +133,11 @@ function parse(content: string): Content {
     if (document['version'] !== VERSION) return empty();
     for (const [manifest, value] of Object.entries(object(document['learned'], 'learned'))) {
       const item = object(value, manifest);
-      const source = oneOf(item['source'], ['checksums', 'stream'] as const);
+      const source = parseOneOf(item['source'], ['checksums', 'stream'] as const);
       found.learned.set(digest(manifest, 'manifest'), { digest: digest(item['digest'], 'digest'), source });
     }
     for (const [file, value] of Object.entries(object(document['proofs'], 'proofs'))) {
-      found.proofs.set(file, oneOf(value, PROOFS));
+      found.proofs.set(file, parseOneOf(value, PROOFS));
     }
     return found;
   } catch (error) {
@@ -145,7 +146,7 @@ function parse(content: string): Content {
   }
 }
 
-function oneOf<T extends string>(value: unknown, known: readonly T[]): T {
+function parseOneOf<T extends string>(value: unknown, known: readonly T[]): T {
   const found = known.find((one) => one === value);
   if (found === undefined) throw new ShapeError(`${FILE}: a word that this version does not know`);
   return found;

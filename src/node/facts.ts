@@ -29,10 +29,10 @@ const ARCHITECTURES = new Map([
 export function* parseFacts(raw: RawAnswer, node: Node): Generator<void, Observed> {
   if (raw.freeBytes === null)
     throw fault('NODE_ANSWER_INVALID', { host: node.name, what: 'it does not tell the free space' });
-  const stored = raw.sqlite ? listedEntries(raw, node) : null;
+  const stored = raw.sqlite ? parseListedEntries(raw, node) : null;
   yield;
-  const stray = stored === null ? [] : strayEntries(raw);
-  const entries = stored ?? jsonEntries(raw);
+  const stray = stored === null ? [] : parseStrayEntries(raw);
+  const entries = stored ?? parseJsonEntries(raw);
   yield;
   const indexSource = raw.sqlite
     ? 'sqlite'
@@ -49,13 +49,13 @@ export function* parseFacts(raw: RawAnswer, node: Node): Generator<void, Observe
       `interrupted pulls left ${formatBytes(bytes)} in ${count(raw.leftBytes.length, 'file')}: garbage collection takes it some day`,
     );
   }
-  const records = raw.sqlite ? listedSnapshots(raw, node) : jsonSnapshots(raw);
+  const records = raw.sqlite ? parseListedSnapshots(raw, node) : parseJsonSnapshots(raw);
   yield;
-  const vms = raw.sqlite ? listedVms(raw, node) : jsonVms(raw);
+  const vms = raw.sqlite ? parseListedVms(raw, node) : parseJsonVms(raw);
   const snapshots: SnapshotFact[] = [];
   for (const record of records) {
     yield;
-    snapshots.push(snapshotFact(record, raw, node));
+    snapshots.push(describeSnapshot(record, raw, node));
   }
   return {
     cocoonVersion: raw.version,
@@ -63,21 +63,21 @@ export function* parseFacts(raw: RawAnswer, node: Node): Generator<void, Observe
     indexSource,
     freeBytes: raw.freeBytes,
     entries,
-    conflicts: conflictsOf(entries, stray ?? []),
+    conflicts: findConflicts(entries, stray ?? []),
     blobs: raw.blobs,
     files: raw.files,
     snapshots,
     vms: vms.filter(({ name }) => !isCanaryName(name)),
-    leftovers: leftoversOf(vms, raw),
-    unlistedBackings: raw.sqlite ? unlistedBackings(raw, records) : [],
+    leftovers: collectLeftovers(vms, raw),
+    unlistedBackings: raw.sqlite ? findUnlistedBackings(raw, records) : [],
     notes,
   };
 }
 
 /** What a JSON index beside meta.db says; null where it cannot be read, which takes nothing from meta.db. */
-function strayEntries(raw: RawAnswer): IndexEntry[] | null {
+function parseStrayEntries(raw: RawAnswer): IndexEntry[] | null {
   try {
-    return jsonEntries(raw);
+    return parseJsonEntries(raw);
   } catch (error) {
     if (!(error instanceof ShapeError)) throw error;
     return null;
@@ -85,7 +85,7 @@ function strayEntries(raw: RawAnswer): IndexEntry[] | null {
 }
 
 /** References that both live stores know, with different digests (contract B.7). */
-function conflictsOf(stored: IndexEntry[], json: IndexEntry[]): string[] {
+function findConflicts(stored: IndexEntry[], json: IndexEntry[]): string[] {
   return stored
     .filter((entry) =>
       json.some((o) => o.reference === entry.reference && o.type === entry.type && o.digest !== entry.digest),
@@ -94,8 +94,8 @@ function conflictsOf(stored: IndexEntry[], json: IndexEntry[]): string[] {
 }
 
 /** Contract B.2 and B.3: a missing index is an empty one, null entries are skipped, the key is the reference. */
-function jsonEntries(raw: RawAnswer): IndexEntry[] {
-  const cloud = records(raw.texts, CLOUD_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
+function parseJsonEntries(raw: RawAnswer): IndexEntry[] {
+  const cloud = parseRecords(raw.texts, CLOUD_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
     reference,
     type: 'cloudimg',
     digest: digest(record['content_sum'], `${where}.content_sum`),
@@ -103,7 +103,7 @@ function jsonEntries(raw: RawAnswer): IndexEntry[] {
     kernelLayer: null,
     initrdLayer: null,
   }));
-  const oci = records(raw.texts, OCI_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
+  const oci = parseRecords(raw.texts, OCI_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
     reference,
     type: 'oci',
     digest: digest(record['manifest_digest'], `${where}.manifest_digest`),
@@ -116,7 +116,7 @@ function jsonEntries(raw: RawAnswer): IndexEntry[] {
   return [...cloud, ...oci];
 }
 
-function records(texts: RawAnswer['texts'], file: string, table: string): [string, JsonObject, string][] {
+function parseRecords(texts: RawAnswer['texts'], file: string, table: string): [string, JsonObject, string][] {
   const content = texts[file];
   if (content === undefined) return [];
   const rows = object(object(parseJson(content, file), file)[table] ?? {}, `${file}: ${table}`);
@@ -140,7 +140,7 @@ function parseList(raw: RawAnswer, kind: 'image' | 'snapshot' | 'vm', node: Node
   return array(parseJson(output, where), where, MAX_ENTRIES).map((item, i) => object(item, `${where}[${i}]`));
 }
 
-function listedEntries(raw: RawAnswer, node: Node): IndexEntry[] {
+function parseListedEntries(raw: RawAnswer, node: Node): IndexEntry[] {
   return parseList(raw, 'image', node).map((item, i) => {
     const where = `cocoon image list[${i}]`;
     const type = item['type'];
@@ -164,9 +164,9 @@ interface SnapshotRecord {
   dataDir: string | null;
 }
 
-function jsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
+function parseJsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
   const file = SNAPSHOT_INDEX;
-  const rows = records(raw.texts, file, 'snapshots').map(([id, record, where]): SnapshotRecord => ({
+  const rows = parseRecords(raw.texts, file, 'snapshots').map(([id, record, where]): SnapshotRecord => ({
     id,
     name: optionalText(record['name'], `${where}.name`) ?? '',
     record,
@@ -188,7 +188,7 @@ function jsonSnapshots(raw: RawAnswer): SnapshotRecord[] {
 }
 
 /** On a SQLite root the CLI does not tell `data_dir`: it is `snapshot/localfile/<ID>`. */
-function listedSnapshots(raw: RawAnswer, node: Node): SnapshotRecord[] {
+function parseListedSnapshots(raw: RawAnswer, node: Node): SnapshotRecord[] {
   return parseList(raw, 'snapshot', node).map((record, i) => {
     const id = text(record['id'], `cocoon snapshot list[${i}].id`);
     const name = optionalText(record['name'], `cocoon snapshot list[${i}].name`) ?? '';
@@ -198,17 +198,17 @@ function listedSnapshots(raw: RawAnswer, node: Node): SnapshotRecord[] {
 }
 
 /** Contract B.6: pending VMs are records too, and every record keeps its base. */
-function jsonVms(raw: RawAnswer): VmFact[] {
+function parseJsonVms(raw: RawAnswer): VmFact[] {
   return ['cloudhypervisor', 'firecracker'].flatMap((hypervisor) =>
-    records(raw.texts, `${hypervisor}/db/vms.json`, 'vms').map(([, record, where]) => vmFact(record, where)),
+    parseRecords(raw.texts, `${hypervisor}/db/vms.json`, 'vms').map(([, record, where]) => parseVm(record, where)),
   );
 }
 
-function listedVms(raw: RawAnswer, node: Node): VmFact[] {
-  return parseList(raw, 'vm', node).map((record, i) => vmFact(record, `cocoon vm list[${i}]`));
+function parseListedVms(raw: RawAnswer, node: Node): VmFact[] {
+  return parseList(raw, 'vm', node).map((record, i) => parseVm(record, `cocoon vm list[${i}]`));
 }
 
-function vmFact(record: JsonObject, where: string): VmFact {
+function parseVm(record: JsonObject, where: string): VmFact {
   const config = object(record['config'] ?? {}, `${where}.config`);
   return {
     name: optionalText(config['name'], `${where}.config.name`) ?? '',
@@ -218,20 +218,20 @@ function vmFact(record: JsonObject, where: string): VmFact {
   };
 }
 
-function leftoversOf(vms: VmFact[], raw: RawAnswer): Leftover[] {
+function collectLeftovers(vms: VmFact[], raw: RawAnswer): Leftover[] {
   const canaries = [...new Set(vms.map(({ name }) => name).filter(isCanaryName))];
   const all = [...canaries.map((name): Leftover => ({ kind: 'canary-vm', name })), ...raw.leftovers];
   return all.slice(0, MAX_LEFTOVERS);
 }
 
-function unlistedBackings(raw: RawAnswer, listedRecords: SnapshotRecord[]): string[] {
+function findUnlistedBackings(raw: RawAnswer, listedRecords: SnapshotRecord[]): string[] {
   const known = new Set(listedRecords.map(({ dataDir }) => dataDir));
   return Object.entries(raw.directories).flatMap(([dir, { backing }]) =>
     known.has(dir) || backing === null ? [] : [backing],
   );
 }
 
-function snapshotFact({ id, name, record, dataDir }: SnapshotRecord, raw: RawAnswer, node: Node): SnapshotFact {
+function describeSnapshot({ id, name, record, dataDir }: SnapshotRecord, raw: RawAnswer, node: Node): SnapshotFact {
   const where = `snapshot ${id}`;
   const fields = record ?? {};
   const directory = dataDir !== null && Object.hasOwn(raw.directories, dataDir) ? raw.directories[dataDir] : undefined;
@@ -266,10 +266,10 @@ function needsOf(
   ociDir: string,
 ): Pick<SnapshotFact, 'unusable' | 'bootFiles' | 'layerFiles'> {
   try {
-    const config = member(directory, 'config.json');
+    const config = parseMember(directory, 'config.json');
     const payload = object(config['payload'] ?? {}, 'payload');
     const boot = ['firmware', 'kernel', 'initramfs'].flatMap((key) => optionalText(payload[key], key) ?? []);
-    const storage = array(member(directory, 'cocoon.json')['storage_configs'] ?? [], 'storage_configs', 1000);
+    const storage = array(parseMember(directory, 'cocoon.json')['storage_configs'] ?? [], 'storage_configs', 1000);
     const layers = storage
       .map((item) => object(item, 'storage_configs'))
       .filter((item) => item['role'] === 'layer')
@@ -286,7 +286,7 @@ function needsOf(
 }
 
 /** @throws ShapeError also for a file that is there and whose text did not come: it is too large, or could not be read */
-function member(directory: DirectoryFact | undefined, name: string): JsonObject {
+function parseMember(directory: DirectoryFact | undefined, name: string): JsonObject {
   if (directory?.files[name] === undefined && directory?.texts[name] === undefined) return {};
   return object(parseJson(directory.texts[name] ?? '', name), name);
 }

@@ -8,7 +8,7 @@ import type { Node } from '../core/model/node.ts';
 import { MAX_BYTES_BEFORE, MAX_HASH_LINE_BYTES } from './limits.ts';
 import type { NodeSession } from './session.ts';
 
-/** What hashes ends itself when it hears nothing for so long. */
+/** The script ends itself when it hears nothing for so long. */
 const SILENCE_SECONDS = 30;
 /** Of the deadline so much is for hashing itself: what is done by then must still arrive. */
 const SHARE_OF_TIME = 0.8;

@@ -4,7 +4,8 @@ import type { Manifest } from '../core/artifact.ts';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, size, text } from '../core/json.ts';
 import { clip } from '../core/text.ts';
-import { createHttp, registryCode, type HttpResponse, type HttpOptions } from './http.ts';
+import { createHttp, registryCode, type HttpOptions } from './http.ts';
+import type { HttpResponse } from './request.ts';
 
 const MAX_MANIFEST_BYTES = 4 * 2 ** 20;
 const MAX_CONFIG_BYTES = 4 * 2 ** 20;

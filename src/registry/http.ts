@@ -5,22 +5,14 @@ import { array, object, parseJson, ShapeError, text } from '../core/json.ts';
 import { basic, mayKnow, parseChallenge, parseToken, tokenUrl } from './auth.ts';
 import type { Login } from './logins.ts';
 import type { Proxy } from './proxy.ts';
+import { MAX_ERROR_BYTES, newAgent, open, readBody } from './request.ts';
+import type { HttpResponse, Opened, Question, Take } from './request.ts';
 import { withDeadline } from '../system/deadline.ts';
 import { withRetries, type Retry } from '../system/retry.ts';
-import { keepSecret, redactQuote } from '../system/secrets.ts';
+import { keepSecret } from '../system/secrets.ts';
 
-const MAX_ERROR_BYTES = 65_536;
 const MAX_REDIRECTS = 5;
 const PAUSE = { pauseMs: 300, maxPauseMs: 5000 };
-const ACCEPT = [
-  'application/vnd.oci.image.index.v1+json',
-  'application/vnd.docker.distribution.manifest.list.v2+json',
-  'application/vnd.oci.image.manifest.v1+json',
-  'application/vnd.docker.distribution.manifest.v2+json',
-  'application/json',
-  '*/*',
-].join(', ');
-
 /** How one registry is asked. */
 export interface HttpOptions {
   /** Without a trailing slash. */
@@ -38,12 +30,6 @@ export interface HttpOptions {
   retries: number;
 }
 
-/**
- * How much of a body is wanted: all of it, refusing more than `atMost` bytes; or its `first` bytes, after which the
- * connection is dropped, because epoch ignores ranges (E.1).
- */
-export type Take = { atMost: number } | { first: number };
-
 /** One question to the registry. */
 export interface HttpRequest {
   method: 'GET' | 'HEAD';
@@ -52,16 +38,6 @@ export interface HttpRequest {
   /** Behind the address of the registry. */
   path: string;
   take: Take;
-}
-
-/** What came back, after redirects. */
-export interface HttpResponse {
-  status: number;
-  headers: Record<string, string | string[] | undefined>;
-  /** Of a status that is no 200 its beginning, with no secret in it. */
-  body: Buffer;
-  /** Who answered in the place of the registry, after a redirect, or its token server that may not be told who we are. */
-  stranger: string | null;
 }
 
 /** A client of one registry. */
@@ -205,68 +181,6 @@ export function createHttp(options: HttpOptions): Http {
     warmUp: async () => void (await agent()),
     close: async () => await (await pool)?.close(),
   };
-}
-
-/** The HTTP library is loaded with the first request: a node need not wait for it. */
-async function newAgent({ timeoutMs, ca, proxy }: HttpOptions): Promise<Dispatcher> {
-  const { default: undici } = await import('undici');
-  const connect = { timeout: timeoutMs, ...(ca === null ? {} : { ca }) };
-  const common = { connections: 8, connect, headersTimeout: timeoutMs, bodyTimeout: timeoutMs };
-  if (proxy === null) return new undici.Agent(common);
-  return new undici.EnvHttpProxyAgent({
-    ...common,
-    httpProxy: proxy.http,
-    httpsProxy: proxy.https,
-    noProxy: proxy.except,
-    requestTls: connect,
-    proxyTunnel: false, // http:// is asked of a proxy as other programs ask it: many refuse a tunnel there
-  });
-}
-
-/** A request as it is sent, at the registry's address or where it redirects to. */
-interface Question {
-  method: 'GET' | 'HEAD';
-  repository: string;
-  url: string;
-}
-
-/** A response whose body is still to be read. */
-type Opened = Dispatcher.ResponseData & Pick<HttpResponse, 'stranger'>;
-
-async function open(
-  agent: Dispatcher,
-  { method, url, authorization }: { method: 'GET' | 'HEAD'; url: string; authorization: string | undefined },
-  signal: AbortSignal,
-): Promise<Dispatcher.ResponseData> {
-  const { origin, pathname, search } = new URL(url);
-  return await agent.request({
-    origin,
-    path: `${pathname}${search}`,
-    method,
-    signal,
-    headers: { accept: ACCEPT, ...(authorization === undefined ? {} : { authorization }) },
-  });
-}
-
-/** The response with its body, as far as it is wanted. */
-async function readBody(
-  { statusCode, headers, body, stranger }: Opened,
-  { method, url, take }: Omit<Question, 'repository'> & { take: Take },
-): Promise<HttpResponse> {
-  const wanted = statusCode === 200 ? take : { first: MAX_ERROR_BYTES };
-  const chunks: Buffer[] = [];
-  let length = 0;
-  for await (const chunk of body) {
-    chunks.push(chunk as Buffer);
-    length += (chunk as Buffer).length;
-    if ('first' in wanted && length >= wanted.first) break;
-    if ('atMost' in wanted && length > wanted.atMost) {
-      throw fault('REGISTRY_ANSWER_INVALID', { method, url, what: `the answer is longer than ${wanted.atMost} bytes` });
-    }
-  }
-  const all = Buffer.concat(chunks);
-  const shown = statusCode === 200 ? all : Buffer.from(redactQuote(all.toString('utf8', 0, MAX_ERROR_BYTES)));
-  return { status: statusCode, headers, body: shown, stranger };
 }
 
 /** A status that may pass: kept apart until the tries are used up. */

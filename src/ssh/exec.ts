@@ -78,7 +78,7 @@ export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => 
   const running = new Set<(reason: ReconcileError) => void>();
   let ended: (() => ReconcileError) | null = null;
 
-  /** An error is made only where somebody is told: most connections end well, and its stack costs time. */
+  /** The error is made only where a command waits for it: most connections end well, and the stack of an error costs time. */
   const end = (reason: () => ReconcileError): void => {
     if (ended !== null) return;
     ended = reason;

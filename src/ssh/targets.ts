@@ -19,6 +19,7 @@ const GLOBAL_KNOWN_HOSTS = ['/etc/ssh/ssh_known_hosts', '/etc/ssh/ssh_known_host
 /** More machines than this on the way to one are a loop. */
 const MAX_JUMPS = 8;
 
+/** Where connections go, by host. */
 export interface Targets {
   /**
    * What to log in to. `settings` win over the ssh config, and that over the defaults.
@@ -64,7 +65,7 @@ export async function loadTargets(common: NodeDefaults['ssh'], env: Surroundings
   };
 
   /** A jump host is no node: its own block of the ssh config wins over what the config says of nodes. */
-  const jumpHost = (hop: Hop, found: HostConfig | null): SshTarget => {
+  const targetOfJump = (hop: Hop, found: HostConfig | null): SshTarget => {
     const { identityFiles, knownHostsFiles, connectTimeoutMs, acceptNewHostKey } = common;
     const settings: SshSettings = {
       ...(hop.user === undefined ? {} : { user: hop.user }),
@@ -92,7 +93,7 @@ export async function loadTargets(common: NodeDefaults['ssh'], env: Surroundings
     }
     const jumps = [
       ...(before === 'none' ? [] : jumpsOf(before, depth + hops.length)),
-      ...hops.map((hop, i) => jumpHost(hop, found[i] as HostConfig | null)),
+      ...hops.map((hop, i) => targetOfJump(hop, found[i] as HostConfig | null)),
     ];
     known.set(written, jumps);
     return jumps;

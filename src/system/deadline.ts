@@ -1,7 +1,7 @@
 /**
  * Every deadline, and everything that a signal may end. `AbortSignal.timeout` and `AbortSignal.any` are refused by the
- * linter: on Node.js 20 a combined signal whose listeners are all that is interested in it is collected as garbage, and
- * its deadline with it. Here a timer or a listener of the outer signal holds each signal until the work is settled.
+ * linter: on Node.js 20 a combined signal to which only its listeners refer is garbage-collected, and then its deadline never
+ * comes. Here a timer or a listener of the outer signal refers to each signal until the work is settled.
  */
 import { setMaxListeners } from 'node:events';
 
@@ -21,12 +21,12 @@ export interface Deadline {
   end: () => void;
 }
 
-/** How a promise of `settleOnce` is settled; the first word counts. */
+/** How a promise of `settleOnce` is settled: only the first call of `done` or `fail` counts. */
 export interface Settling<T> {
   done: (value: T) => void;
   fail: (error: unknown) => void;
   isOver: () => boolean;
-  /** What to do when it is over, before anybody hears of it: at once if it already is. */
+  /** What to do when it is over, before the promise settles; done at once where it is over already. */
   onEnd: (cleanUp: (isDone: boolean) => void) => void;
 }
 
@@ -50,7 +50,7 @@ export function startDeadline({ signal = [], timeout }: Limits): Deadline {
 
 /**
  * Hands the work a signal that is aborted by its limits, and rejects with that reason then, whether the work heeds the
- * signal or not: what it still returns or throws is nobody's.
+ * signal or not: what it returns or throws after that is ignored.
  */
 export async function withDeadline<T>(limits: Limits, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const { signal, end } = startDeadline(limits);
@@ -62,7 +62,7 @@ export async function withDeadline<T>(limits: Limits, work: (signal: AbortSignal
   }
 }
 
-/** The promise, or the signal's reason once it is aborted; a later rejection of the promise is then nobody's. */
+/** The promise, or the signal's reason once it is aborted; a later rejection of the promise is then ignored. */
 export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return settleOnce({ signal }, ({ done, fail }) => void promise.then(done, fail));
 }

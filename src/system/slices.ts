@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 
 const SLICE_MS = 8;
 
-/** Runs the steps to their end. A step of a few milliseconds may be followed by others, one of many never is. */
+/** Runs the steps to their end. After some milliseconds of steps other work has its turn. */
 export async function inSlices<T>(steps: Generator<void, T>): Promise<T> {
   let began = performance.now();
   for (;;) {

@@ -4,7 +4,7 @@
  * with those of `ssh -G`, key by key. `Match exec` is never run: such a block does not apply.
  */
 import { looksLikeAddress, sshAddress } from '../address.ts';
-import { matchPattern, matchPatterns } from '../trust/known-hosts.ts';
+import { matchPattern, matchPatterns } from '../trust/host-patterns.ts';
 import { flagOf, isNone, loadLines, refuse, secondsOf } from './file.ts';
 import type { Line } from './file.ts';
 import { isKeyword } from './keywords.ts';
@@ -73,10 +73,10 @@ const UNASKED = new Set(['exec', 'localnetwork', 'tagged', 'command', 'version',
  */
 export async function loadSshConfig(file: string, around: Surroundings): Promise<SshConfig> {
   const lines = await loadLines(file, around);
-  return { find: (question) => answer(lines, question), ignored: ignoredIn(lines) };
+  return { find: (question) => findHost(lines, question), ignored: listIgnored(lines) };
 }
 
-function ignoredIn(lines: Line[]): string[] {
+function listIgnored(lines: Line[]): string[] {
   const found = new Map<string, string>();
   const visit = (list: Line[]): void => {
     for (const { keyword, args, place, included } of list) {
@@ -103,7 +103,7 @@ interface Search {
   found: Partial<HostConfig> & { ignoreUnknown?: string };
 }
 
-function answer(lines: Line[], question: HostQuestion): HostConfig {
+function findHost(lines: Line[], question: HostQuestion): HostConfig {
   const search: Search = { host: question.host, question, finalName: null, wantsFinal: false, found: {} };
   apply(lines, search, true);
   const name = hostNameOf(search);
@@ -149,7 +149,7 @@ function apply(lines: Line[], search: Search, enclosing: boolean): void {
     if (keyword === 'host') active = enclosing && matchesHost(line.args, search.host);
     else if (keyword === 'match') active = matchesCriteria(line, search) && enclosing;
     else if (keyword === 'include') for (const file of line.included) apply(file, search, active);
-    else if (active) set(line, search.found);
+    else if (active) setValue(line, search.found);
   }
 }
 
@@ -212,7 +212,7 @@ function matchesOne(criterion: string, patterns: string, search: Search, place: 
 }
 
 /** `args` are as ssh takes them: the file was checked when it was read. */
-function set({ keyword, args, place }: Line, found: Search['found']): void {
+function setValue({ keyword, args, place }: Line, found: Search['found']): void {
   const first = args[0] as string;
   switch (keyword) {
     case 'hostname':

@@ -35,14 +35,14 @@ export function refuse(place: string, problem: string): ReconcileError {
  * @throws CONFIG_INVALID for a file that cannot be read or that ssh would not take
  */
 export async function loadLines(file: string, around: Surroundings): Promise<Line[]> {
-  const reading: Reading = { around, filesLeft: MAX_FILES };
+  const reading: Reading = { around, filesAllowed: MAX_FILES };
   const isUsual = file === join(around.home, '.ssh/config');
   return (await readLines(file, reading, { depth: 0, isGuarded: isUsual })) ?? [];
 }
 
 interface Reading {
   around: Surroundings;
-  filesLeft: number;
+  filesAllowed: number;
 }
 
 async function readLines(
@@ -50,7 +50,7 @@ async function readLines(
   reading: Reading,
   { depth, isGuarded }: { depth: number; isGuarded: boolean },
 ): Promise<Line[] | null> {
-  if (depth > MAX_DEPTH || (reading.filesLeft -= 1) < 0) throw refuse(file, 'too many files are included');
+  if (depth > MAX_DEPTH || (reading.filesAllowed -= 1) < 0) throw refuse(file, 'too many files are included');
   const read = await readRegularFile(file, MAX_BYTES);
   if ('problem' in read) {
     if (read.cause === 'absent') return null;

@@ -9,10 +9,10 @@ export interface Login {
   stream: Duplex;
 }
 
-/** How long a goodbye may take before the socket is destroyed. */
-const GOODBYE_MS = 1_000;
+/** How long the end of a connection may take before its socket is destroyed. */
+const END_MS = 1_000;
 
-/** ssh2 throws on a write to a connection whose protocol has ended: then there is nobody to tell. */
+/** Calls what throws where the connection is gone, as ssh2 does on a write: that is no error here. */
 export function ignoreThrown(write: () => void): void {
   try {
     write();
@@ -21,10 +21,10 @@ export function ignoreThrown(write: () => void): void {
   }
 }
 
-/** Says goodbye, waits for no answer: ssh2 only half-closes, and a frozen peer would keep this process alive. */
+/** Ends a connection, and waits for nothing: ssh2 closes only our half, and a peer that hangs would keep this process alive. */
 export function disconnect({ client, stream }: Login): void {
   ignoreThrown(() => client.end());
   if (stream instanceof Socket) stream.destroySoon();
   else ignoreThrown(() => stream.end());
-  if (!stream.destroyed) setTimeout(() => stream.destroy(), GOODBYE_MS).unref();
+  if (!stream.destroyed) setTimeout(() => stream.destroy(), END_MS).unref();
 }

@@ -65,8 +65,8 @@ export function offerAtOnce(client: ssh2.Client): void {
 }
 
 /**
- * sshd says which other host keys it has (`hostkeys-00@openssh.com`), and ssh2 has it prove each: for nobody here, and a tenth
- * of a run's CPU. Under a name that it does not know, ssh2 declines such a request as any other. Where it is not as it was, it asks.
+ * sshd says which other host keys it has (`hostkeys-00@openssh.com`), and ssh2 has it prove each. Nothing here
+ * uses that, and it costs a tenth of a run's CPU. Under a name that it does not know, ssh2 declines such a request as any other. Where it is not as it was, it asks.
  */
 export function declineHostKeys(client: ssh2.Client): void {
   const handlers = protocolOf(client)?._handlers;

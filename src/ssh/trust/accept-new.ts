@@ -122,7 +122,7 @@ async function underLock<T>(file: string, signal: AbortSignal, work: (handle: Fi
   }
 }
 
-/** A pipe would be read for ever. */
+/** Nothing but a file is read: reading a pipe may never end. */
 function notAFile(file: string): ReconcileError {
   const problem = `known_hosts file ${file} cannot be written (it is not a regular file)`;
   return fault('CONFIG_INVALID', { problem, hint: WHERE_ADDED });

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import PQueue from 'p-queue';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { matchHosts } from '../../../../src/ssh/trust/host-patterns.ts';
 import {
   fingerprint,
   indexLines,
@@ -14,7 +15,6 @@ import {
   keyType,
   loadKnownHosts,
   lookupName,
-  matchHosts,
   parseKnownHosts,
 } from '../../../../src/ssh/trust/known-hosts.ts';
 import type { KnownHosts, KnownHostsCache } from '../../../../src/ssh/trust/known-hosts.ts';
