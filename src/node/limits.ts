@@ -16,6 +16,7 @@ export const MAX_FILE_BYTES = 4_000_000;
 export const MAX_ENTRIES = 2_000;
 /** Lines of one kind that are kept; of some kinds there are several for each image or snapshot. */
 export const MAX_LINES_OF_KIND = 2_000;
+/** Kind of line → how many of it are kept, where that is more. */
 export const MORE_LINES_OF: Record<string, number> = { path: 12_000, has: 12_000, file: 6_000, index: 6_000 };
 
 /** Bytes of what `hash.sh` says of a blob, or of a range of it. */

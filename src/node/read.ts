@@ -45,6 +45,7 @@ export interface Scope {
   elsewhere: string[];
 }
 
+/** Nothing outside the root directory. */
 export const FIRST_SCOPE: Scope = { headBytes: HEAD_BYTES, elsewhere: [] };
 
 /**

@@ -70,6 +70,7 @@ function parseJsonUnquoted(body: string): unknown {
   }
 }
 
+/** The header of Basic authentication (RFC 7617). */
 export function basic({ username, password }: Credentials): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`;
 }

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { object, optionalText, ShapeError, text, type JsonObject } from '../core/json.ts';
 import { readRegularFile } from '../system/file.ts';
 
+/** Who to be at a registry. */
 export interface Credentials {
   username: string;
   password: string;

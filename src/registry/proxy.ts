@@ -2,6 +2,7 @@
 import { fault } from '../core/errors.ts';
 import { keepSecret } from '../system/secrets.ts';
 
+/** The proxies on the way to registries. */
 export interface Proxy {
   /** For http:// and for https://; empty where there is none. */
   http: string;

@@ -24,6 +24,7 @@ import { withRetries, type RetryPolicy } from '../system/retry.ts';
 
 export type { Connection, ExecOptions } from './exec.ts';
 
+/** Makes connections to nodes. */
 export interface Ssh {
   /**
    * A verified and authenticated connection. `node.connectTimeoutMs` is the deadline for the TCP connection, and again
@@ -40,6 +41,7 @@ export interface Ssh {
   close(): void;
 }
 
+/** What all connections of a run have in common. */
 export interface SshOptions {
   /** The socket of the ssh-agent (`SSH_AUTH_SOCK`), or null for none. */
   agentSocket: string | null;
@@ -66,6 +68,7 @@ const OTHER_FILES = 64;
 /** A connection that takes longer in the making holds no other one back. */
 const SLOW_MS = 2_000;
 
+/** Opens nothing yet; to be closed by the caller. */
 export function createSsh(options: SshOptions): Ssh {
   const { log, agentSocket, defaultIdentityFiles, passphrase = NO_PASSPHRASE } = options;
   const { retry = RETRY, keepaliveMs = KEEPALIVE_MS } = options;

@@ -18,6 +18,7 @@ import type { Log } from './connect/login.ts';
 /** Bytes of standard error of any command. What a machine says beyond it is no answer, and is not waited for. */
 const MAX_STDERR_BYTES = 32_000_000;
 
+/** How a command is fed, bounded and ended. */
 export interface ExecOptions {
   /** Written at once. Then standard input ends, unless there is a heartbeat. */
   stdin?: string;
@@ -41,6 +42,7 @@ export interface ExecOptions {
   what?: string;
 }
 
+/** What came of a command. */
 export interface ExecResult {
   stdout: Buffer;
   stderr: string;
@@ -50,6 +52,7 @@ export interface ExecResult {
   signal: string | null;
 }
 
+/** A connection that is logged in, on which commands are run. */
 export interface Connection {
   /**
    * Runs a command by the user's login shell, without a terminal.

@@ -13,6 +13,7 @@ export interface Limits {
   timeout?: { afterMs: number; reason: () => Error };
 }
 
+/** A signal that is aborted by its limits, and how much time is left. */
 export interface Deadline {
   signal: AbortSignal;
   /** In ms; Infinity without a timeout. */

@@ -1,6 +1,7 @@
 /** The one retry policy: a few tries, full jitter between them, and nothing past the caller's deadline. */
 import { setTimeout as sleep } from 'node:timers/promises';
 
+/** How often something is tried, and how long it is waited between two tries. */
 export interface RetryPolicy {
   /** Tries after the first. */
   retries: number;

@@ -21,6 +21,7 @@ export function userName(): string {
   }
 }
 
+/** The number of the user; empty where the system has none. */
 export function userNumber(): string {
   return String(getuid?.() ?? '');
 }

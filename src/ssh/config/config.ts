@@ -30,6 +30,7 @@ export interface HostConfig {
   connectTimeoutMs: number | null;
 }
 
+/** What is asked of an ssh config. */
 export interface HostQuestion {
   /** As one would type it after `ssh`. */
   host: string;
@@ -39,6 +40,7 @@ export interface HostQuestion {
   defaultUser: string;
 }
 
+/** An ssh config that was read. */
 export interface SshConfig {
   /** @throws CONFIG_INVALID where a line says what ssh would not take */
   find(question: HostQuestion): HostConfig;

@@ -26,6 +26,7 @@ const MAX_BYTES = 2 ** 20;
 const MAX_KNOWN_HOSTS_FILES = 32;
 const SERVICES = '/etc/services';
 
+/** The error of a line that ssh would not take. @param place `FILE:LINE` */
 export function refuse(place: string, problem: string): ReconcileError {
   return fault('CONFIG_INVALID', { problem: `${place}: ${problem}`, hint: 'see ssh.configFile' });
 }
@@ -229,6 +230,7 @@ export function parseHop(text: string): Hop | null {
   return { host, ...(port === undefined ? {} : { port: Number(port) }), ...(user === undefined ? {} : { user }) };
 }
 
+/** Whether the value is the word that takes a setting back, in any case. */
 export function isNone(text: string): boolean {
   return text.toLowerCase() === 'none';
 }
@@ -246,6 +248,7 @@ async function portOf(text: string): Promise<number | null> {
   return null;
 }
 
+/** `yes` and `true`, `no` and `false` as ssh takes them; null for anything else. */
 export function flagOf(text: string): boolean | null {
   const word = text.toLowerCase();
   if (word === 'yes' || word === 'true') return true;

@@ -17,6 +17,7 @@ export interface NewKey {
   blob: Buffer;
 }
 
+/** Remembers keys of hosts that nobody knows yet. */
 export interface Acceptor {
   /**
    * Appends the key, unless another process has added one for that host since the file was read: then the verdict is

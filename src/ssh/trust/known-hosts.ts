@@ -9,6 +9,7 @@ import { readRegularFile } from '../../system/file.ts';
 import { remember } from '../../system/remember.ts';
 import { isHiddenName, matchHosts, MAX_PATTERN, parseHiddenName, type HiddenName } from './host-patterns.ts';
 
+/** What a line says of its key: that it is the host's, that it is `@revoked`, or a `@cert-authority`. */
 export type Marker = 'none' | 'revoked' | 'authority';
 
 /** One usable line. `hosts` is its first field as written; `type` the key's own type (`ssh-rsa`, never `rsa-sha2-…`). */
@@ -21,6 +22,7 @@ export interface KnownHostLine {
   blob: Buffer;
 }
 
+/** What the known_hosts files say of a key that a host shows. */
 export type HostKeyVerdict =
   | { verdict: 'ok' }
   /** Another key is known; `file` and `line` are those that `ssh` would call offending. */
@@ -29,6 +31,7 @@ export type HostKeyVerdict =
   /** No key is known. `authority` is a `@cert-authority` line that names the host: the reason why ssh might connect. */
   | { verdict: 'unknown'; authority: { file: string; line: number } | null };
 
+/** Several known_hosts files as one. */
 export interface KnownHosts {
   /** Host key algorithms to ask the server for: those of known keys first, so that a known key is what it shows. */
   keyTypesFor(host: string, port: number): string[];
@@ -138,8 +141,8 @@ function decodeKey(type: string, base64: string): Buffer | null {
   if (text.length % 4 !== 0 || !/^[A-Za-z0-9+/]+={0,2}$/.test(text)) return null;
   const blob = Buffer.from(text, 'base64');
   let offset = 0;
-  for (let left = WIRE_FIELDS[type] ?? -1; left !== 0; left -= 1) {
-    if (left < 0 || offset + 4 > blob.length) return null;
+  for (let fieldsLeft = WIRE_FIELDS[type] ?? -1; fieldsLeft !== 0; fieldsLeft -= 1) {
+    if (fieldsLeft < 0 || offset + 4 > blob.length) return null;
     offset += 4 + blob.readUInt32BE(offset);
   }
   return offset === blob.length && keyType(blob) === type ? blob : null;
