@@ -9,13 +9,13 @@ import type { Node, SshTarget } from '../core/model/node.ts';
 import { createAcceptor } from './trust/accept-new.ts';
 import { startDeadline, withDeadline } from '../system/deadline.ts';
 import { remember } from '../system/remember.ts';
-import { connectionOver, type Connection } from './exec.ts';
+import { createConnection, type Connection } from './exec.ts';
 import { AGENT_MS } from './agent.ts';
 import { createIdentities } from './identity.ts';
 import type { Passphrase } from './key-file.ts';
 import { RetryableConnectError } from './connect/failure.ts';
 import { createTransports } from './connect/jump.ts';
-import type { Login } from './connect/disconnect.ts';
+import type { LoggedIn } from './connect/disconnect.ts';
 import { logIn, type Attempt, type Log } from './connect/login.ts';
 import { knownHostsName, type Trust } from './trust/host-key.ts';
 import { loadKnownHosts } from './trust/known-hosts.ts';
@@ -99,7 +99,7 @@ export function createSsh(options: SshOptions): Ssh {
   };
 
   /** Logs in to a machine through others, and again where that is worth it. */
-  const reach = async (target: SshTarget, jumps: SshTarget[], signal: AbortSignal): Promise<Login> => {
+  const reach = async (target: SshTarget, jumps: SshTarget[], signal: AbortSignal): Promise<LoggedIn> => {
     const { host, proxyCommand, connectTimeoutMs: afterMs } = target;
     const attempt: Attempt = { stage: 'reading keys', tried: [], accepted: null };
     const late = (): ReconcileError => fault('SSH_TIMEOUT', { host, what: attempt.stage, afterMs, proxyCommand });
@@ -111,7 +111,7 @@ export function createSsh(options: SshOptions): Ssh {
     const via = jumps.length === 0 ? null : describeCommand(jumps);
     const seen: Record<RetryableConnectError['why'], number> = { dropped: 0, refused: 0, slow: 0 };
 
-    const once = async (): Promise<Login> => {
+    const once = async (): Promise<LoggedIn> => {
       const permit = await transport.limiter.enter(signal);
       const slow = setTimeout(() => permit.leave(), SLOW_MS);
       attempt.stage = 'opening a TCP connection';
@@ -167,7 +167,7 @@ export function createSsh(options: SshOptions): Ssh {
       const stop = startDeadline({ signal: [signal, closing.signal] });
       try {
         const login = await reach(node, node.jumps ?? [], stop.signal);
-        const connection = connectionOver(login, node, log, () => {
+        const connection = createConnection(login, node, log, () => {
           if (open.get(key) === connection) open.delete(key);
         });
         open.get(key)?.close();

@@ -11,7 +11,7 @@ import type { ClientChannel } from 'ssh2';
 import { fault, ReconcileError } from '../core/errors.ts';
 import type { Node } from '../core/model/node.ts';
 import { settleOnce, type Settling } from '../system/deadline.ts';
-import { disconnect, ignoreThrown, type Login } from './connect/disconnect.ts';
+import { disconnect, ignoreThrown, type LoggedIn } from './connect/disconnect.ts';
 import { CAUSES, errorCode, unreachable } from './connect/failure.ts';
 import type { Log } from './connect/login.ts';
 
@@ -76,7 +76,7 @@ function lost(node: Node, cause: string, error?: unknown): ConnectionLost {
 }
 
 /** @param onEnd called once, when the connection is closed or lost */
-export function connectionOver(login: Login, node: Node, log: Log, onEnd: () => void): Connection {
+export function createConnection(login: LoggedIn, node: Node, log: Log, onEnd: () => void): Connection {
   /** What to do with each command under way when the connection ends. */
   const running = new Set<(reason: ReconcileError) => void>();
   let ended: (() => ReconcileError) | null = null;
@@ -129,7 +129,7 @@ function ignore(channel: ClientChannel): void {
   ignoreThrown(() => channel.close());
 }
 
-/** Feeds a channel and gathers what comes back. Returns what ends that: to be called once it was done or failed. */
+/** Feeds a channel and gathers what comes back. Returns what ends both: to be called once it was done or failed. */
 function follow(
   channel: ClientChannel,
   node: Node,
@@ -194,16 +194,32 @@ function follow(
   channel.stderr.on('close', onStreamClosed);
   channel.on('error', () => undefined); // a write that came too late; `close` tells the rest
 
+  const stopFeeding = feed(channel, options, fail);
+  return () => {
+    stopped = true;
+    stopFeeding();
+    clearTimeout(orphan);
+    if (open === 0) return;
+    channel.removeAllListeners('data').removeAllListeners('exit');
+    channel.stderr.removeAllListeners('data');
+    ignore(channel);
+  };
+}
+
+/** Writes what the command is given, and then its heartbeat, or ends its standard input. Returns what stops that. */
+function feed(channel: ClientChannel, options: ExecOptions, fail: (error: unknown) => void): () => void {
+  const { stdin, content, heartbeatMs } = options;
+  let stopped = false;
   let heartbeat: NodeJS.Timeout | undefined;
-  const feeding = options.content === undefined ? null : new AbortController();
-  const feed = async (): Promise<void> => {
-    if (options.stdin) channel.write(options.stdin);
-    for await (const chunk of options.content ?? []) {
+  const stopping = content === undefined ? null : new AbortController();
+  const write = async (): Promise<void> => {
+    if (stdin) channel.write(stdin);
+    for await (const chunk of content ?? []) {
       if (stopped) return;
-      if (!channel.write(chunk)) await once(channel, 'drain', { signal: feeding?.signal });
+      if (!channel.write(chunk)) await once(channel, 'drain', { signal: stopping?.signal });
     }
     if (stopped) return;
-    if (options.heartbeatMs === undefined) {
+    if (heartbeatMs === undefined) {
       channel.end();
       return;
     }
@@ -211,21 +227,15 @@ function follow(
       if (channel.writable && channel.writableLength === 0) channel.write(HEARTBEAT);
     };
     channel.write(HEARTBEAT);
-    heartbeat = setInterval(beat, options.heartbeatMs);
+    heartbeat = setInterval(beat, heartbeatMs);
   };
-  feed().catch((error: unknown) => {
+  write().catch((error: unknown) => {
     if (!stopped) fail(error);
   });
-
   return () => {
     stopped = true;
-    feeding?.abort();
-    clearTimeout(orphan);
+    stopping?.abort();
     clearInterval(heartbeat);
-    if (open === 0) return;
-    channel.removeAllListeners('data').removeAllListeners('exit');
-    channel.stderr.removeAllListeners('data');
-    ignore(channel);
   };
 }
 

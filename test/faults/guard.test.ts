@@ -187,8 +187,8 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     });
 
     it('standard input ends, the connection does not', async () => {
-      const { hangUp, ended } = await pulling(options());
-      hangUp();
+      const { disconnect, ended } = await pulling(options());
+      disconnect();
       expect((await ended).lines.at(-1)).toMatch(/^ended [1-9]\d* silence$/);
       await cleanlyOver();
     });

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { PassThrough, type Duplex } from 'node:stream';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { createTransports } from '../../src/ssh/connect/jump.ts';
-import type { Login } from '../../src/ssh/connect/disconnect.ts';
+import type { LoggedIn } from '../../src/ssh/connect/disconnect.ts';
 import { createSsh, type Ssh, type SshOptions } from '../../src/ssh/client.ts';
 import { createLimiter } from '../../src/ssh/connect/limiter.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
@@ -348,7 +348,7 @@ describe('a jump host', () => {
           ) => setImmediate(() => opened(undefined, new PassThrough())),
           end: () => undefined,
         });
-        return Promise.resolve({ client, stream: new PassThrough() } as unknown as Login);
+        return Promise.resolve({ client, stream: new PassThrough() } as unknown as LoggedIn);
       },
       () => undefined,
     );

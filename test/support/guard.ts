@@ -113,7 +113,7 @@ export interface RunningGuard {
   /** Goes on without a heartbeat, the connection open. */
   fallSilent: () => void;
   /** Closes standard input, the connection open. */
-  hangUp: () => void;
+  disconnect: () => void;
   ended: Promise<GuardAnswer>;
 }
 
@@ -148,7 +148,7 @@ export function startGuard(fleet: Fleet, node: FleetNode, words: string[], optio
   return {
     client,
     fallSilent: () => clearInterval(beat),
-    hangUp: () => {
+    disconnect: () => {
       clearInterval(beat);
       client.stdin.end();
     },

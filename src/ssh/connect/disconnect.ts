@@ -4,7 +4,7 @@ import type { Duplex } from 'node:stream';
 import type ssh2 from 'ssh2';
 
 /** A machine that we are logged in to. */
-export interface Login {
+export interface LoggedIn {
   client: ssh2.Client;
   stream: Duplex;
 }
@@ -22,7 +22,7 @@ export function ignoreThrown(write: () => void): void {
 }
 
 /** Ends a connection, and waits for nothing: ssh2 closes only our half, and a peer that hangs would keep this process alive. */
-export function disconnect({ client, stream }: Login): void {
+export function disconnect({ client, stream }: LoggedIn): void {
   ignoreThrown(() => client.end());
   if (stream instanceof Socket) stream.destroySoon();
   else ignoreThrown(() => stream.end());

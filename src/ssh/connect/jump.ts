@@ -6,7 +6,7 @@ import type { Duplex } from 'node:stream';
 import { fault, infoOf, type ReconcileError } from '../../core/errors.ts';
 import type { SshTarget } from '../../core/model/node.ts';
 import { settleOnce, unlessAborted, withDeadline } from '../../system/deadline.ts';
-import { disconnect, type Login } from './disconnect.ts';
+import { disconnect, type LoggedIn } from './disconnect.ts';
 import { RetryableConnectError, unreachable } from './failure.ts';
 import { createLimiter, type Limiter } from './limiter.ts';
 import { openTcp } from './tcp.ts';
@@ -36,7 +36,7 @@ const FINAL = /^SSH_(AUTH|HOST_KEY|IDENTITY)|^CONFIG/;
 
 /** @param logInTo logs in to the last of these machines through the others, with retries and deadlines of its own */
 export function createTransports(
-  logInTo: (jumps: SshTarget[]) => Promise<Login>,
+  logInTo: (jumps: SshTarget[]) => Promise<LoggedIn>,
   onLimit: (through: string | null) => void,
 ): Transports {
   const transports = new Map<string, Transport & { close(): void }>();
@@ -82,12 +82,16 @@ function createDirect(limiter: Limiter): Transport & { close(): void } {
 
 /** One connection to a jump host, made or in the making. */
 interface JumpConnection {
-  login: Promise<Login>;
+  login: Promise<LoggedIn>;
   channels: number;
   lost: boolean;
 }
 
-function createJump(limiter: Limiter, jump: SshTarget, logInToIt: () => Promise<Login>): Transport & { close(): void } {
+function createJump(
+  limiter: Limiter,
+  jump: SshTarget,
+  logInToIt: () => Promise<LoggedIn>,
+): Transport & { close(): void } {
   const connections = new Set<JumpConnection>();
   const connectionOf = new WeakMap<Duplex, JumpConnection>();
 
@@ -137,7 +141,7 @@ function createJump(limiter: Limiter, jump: SshTarget, logInToIt: () => Promise<
 
 /** A connection to a jump host that is logged in. */
 interface OpenJump {
-  client: Login['client'];
+  client: LoggedIn['client'];
   connection: JumpConnection;
   jump: SshTarget;
 }

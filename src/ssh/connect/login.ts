@@ -10,7 +10,7 @@ import type { SshTarget } from '../../core/model/node.ts';
 import { settleOnce } from '../../system/deadline.ts';
 import type { Identities } from '../identity.ts';
 import { hostKeyError, knownHostsName, type Trust } from '../trust/host-key.ts';
-import { disconnect, type Login } from './disconnect.ts';
+import { disconnect, type LoggedIn } from './disconnect.ts';
 import { describeCause, errorCode, RETRYABLE_CODES, RetryableConnectError, unreachable } from './failure.ts';
 import type { ConnectStage } from './failure.ts';
 import { declineHostKeys, offerAtOnce, signAtOnce } from './ssh2-private.ts';
@@ -51,9 +51,9 @@ const KEEPALIVE_UNANSWERED = 2;
  * Host key and authentication over a stream that leads to the machine's SSH server. Settles once.
  * @throws SSH_UNREACHABLE, SSH_AUTH_FAILED, SSH_HOST_KEY_…, a RetryableConnectError, or the signal's reason
  */
-export function logIn(stream: Duplex, target: SshTarget, context: LoginContext): Promise<Login> {
+export function logIn(stream: Duplex, target: SshTarget, context: LoginContext): Promise<LoggedIn> {
   const { trust, identity, attempt, stop, log } = context;
-  return settleOnce<Login>({ signal: stop }, ({ done, fail, isOver, onEnd }) => {
+  return settleOnce<LoggedIn>({ signal: stop }, ({ done, fail, isOver, onEnd }) => {
     const client = new ssh2.Client();
     let refusedKey: ReconcileError | null = null;
     /** A key that is to be remembered once the server has proved that it is its own. */
