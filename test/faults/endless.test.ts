@@ -97,7 +97,7 @@ describe.concurrent('a main thread that hangs is ended by the watchdog', () => {
   }
   const hanging = async (words: string[], hang: string) => {
     const file = await preload(hang);
-    const args = [...words, '--timeout', '2s', '--config', fleet.configFile];
+    const args = [...words, '--timeout', '6s', '--config', fleet.configFile];
     return await start(args, { node: [process.execPath, '--require', file] }).ended;
   };
   const told = { code: 4, stdout: '', stderr: expect.stringMatching(/^reconcile: the program hangs: .*\n$/) as string };

@@ -435,7 +435,7 @@ describe('what a node may lack', () => {
     cleanups.push(() => open.kill());
     const local = spawn('sh', ['-c', text, 'change', ...words], { stdio: [open.stdout, 'ignore', 'ignore'] });
     await new Promise((resolve) => local.once('exit', resolve));
-    await until('the watch is gone', async () => (await cocoonOn(node, 'change', 'pull')).length === 0, 10_000);
+    await until('the watch is gone', async () => (await cocoonOn(node, 'change', 'pull')).length === 0);
   });
 
   it('a script that was cut on its way does nothing at all', async () => {
