@@ -49,7 +49,9 @@ const fresh: string[] = [];
 beforeAll(async () => {
   dir = await realpath(await mkdtemp(join(tmpdir(), 'trouble-')));
   const script = join(dir, 'trouble.sh');
-  const cases = Object.entries(TROUBLES).map(([name, [does]], i) => `*/trouble-${i}[!0-9]*) # ${name}\n${does}\n;;\n`);
+  const cases = Object.entries(TROUBLES).map(
+    ([name, [does]], i) => `*/root-of-trouble-${i}[!0-9]*) # ${name}\n${does}\n;;\n`,
+  );
   await writeFile(
     script,
     `#!/bin/sh
@@ -78,7 +80,9 @@ ${cases.join('')}esac
     const { host, port, binary } = fleet.node(server);
     return { name, host, port, binary, rootDir, ...more };
   };
-  const entries = Object.keys(TROUBLES).map((name, i) => at(nameOf(name), 'trouble', join(roots, `trouble-${i}`)));
+  const entries = Object.keys(TROUBLES).map((name, i) =>
+    at(nameOf(name), 'trouble', join(roots, `root-of-trouble-${i}`)),
+  );
   ports = await Promise.all(Object.values(SPEAKERS).map(async ([speaks]) => await startTcpServer(speaks)));
   entries.push(...Object.keys(SPEAKERS).map((name, i) => ({ name: nameOf(name), ...ports[i], stop: undefined })));
   // Its version never ends.

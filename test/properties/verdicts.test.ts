@@ -226,6 +226,17 @@ const anyLookups: fc.Arbitrary<Record<string, PinnedContent>> = fc
     ]),
   );
 
+/** How cocoon stores a content is one fact: what registries say of it when it is pinned agrees with what the tag says. */
+function agreeing(lookups: Record<string, PinnedContent>, images: DesiredImage[]): Record<string, PinnedContent> {
+  const formOf = (question: string): DesiredImage['stored'] | undefined =>
+    images.find((image) => image.kind === 'cloud-image' && question.startsWith(`${truthOf(image)} `))?.stored;
+  const answers = Object.entries(lookups).map(([question, answer]): [string, PinnedContent] => [
+    question,
+    answer.state === 'there' ? { ...answer, stored: formOf(question) ?? answer.stored } : answer,
+  ]);
+  return Object.fromEntries(answers);
+}
+
 interface Fleet {
   at: Given;
   of: Hot;
@@ -260,7 +271,7 @@ const anyFleet: fc.Arbitrary<Fleet> = fc
     of: hot({
       tracked: [{ snapshot: HOT, pools: null }],
       snapshots: [wantedSnapshot({ baseDigest: sha(pinned) })],
-      lookups,
+      lookups: agreeing(lookups, images),
     }),
     fleet,
     policy: { ...POLICY, repair, canary },
