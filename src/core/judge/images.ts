@@ -175,9 +175,10 @@ export function whyNotServed(desired: DesiredImage): { why: string; error: Image
   return desired.unpullable === null ? null : { why: desired.unpullable, error: null };
 }
 
-/** Whether the content would come by itself, without any file being replaced first. */
+/** Whether a run could bring the content under some policy: a bad file that is in the way may be replaced, unless a VM runs on it. */
 export function canBeHad({ image, reference, digest, kept }: Evidence): boolean {
-  if (image === null || kept !== null || whyNotServed(image) !== null) return false;
+  if (image === null || whyNotServed(image) !== null) return false;
+  if (kept !== null) return kept.state === 'corrupt' && !kept.isInUse && digest !== null;
   return digest !== null || !isTied(image, reference);
 }
 

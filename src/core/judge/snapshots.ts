@@ -37,12 +37,13 @@ export function judgeSnapshots(catalog: Catalog, scope: Scope, observation: Obse
     withNews(catalog, fact, { ...judgeLocal(comparison, fact), snapshot }),
   );
   const absent = tracked.filter(({ snapshot }) => !local.some((one) => one.snapshot === snapshot));
-  const isComing = (base: string): boolean =>
-    local.some(({ evidence }) => evidence?.kept === null && evidence.counts === 'tag' && evidence.reference === base) ||
-    judgeImages(catalog, scope, observation).some(
-      ({ evidence, reference }) => evidence !== null && canBeHad(evidence) && reference === base,
-    );
-  return [...local, ...absent.map(({ snapshot }) => judgeRemote(comparison, snapshot, isComing))];
+  if (absent.length === 0) return local;
+  const coming = new Set(
+    [...local, ...judgeImages(catalog, scope, observation)].flatMap(({ evidence }) =>
+      evidence?.counts === 'tag' && canBeHad(evidence) ? evidence.reference : [],
+    ),
+  );
+  return [...local, ...absent.map(({ snapshot }) => judgeRemote(comparison, snapshot, coming))];
 }
 
 function judgeLocal(comparison: Comparison, fact: SnapshotFact): SnapshotFinding {
@@ -94,9 +95,9 @@ function withNews({ snapshots }: Catalog, fact: SnapshotFact, judged: SnapshotFi
 
 /**
  * A tracked snapshot that the node has not fetched yet: what would its base get?
- * @param isComing whether the node is to get an entry for a reference that it lacks now: then the first clone pulls nothing
+ * @param coming the references for which a run may bring an entry to the node: then the first clone pulls nothing
  */
-function judgeRemote(comparison: Comparison, snapshot: string, isComing: (base: string) => boolean): SnapshotFinding {
+function judgeRemote(comparison: Comparison, snapshot: string, coming: ReadonlySet<string>): SnapshotFinding {
   const { node, observed, catalog } = comparison;
   const wanted = catalog.snapshots.find((s) => s.snapshot === snapshot);
   const { base = null, baseDigest = null } = wanted ?? {};
@@ -125,7 +126,7 @@ function judgeRemote(comparison: Comparison, snapshot: string, isComing: (base: 
         ? null
         : judgeBase(comparison, base, baseDigest);
   const isGone = judged !== null && GONE.has(judged.verdict);
-  if (judged === null || (isGone && entry === undefined && (judged.verdict === 'base-drifted' || !isComing(base)))) {
+  if (judged === null || (isGone && entry === undefined && (judged.verdict === 'base-drifted' || !coming.has(base)))) {
     return say(null, 'the first clone pulls its base too (a cold start)');
   }
   const { verdict, reason, ...rest } = judged;

@@ -568,6 +568,12 @@ const WORLDS: Record<string, World> = {
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
     says: { verdict: 'not-on-node', baseVerdict: 'base-missing', plan: null },
   },
+  'not fetched yet, and what the tag serves is there and bad: replacing it leaves the first clone nothing to pull': {
+    on: { entries: [], blobs: short },
+    at: served([desired({ stored: 'as-is' })], { tracked: [tracked({ presence: 'required' })] }),
+    hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot({ baseDigest: sha('a1') })] }),
+    says: { verdict: 'not-on-node', baseVerdict: 'base-missing' },
+  },
   'not fetched yet, and neither is its base: a cold start': {
     on: { entries: [], blobs: {} },
     hot: hot({ tracked: [{ snapshot: HOT, pools: null }], snapshots: [wantedSnapshot()] }),
