@@ -1,29 +1,13 @@
 // Writes the README's tables of options and exit codes from the tables of the program; with --check it only compares, and
 // fails where they differ. Each stands between two comments: <!-- options --> and <!-- end of options -->.
-import { build } from 'esbuild';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { format } from 'prettier';
+import { load, root, settle } from './lib/generated.js';
 
-const root = new URL('..', import.meta.url).pathname;
-const target = `${root}README.md`;
-
-const entry = `
-  export { COMMANDS } from './src/cli/args/commands.ts';
-  export { exitCodeRows } from './src/core/model/exit-codes.ts';
-`;
-const { outputFiles } = await build({
-  stdin: { contents: entry, resolveDir: root },
-  absWorkingDir: root,
-  bundle: true,
-  format: 'esm',
-  platform: 'node',
-  external: ['../commands/*'],
-  banner: { js: "import { createRequire } from 'node:module'; const require = createRequire('file:///');" },
-  write: false,
-  logLevel: 'warning',
-});
-const { COMMANDS, exitCodeRows } = await import(
-  `data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString('base64')}`
+const { COMMANDS, exitCodeRows } = await load(
+  `export { COMMANDS } from './src/cli/args/commands.ts';
+  export { exitCodeRows } from './src/core/model/exit-codes.ts';`,
+  ['../commands/*'],
 );
 
 const cell = (text) => text.replaceAll('|', '\\|');
@@ -63,8 +47,7 @@ const tables = {
   ),
 };
 
-const current = await readFile(target, 'utf8');
-let wanted = current;
+let wanted = await readFile(`${root}README.md`, 'utf8');
 for (const [name, text] of Object.entries(tables)) {
   const [begin, end] = [`<!-- ${name} -->`, `<!-- end of ${name} -->`];
   const [from, to] = [wanted.indexOf(begin), wanted.indexOf(end)];
@@ -72,9 +55,4 @@ for (const [name, text] of Object.entries(tables)) {
   wanted = `${wanted.slice(0, from + begin.length)}\n\n${text}\n\n${wanted.slice(to)}`;
 }
 wanted = await format(wanted, { parser: 'markdown', printWidth: 120 });
-
-if (!process.argv.includes('--check')) await writeFile(target, wanted);
-else if (current !== wanted) {
-  process.stderr.write('README.md is not current: run node scripts/readme.js\n');
-  process.exitCode = 1;
-}
+await settle('README.md', wanted, 'readme.js');

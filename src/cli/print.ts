@@ -1,6 +1,7 @@
 /** How a command answers: the result on stdout, and on stderr why it is no good one, where stdout is for machines. */
 import { ReconcileError } from '../core/errors.ts';
 import { EXIT_CODES } from '../core/model/exit-codes.ts';
+import { isAnyNamed } from '../core/plan/select.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
 import type { Report } from '../core/model/report.ts';
 import { redact } from '../system/secrets.ts';
@@ -17,15 +18,16 @@ export async function printReport(report: Report, asked: Asked, io: Io): Promise
   const { exitCode } = report.run;
   const { quiet, verbose } = asked;
   if (quiet && exitCode === EXIT_CODES.OK.code) return;
+  const shown = redact(report);
   if (asked.output === 'table') {
     for (const info of complaintsOf(report)) complain(io, new ReconcileError(info));
     if (report.gate?.questions.length === 0) return;
   } else if (exitCode !== EXIT_CODES.OK.code) {
-    io.err(await renderReasons(redact(report), wantsColor(asked.color, io, io.stderrIsTerminal)));
+    io.err(await renderReasons(shown, wantsColor(asked.color, io, io.stderrIsTerminal)));
   }
   const color = wantsColor(asked.color, io, io.stdoutIsTerminal);
-  const named = [...(asked.images ?? []), ...(asked.snapshots ?? [])].some((pattern) => !pattern.startsWith('!'));
-  io.out(await render(asked.output, redact(report), { color, verbose, brief: quiet, named }));
+  const named = isAnyNamed({ images: asked.images ?? [], snapshots: asked.snapshots ?? [] });
+  io.out(await render(asked.output, shown, { color, verbose, brief: quiet, named }));
 }
 
 /** Manifests that were refused beyond these are in the report. */

@@ -3,7 +3,7 @@ import type { Ssh } from '../ssh/client.ts';
 import { needsStoredForm } from '../core/judge/blobs.ts';
 import { imagesOf, pinnedKey, suspectOf, withImages } from '../core/judge/catalog.ts';
 import { judgeImages } from '../core/judge/images.ts';
-import { needsForm, pinnedQuestions } from '../core/judge/questions.ts';
+import { needsForm, pinnedQuestions } from '../core/judge/pinned.ts';
 import { judgeSnapshots } from '../core/judge/snapshots.ts';
 import { basesFor, basesOn } from '../core/judge/watched.ts';
 import { errorInfo, fault, infoOf } from '../core/errors.ts';

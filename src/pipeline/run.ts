@@ -6,7 +6,7 @@ import { remediesUnder } from '../core/plan/remedy.ts';
 import { reportRows } from '../core/report/rows.ts';
 import { assemble, type Parts } from '../core/report/report.ts';
 import type { Signal } from '../core/model/exit-codes.ts';
-import { selectFindings, type Filters } from '../core/plan/select.ts';
+import { isAnyNamed, selectFindings, type Filters } from '../core/plan/select.ts';
 import type { Action, Plan, Policy } from '../core/model/plan.ts';
 import type { Report, RunMode } from '../core/model/report.ts';
 import type { ActionResult, Applied, Step, TidyResult } from '../core/model/result.ts';
@@ -54,8 +54,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   const isWork = mode === 'run' && actions.length + plan.tidyings.length > 0;
   const { tidied, results } = isWork ? await carryOut(request, plan) : NOTHING_DONE;
 
-  const { tool, startedAt, filters } = request;
-  const isAsked = [...filters.images, ...filters.snapshots].some((pattern) => !pattern.startsWith('!'));
+  const { tool, startedAt } = request;
   const parts: Parts = {
     tool,
     run: {
@@ -65,7 +64,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
       finishedAt: request.now().toISOString(),
       blobDepth: scope.depth,
     },
-    error: error ?? nothingJudged(findings, judged.findings, observations, isAsked),
+    error: error ?? nothingJudged(findings, judged.findings, observations, isAnyNamed(request.filters)),
     signal: request.interruptedBy(),
     desired: selected.desired,
     snapshots: selected.snapshots,

@@ -6,7 +6,7 @@ import { basic, mayKnow, parseChallenge, parseToken, tokenUrl } from './auth.ts'
 import type { Login } from './logins.ts';
 import type { Proxy } from './proxy.ts';
 import { MAX_ERROR_BYTES, newAgent, open, readBody } from './request.ts';
-import type { HttpResponse, Opened, Question, Take } from './request.ts';
+import type { HttpResponse, Opened, SentRequest, Take } from './request.ts';
 import { withDeadline } from '../system/deadline.ts';
 import { withRetries, type Retry } from '../system/retry.ts';
 import { keepSecret } from '../system/secrets.ts';
@@ -106,7 +106,7 @@ export function createHttp(options: HttpOptions): Http {
   };
 
   /** Opens a request, following redirects. Our authorization goes to the registry itself, and not there by way of others. */
-  const follow = async ({ method, repository, url }: Question, signal: AbortSignal): Promise<Opened> => {
+  const follow = async ({ method, repository, url }: SentRequest, signal: AbortSignal): Promise<Opened> => {
     let target = url;
     let stranger: string | null = null;
     for (let hops = 0; ; hops += 1) {
@@ -130,7 +130,7 @@ export function createHttp(options: HttpOptions): Http {
   };
 
   const ask = async (
-    question: Question & { take: Take },
+    question: SentRequest & { take: Take },
     signal: AbortSignal,
     isAnswered = false,
   ): Promise<HttpResponse> => {
@@ -147,7 +147,11 @@ export function createHttp(options: HttpOptions): Http {
   };
 
   /** Whatever went wrong → one of our errors. */
-  const explain = (error: unknown, { method, url }: Pick<Question, 'method' | 'url'>, signal: AbortSignal): unknown => {
+  const explain = (
+    error: unknown,
+    { method, url }: Pick<SentRequest, 'method' | 'url'>,
+    signal: AbortSignal,
+  ): unknown => {
     if (signal.aborted) return signal.reason;
     if (error instanceof ReconcileError) return error;
     if (error instanceof ShapeError)
@@ -166,7 +170,7 @@ export function createHttp(options: HttpOptions): Http {
       }
     },
     async *stream(repository, path, signal) {
-      const question: Question = { method: 'GET', repository, url: `${options.url}${path}` };
+      const question: SentRequest = { method: 'GET', repository, url: `${options.url}${path}` };
       try {
         const { statusCode, body } = await follow(question, signal);
         if (statusCode !== 200) {
@@ -186,7 +190,7 @@ export function createHttp(options: HttpOptions): Http {
 /** A status that may pass: kept apart until the tries are used up. */
 class TransientStatus extends Error {
   readonly response: HttpResponse;
-  constructor(response: HttpResponse, { method, url }: Question) {
+  constructor(response: HttpResponse, { method, url }: SentRequest) {
     const code = registryCode(response.body);
     super(`${method} ${url}: status ${response.status}${code === null ? '' : ` ${code}`}`);
     this.response = response;

@@ -55,7 +55,7 @@ export async function newAgent({ timeoutMs, ca, proxy }: AgentOptions): Promise<
 }
 
 /** A request as it is sent, at the registry's address or where it redirects to. */
-export interface Question {
+export interface SentRequest {
   method: 'GET' | 'HEAD';
   repository: string;
   url: string;
@@ -83,7 +83,7 @@ export async function open(
 /** The response with its body, as far as it is wanted. */
 export async function readBody(
   { statusCode, headers, body, stranger }: Opened,
-  { method, url, take }: Omit<Question, 'repository'> & { take: Take },
+  { method, url, take }: Omit<SentRequest, 'repository'> & { take: Take },
 ): Promise<HttpResponse> {
   const wanted = statusCode === 200 ? take : { first: MAX_ERROR_BYTES };
   const chunks: Buffer[] = [];

@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { blobState } from '../../src/core/judge/blobs.ts';
 import { pinnedKey } from '../../src/core/judge/catalog.ts';
-import { pinnedQuestions } from '../../src/core/judge/questions.ts';
+import { pinnedQuestions } from '../../src/core/judge/pinned.ts';
 import { judgedAs } from '../../src/core/judge/scope.ts';
 import { blobHex } from '../../src/core/judge/snapshot-files.ts';
 import { assemble } from '../../src/core/report/report.ts';

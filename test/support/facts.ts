@@ -14,7 +14,9 @@ import type {
   VmFact,
 } from '../../src/core/model/observed.ts';
 import type { Repair } from '../../src/core/model/plan.ts';
+import type { ImageRow } from '../../src/core/model/report.ts';
 import type { Scope } from '../../src/core/model/scope.ts';
+import type { ImageVerdict } from '../../src/core/model/verdict.ts';
 
 export const EPOCH = 'https://epoch.example';
 export const ROOT = '/var/lib/cocoon';
@@ -171,6 +173,28 @@ export function split(over: Partial<DesiredImage> = {}): DesiredImage {
     error: trouble('ARTIFACT_UNSUPPORTED', 'the image is split into 2 parts'),
     ...over,
   });
+}
+
+/** A row of the report of which nothing else is known. */
+export function imageRow(verdict: ImageVerdict, over: Partial<ImageRow> = {}): ImageRow {
+  return {
+    reference: WIN11,
+    image: null,
+    tag: null,
+    type: 'cloudimg',
+    verdict,
+    have: null,
+    want: null,
+    plan: null,
+    wave: null,
+    reason: null,
+    error: null,
+    commands: [],
+    outcome: null,
+    after: null,
+    steps: [],
+    ...over,
+  };
 }
 
 export const OCI = 'ghcr.io/a/b:1';

@@ -1,5 +1,6 @@
 /** Findings → the answers of a gate: can what somebody wants to start, start on every node of its pool now? */
 import type { Answer, Gate, GateAnswer, GateQuestion, Refusal } from '../model/gate.ts';
+import { countOf } from '../limit.ts';
 import type { Limit } from '../model/plan.ts';
 import type { GateSettings } from '../model/settings.ts';
 import { cloneAnswer } from './clone.ts';
@@ -55,7 +56,7 @@ function outcomeOf(
 ): Pick<GateQuestion, 'ready' | 'needed' | 'outcome'> {
   const those = (wanted: Answer): number => answers.filter(({ answer }) => answer === wanted).length;
   const ready = those('yes');
-  const asked = minReady.percent ? Math.ceil((answers.length * minReady.value) / 100) : minReady.value;
+  const asked = countOf(minReady, answers.length);
   const needed = nodeName === null ? asked : Math.min(asked, 1);
   if (ready >= needed) return { ready, needed, outcome: 'pass' };
   return { ready, needed, outcome: ready + those('unknown') >= needed ? 'incomplete' : 'blocked' };

@@ -1,23 +1,19 @@
 /** The questions of a gate: an image, how it is to start, and the nodes on which it is asked. */
 import { errorInfo, fault, ReconcileError } from '../errors.ts';
 import { count } from '../text.ts';
-import type { Refusal, StartMode } from '../model/gate.ts';
+import type { GateQuestion, Refusal } from '../model/gate.ts';
 
 const MAX_ANSWERS = 500_000;
 
 /** An image that is to start somewhere. */
-export interface Question {
-  source: string;
-  set: string | null;
-  role: 'agent' | 'toolbox' | null;
-  toolbox: string | null;
-  mode: StartMode;
-  image: string;
+export interface Question extends Pick<
+  GateQuestion,
+  'source' | 'set' | 'role' | 'toolbox' | 'mode' | 'image' | 'nodeName'
+> {
   /** The node pulls the image with `--force` before it starts (mode `run` alone; contract F.4). */
   forcePull: boolean;
   /** Null: every pool. */
   pools: string[] | null;
-  nodeName: string | null;
 }
 
 /** What is wrong with one manifest; those beside it are asked about all the same. */

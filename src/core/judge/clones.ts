@@ -6,7 +6,7 @@ import { blobState, type Form } from './blobs.ts';
 import { layersGone, NO_LAYERS, openedBase, pinnedBy, whyUnusable } from './snapshot-files.ts';
 
 /** A content that was just brought to a node. */
-export interface Content {
+export interface BroughtContent {
   digest: string;
   /** What is known of its file. */
   form: Form | null;
@@ -20,7 +20,7 @@ export interface Content {
 export function clonesOn(
   { cocoon }: Pick<Node, 'cocoon'>,
   observed: Observed,
-  content: Content,
+  content: BroughtContent,
 ): { fact: SnapshotFact; problem: string | null }[] {
   return observed.snapshots.flatMap((fact) => {
     if (fact.pending || whyUnusable(observed, fact) !== null) return [];
@@ -34,7 +34,7 @@ function baseState(
   node: Pick<Node, 'cocoon'>,
   observed: Observed,
   fact: SnapshotFact,
-  { form, depth }: Content,
+  { form, depth }: BroughtContent,
 ): { digest: string | null; problem: string | null } {
   const opened = openedBase(node, observed, fact);
   const pinned = pinnedBy(fact);

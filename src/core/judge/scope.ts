@@ -17,10 +17,10 @@ export interface Comparison {
 /** What a reference on this node stands for at its registry, for the node's own platform; null where it is not judged. */
 export function judgedAs(comparison: Comparison, reference: string): DesiredImage | null {
   const { catalog, observed } = comparison;
-  return lookup(catalog, reference, observed.architecture, (image) => isJudged(comparison, reference, image));
+  return lookup(catalog, reference, observed.architecture, (image) => isInScope(comparison, reference, image));
 }
 
-function isJudged({ catalog, scope, node }: Comparison, reference: string, image: DesiredImage): boolean {
+function isInScope({ catalog, scope, node }: Comparison, reference: string, image: DesiredImage): boolean {
   const { tracked, discover } = scope.images;
   const byRegistry = isMeant(catalog, reference);
   if (discover && byRegistry) return true;

@@ -68,6 +68,11 @@ export interface Action {
   blocked: ErrorInfo | null;
 }
 
+/** The image that an action brings, for people: `simular/win11:latest`; `REFERENCE:` where no tag serves it. */
+export function imageOf({ image, tag }: Pick<Action, 'image' | 'tag'>): string {
+  return `${image}:${tag}`;
+}
+
 /** What the node pulls by itself, or is sent. `replaces`: a bad file of that digest is set aside first. */
 export type Content =
   | { by: 'pull'; replaces: string | null }

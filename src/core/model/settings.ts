@@ -27,14 +27,7 @@ export interface Settings {
     clone: CloneMode;
     vm: CanaryVmPolicy;
   };
-  rollout: {
-    canary: number;
-    maxPulls: number;
-    maxFailures: Limit;
-    pullTimeoutMs: number;
-    pullRetries: number;
-    minFreeBytes: number;
-  };
+  rollout: Omit<Policy, 'clone' | 'vm' | 'repair'>;
   repair: Repair;
   gate: GateSettings;
   run: {

@@ -3,6 +3,7 @@ import { errorInfo } from '../errors.ts';
 import { isUrl } from '../reference.ts';
 import type { Evidence, NodeFindings } from '../model/finding.ts';
 import type { Observation, Observed } from '../model/observed.ts';
+import { imageOf } from '../model/plan.ts';
 import type { Action, ActionKind, CloneTest, Content, Expected, HashedFile, Policy, TagAsked } from '../model/plan.ts';
 import type { Scope } from '../model/scope.ts';
 import { isInPool } from '../judge/scope.ts';
@@ -51,13 +52,12 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
       const hasRoom = free - needBytes >= minFreeBytes;
       const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
       if (hasRoom) free -= sizeBytes;
-      const name = image === null ? reference : `${image.image}:${image.tag}`;
+      const named = { image: image?.image ?? reference, tag: image?.tag ?? '' };
       return {
         node,
         kind,
         reference,
-        image: image?.image ?? reference,
-        tag: image?.tag ?? '',
+        ...named,
         want: digest,
         sizeBytes,
         content,
@@ -65,7 +65,7 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
         clone,
         pullTimeoutMs,
         pullRetries,
-        wave: waveOf(name, node.name, hasRoom),
+        wave: waveOf(imageOf(named), node.name, hasRoom),
         blocked: hasRoom ? null : errorInfo('NO_SPACE', noSpace),
       };
     });
@@ -100,14 +100,12 @@ function tagOf({ counts, image }: Evidence): TagAsked | null {
 }
 
 function hashedOn({ blobs }: Observed): Expected['hashed'] {
-  const known = Object.entries(blobs).filter(([, { sha256, proofs }]) => sha256 !== null || hasAny(proofs));
+  const known = Object.entries(blobs).filter(
+    ([, { sha256, proofs }]) => sha256 !== null || Object.keys(proofs).length > 0,
+  );
   return Object.fromEntries(
     known.map(([hex, { stamp, sha256, proofs }]): [string, HashedFile] => [hex, { stamp, sha256, proofs }]),
   );
-}
-
-function hasAny(proofs: object): boolean {
-  return Object.keys(proofs).length > 0;
 }
 
 function cloneTest(scope: Scope, { clone, vm }: Policy, observation: Observation, runId: string): CloneTest | null {

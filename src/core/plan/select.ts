@@ -14,6 +14,11 @@ export interface Filters {
   ignoreSnapshots: string[];
 }
 
+/** Whether a pattern names something, and does not only exclude. */
+export function isAnyNamed({ images, snapshots }: Pick<Filters, 'images' | 'snapshots'>): boolean {
+  return [...images, ...snapshots].some((pattern) => !pattern.startsWith('!'));
+}
+
 /** What judging produced, before and after selection. */
 export interface Selection {
   findings: NodeFindings[];

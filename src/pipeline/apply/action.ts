@@ -3,7 +3,7 @@ import { importImage, pullImage, replaceBlob } from '../../node/change.ts';
 import type { NodeSession } from '../../node/session.ts';
 import { errorInfo, infoOf, ReconcileError } from '../../core/errors.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
-import type { Action } from '../../core/model/plan.ts';
+import { imageOf, type Action } from '../../core/model/plan.ts';
 import type { ActionResult, Step } from '../../core/model/result.ts';
 import { shortDigest } from '../../core/text.ts';
 import type { Connection } from '../../ssh/client.ts';
@@ -83,10 +83,12 @@ export async function applyAction(
         'clone',
         async () => {
           const users = verifyClones(action, clone, healed);
-          const isProven = users.length === 0 || clone.vm === null || (clone.vm.isForCanaries && !limits.isCanary);
-          if (!isProven && clone.vm !== null) await cloneCanaries(clone.vm, users, session, clients.ssh);
-          const image = `${action.image}:${action.tag}`;
-          return users.length === 0 ? errorInfo('NOTHING_TO_TEST', { host: node.name, image }) : null;
+          if (users.length === 0) return errorInfo('NOTHING_TO_TEST', { host: node.name, image: imageOf(action) });
+          const { vm } = clone;
+          if (vm !== null && (limits.isCanary || !vm.isForCanaries)) {
+            await cloneCanaries(vm, users, session, clients.ssh);
+          }
+          return null;
         },
         (problem) => problem,
       );

@@ -2,9 +2,9 @@
 import PQueue from 'p-queue';
 import { errorInfo, infoOf } from '../../core/errors.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
-import type { Action, Plan } from '../../core/model/plan.ts';
+import { imageOf, type Action, type Plan } from '../../core/model/plan.ts';
 import type { ActionResult, Applied } from '../../core/model/result.ts';
-import { failureBudget } from '../../core/plan/failures.ts';
+import { countOf } from '../../core/limit.ts';
 import { shortDigest } from '../../core/text.ts';
 import { applyAction, UNTOUCHED, type Role } from './action.ts';
 import type { ApplyClients, ApplyLimits } from './limits.ts';
@@ -37,7 +37,7 @@ interface Progress {
  */
 async function applyActions(actions: Action[], clients: ApplyClients, limits: ApplyLimits): Promise<ActionResult[]> {
   const { maxPulls, maxFailures, signal, events } = limits;
-  const budget = failureBudget(maxFailures, actions.length);
+  const budget = countOf(maxFailures, actions.length);
   const progress: Progress = { failures: 0, stopped: new Map(), wrongDigests: new Map(), standIns: new Set() };
   const results = new Map<Action, ActionResult>();
 
@@ -81,7 +81,7 @@ async function applyActions(actions: Action[], clients: ApplyClients, limits: Ap
 function whyNotNow(action: Action, progress: Progress, budget: number, signal: AbortSignal): ErrorInfo | null {
   if (action.blocked !== null) return action.blocked;
   if (signal.aborted) return infoOf(signal.reason);
-  const stopped = progress.stopped.get(imageKey(action));
+  const stopped = progress.stopped.get(imageOf(action));
   if (stopped !== undefined) return errorInfo('NOT_STARTED', { why: stopped });
   if (progress.failures > budget) {
     return errorInfo('NOT_STARTED', { why: `more than ${budget} of the planned actions failed (rollout.maxFailures)` });
@@ -101,7 +101,7 @@ function stopUnhealed(wave: Action[], results: Map<Action, ActionResult>, progre
       action.blocked !== null
     )
       continue;
-    const key = imageKey(action);
+    const key = imageOf(action);
     if (!progress.stopped.has(key))
       progress.stopped.set(key, `its canary ${action.node.name} was not healed: ${result.outcome}`);
   }
@@ -119,16 +119,12 @@ function standInsFor(done: Action[], results: Map<Action, ActionResult>, actions
     return result !== undefined && isUntouched(result);
   });
   const waiting = actions.filter((action) => action.blocked === null && !results.has(action));
-  return [...new Set(held.map(imageKey))].flatMap((key) => {
-    const nodes = new Set(held.filter((action) => imageKey(action) === key).map(nameOf));
-    const mine = waiting.filter((action) => imageKey(action) === key);
+  return [...new Set(held.map(imageOf))].flatMap((key) => {
+    const nodes = new Set(held.filter((action) => imageOf(action) === key).map(nameOf));
+    const mine = waiting.filter((action) => imageOf(action) === key);
     const next = [...new Set(mine.map(nameOf))].slice(0, nodes.size);
     return mine.filter((action) => next.includes(nameOf(action)));
   });
-}
-
-function imageKey(action: Action): string {
-  return `${action.image}:${action.tag}`;
 }
 
 function nameOf({ node }: Action): string {
@@ -139,7 +135,7 @@ function nameOf({ node }: Action): string {
 function roleOf(action: Action, progress: Progress): Role {
   return {
     isCanary: action.wave === 0 || progress.standIns.has(action),
-    isStopped: () => progress.stopped.has(imageKey(action)),
+    isStopped: () => progress.stopped.has(imageOf(action)),
     onWrongDigest: (have) => noteWrongDigest(action, have, progress),
   };
 }
@@ -151,10 +147,10 @@ function skip(action: Action, error: ErrorInfo): ActionResult {
 
 /** The same wrong digest on two nodes is the registry's fault and not a node's: the image stops for the fleet. */
 function noteWrongDigest(action: Action, have: string | null, progress: Progress): void {
-  const key = `${imageKey(action)}@${have}`;
+  const key = `${imageOf(action)}@${have}`;
   const first = progress.wrongDigests.get(key) ?? action.node.name;
   progress.wrongDigests.set(key, first);
   if (first === action.node.name) return;
   const why = `${first} and ${action.node.name} received the same wrong digest ${shortDigest(have)}`;
-  progress.stopped.set(imageKey(action), why);
+  progress.stopped.set(imageOf(action), why);
 }

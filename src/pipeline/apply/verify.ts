@@ -1,11 +1,10 @@
 /** Reads a node again after a change, and compares it with what its registry serves at that moment. */
 import { readNode } from '../../node/read.ts';
 import type { NodeSession } from '../../node/session.ts';
-import { blobState, isHeld, ociState, type BlobState, type Form } from '../../core/judge/blobs.ts';
+import { blobState, ociState, type BlobState, type Form } from '../../core/judge/blobs.ts';
 import { clonesOn } from '../../core/judge/clones.ts';
 import { provenOn } from '../../core/judge/proofs.ts';
 import { errorInfo, fault, ReconcileError } from '../../core/errors.ts';
-import { hexOf } from '../../core/reference.ts';
 import type { DesiredImage } from '../../core/model/desired.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
 import type { IndexEntry, Observed } from '../../core/model/observed.ts';
@@ -16,6 +15,7 @@ import {
   HASH_TIMEOUT_MS,
   hashOn,
   isOpen,
+  proofWishes,
   recallProofs,
   type HashWish,
 } from '../learn/node-hashes.ts';
@@ -99,8 +99,7 @@ function wishesFor(
   have: string | null,
   read: Observed,
 ): HashWish[] {
-  const toProve = image?.unlearned === true && have !== null && isHeld(read, have);
-  const proof: HashWish[] = toProve ? [{ hex: hexOf(have), image }] : [];
+  const proof = have === null ? [] : proofWishes(read, image, have);
   return [...proof, ...(depth === 'sha256' ? deepWishes(node, read) : [])];
 }
 

@@ -6,17 +6,23 @@ import PQueue from 'p-queue';
 import { withDeadline } from '../../system/deadline.ts';
 import type { Ssh } from '../../ssh/client.ts';
 import type { State } from '../../bastion/state.ts';
-import { isHeld } from '../../core/judge/blobs.ts';
 import { fault } from '../../core/errors.ts';
 import type { Catalog } from '../../core/model/catalog.ts';
 import type { Scope } from '../../core/model/scope.ts';
 import { judgedAs } from '../../core/judge/scope.ts';
-import { hexOf } from '../../core/reference.ts';
 import { clip } from '../../core/text.ts';
 import type { Node } from '../../core/model/node.ts';
 import type { Observation, Observed } from '../../core/model/observed.ts';
 import { whyOf } from '../resolve/inquiry.ts';
-import { deepWishes, HASH_TIMEOUT_MS, hashOn, isOpen, recallProofs, type HashWish } from './node-hashes.ts';
+import {
+  deepWishes,
+  HASH_TIMEOUT_MS,
+  hashOn,
+  isOpen,
+  proofWishes,
+  recallProofs,
+  type HashWish,
+} from './node-hashes.ts';
 
 /** So much of what is left of the run's time hashing takes; the rest is for what follows. */
 const SHARE_OF_TIME = 1 / 2;
@@ -35,10 +41,11 @@ export interface HashContext {
 /** What has to be hashed on a node, the proofs first. */
 function wishesOn(catalog: Catalog, scope: Scope, { node, observed }: Observation): HashWish[] {
   if (observed === null) return [];
-  const proofs = observed.entries.flatMap(({ type, reference, digest }): HashWish[] => {
-    const image = type === 'cloudimg' ? judgedAs({ catalog, scope, node, observed }, reference) : null;
-    return image?.unlearned === true && isHeld(observed, digest) ? [{ hex: hexOf(digest), image }] : [];
-  });
+  const proofs = observed.entries
+    .filter(({ type }) => type === 'cloudimg')
+    .flatMap(({ reference, digest }) =>
+      proofWishes(observed, judgedAs({ catalog, scope, node, observed }, reference), digest),
+    );
   return [...proofs, ...(scope.depth === 'sha256' ? deepWishes(node, observed) : [])];
 }
 

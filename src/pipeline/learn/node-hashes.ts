@@ -24,6 +24,11 @@ export interface HashWish {
   image: DesiredImage | null;
 }
 
+/** The blob that an entry names, where its hashes prove what it is of a split image; none where they prove nothing. */
+export function proofWishes(observed: Observed, image: DesiredImage | null, digest: string): HashWish[] {
+  return image?.unlearned === true && isHeld(observed, digest) ? [{ hex: hexOf(digest), image }] : [];
+}
+
 /** The blobs that verdicts in depth depend on. */
 export function deepWishes(node: Node, observed: Observed): HashWish[] {
   const used = new Set([

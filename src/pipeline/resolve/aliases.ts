@@ -78,18 +78,18 @@ function candidatesOf(foreign: string[][]): Map<string, Candidate> {
   return new Map(asked);
 }
 
-type Answer = { repository: string; tag: string } | ErrorInfo | 'none';
+type Named = { repository: string; tag: string } | ErrorInfo | 'none';
 
 /** What each path names at epoch, if anything; each repository is asked for once. */
 async function askAbout(
   candidates: Map<string, Candidate>,
   epoch: Pick<Registry, 'tags'>,
   signal: AbortSignal,
-): Promise<Map<string, Answer>> {
+): Promise<Map<string, Named>> {
   const asked = new Map<string, Promise<boolean | ErrorInfo>>();
   const isServed = async (repository: string): Promise<boolean | ErrorInfo> =>
     await remember(asked, repository, async () => await ask(epoch, repository, signal));
-  const answers = [...candidates].map(async ([path, { readings }]): Promise<[string, Answer]> => {
+  const answers = [...candidates].map(async ([path, { readings }]): Promise<[string, Named]> => {
     for (const reading of readings) {
       const served = await isServed(reading.repository);
       if (served !== false) return [path, served === true ? reading : served];

@@ -50,7 +50,7 @@ export async function resolveAll(
     const keys = resolved.map((image) => add({ ...image, tracked: true }));
     for (const { reference } of resolved) references[reference] = { images: keys, by: 'config' };
   }
-  const bases = [...held.bases, ...snapshots.flatMap(({ base }) => base ?? [])];
+  const bases = new Set([...held.bases, ...snapshots.flatMap(({ base }) => base ?? [])]);
   const found = await Promise.all(
     [...new Set([...bases, ...held.references])].map(async (key) => ({
       key,
@@ -61,7 +61,7 @@ export async function resolveAll(
     if (resolved.length === 0) continue;
     const isKnown = (image: DesiredImage): boolean =>
       Object.values(images).some((d) => d.image === image.image && d.tag === image.tag);
-    const kept = resolved.filter((image) => discover || bases.includes(key) || isKnown(image));
+    const kept = resolved.filter((image) => discover || bases.has(key) || isKnown(image));
     // What epoch serves under a reference wins over what the config takes it for.
     if (kept.length === 0) delete references[key];
     else references[key] = { images: kept.map((image) => add({ ...image, reference: key })), by: 'registry' };
@@ -83,8 +83,8 @@ function isFromEpoch(name: string): boolean {
  * Newer vk-cocoon imports cloud images under `repo:tag` (contract F.4). Where a snapshot names such a key as its base,
  * and epoch has that artifact, the key is tied to it.
  */
-async function tiedBy(asking: Asking, key: string, bases: string[]): Promise<DesiredImage[]> {
-  const name = bases.includes(key) ? parseImageName(key) : null;
+async function tiedBy(asking: Asking, key: string, bases: ReadonlySet<string>): Promise<DesiredImage[]> {
+  const name = bases.has(key) ? parseImageName(key) : null;
   if (name === null || name.registry !== null || name.tag === null) return [];
   const image = await imageAtEpoch(asking, { repository: name.repository, tag: name.tag });
   return image.kind === 'cloud-image' ? [image] : [];

@@ -18,7 +18,7 @@ export interface ContainerAsked {
 }
 
 /** What is the same for all platforms of an image. */
-interface Content {
+interface TagContent {
   registry: Registry;
   repository: string;
   base: DesiredImage;
@@ -46,7 +46,7 @@ async function resolve(inquiry: Inquiry, what: ContainerAsked, architectures: st
     const manifest = await registry.manifest(what.repository, tag, inquiry.signal);
     const content = { registry, repository: what.repository, base, signal: inquiry.signal };
     const kind = kindOf(manifest);
-    if (kind === 'container-image') return [await contentOf(content, manifest)];
+    if (kind === 'container-image') return [await imageFrom(content, manifest)];
     if (kind === 'index') {
       const platforms = architectures.length > 0 ? architectures : ['amd64'];
       return await Promise.all(platforms.map(async (architecture) => await childOf(content, manifest, architecture)));
@@ -59,7 +59,7 @@ async function resolve(inquiry: Inquiry, what: ContainerAsked, architectures: st
 }
 
 /** The child of an index for one platform: its digest is what a node records, never that of the index (C.6). */
-async function childOf(content: Content, index: Manifest, architecture: string): Promise<DesiredImage> {
+async function childOf(content: TagContent, index: Manifest, architecture: string): Promise<DesiredImage> {
   const { registry, repository, base, signal } = content;
   const platform = `linux/${architecture}`;
   const child = index.children.find((c) => c.os === 'linux' && c.architecture === architecture);
@@ -69,13 +69,16 @@ async function childOf(content: Content, index: Manifest, architecture: string):
   }
   try {
     const manifest = await registry.manifest(repository, child.digest, signal);
-    return { ...(await contentOf(content, manifest)), platform };
+    return { ...(await imageFrom(content, manifest)), platform };
   } catch (error) {
     return { ...base, platform, error: whyOf(error, signal) };
   }
 }
 
-async function contentOf({ registry, repository, base, signal }: Content, manifest: Manifest): Promise<DesiredImage> {
+async function imageFrom(
+  { registry, repository, base, signal }: TagContent,
+  manifest: Manifest,
+): Promise<DesiredImage> {
   const blobs = manifest.layers.map(({ digest, sizeBytes }) => ({ digest, sizeBytes }));
   return {
     ...base,

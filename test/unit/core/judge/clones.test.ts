@@ -1,10 +1,10 @@
 /** Which snapshots stand on a content that was just brought, and would clone: told from the node alone. */
 import { expect, test } from 'vitest';
-import { clonesOn, type Content } from '../../../../src/core/judge/clones.ts';
+import { clonesOn, type BroughtContent } from '../../../../src/core/judge/clones.ts';
 import type { Observed } from '../../../../src/core/model/observed.ts';
 import { blob, blobPath, blobs, HOT, node, observed, sha, SIZE, snapshot } from '../../../support/facts.ts';
 
-const CONTENT: Content = { digest: sha('e2'), form: { sizeBytes: SIZE, stored: 'as-is' }, depth: 'size' };
+const CONTENT: BroughtContent = { digest: sha('e2'), form: { sizeBytes: SIZE, stored: 'as-is' }, depth: 'size' };
 const onLayers = snapshot('e2', {
   baseType: 'oci',
   files: { 'config.json': 9, 'state.json': 9, 'memory-ranges': 8, 'cow.raw': 7, 'cocoon.json': 6 },

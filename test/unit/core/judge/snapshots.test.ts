@@ -1,7 +1,7 @@
 /** Snapshot verdicts: the ordered table, as named worlds. The overlay's own backing path is the judge, not the index. */
 import { describe, expect, test } from 'vitest';
 import { pinnedKey } from '../../../../src/core/judge/catalog.ts';
-import { pinnedQuestions } from '../../../../src/core/judge/questions.ts';
+import { pinnedQuestions } from '../../../../src/core/judge/pinned.ts';
 import { blobHex, pinnedBy } from '../../../../src/core/judge/snapshot-files.ts';
 import type { PinnedContent } from '../../../../src/core/model/catalog.ts';
 import type { DesiredSnapshot } from '../../../../src/core/model/desired.ts';

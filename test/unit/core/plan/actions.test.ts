@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { findings, plan as planFor, POLICY, remedies, rows } from '../../../support/judging.ts';
 import { planActions } from '../../../../src/core/plan/actions.ts';
-import { failureBudget } from '../../../../src/core/plan/failures.ts';
+import { countOf } from '../../../../src/core/limit.ts';
 import type { Observation } from '../../../../src/core/model/observed.ts';
 import type { Action, Policy } from '../../../../src/core/model/plan.ts';
 import type { ActionResult } from '../../../../src/core/model/result.ts';
@@ -283,7 +283,7 @@ test.each([
   ['0', 9, 0],
   ['3', 1, 3],
 ])('a failure budget of %s for %i actions is %i', (limit, planned, budget) => {
-  expect(failureBudget({ value: Number.parseInt(limit, 10), percent: limit.endsWith('%') }, planned)).toBe(budget);
+  expect(countOf({ value: Number.parseInt(limit, 10), percent: limit.endsWith('%') }, planned)).toBe(budget);
 });
 
 describe('what the plan writes into the rows', () => {

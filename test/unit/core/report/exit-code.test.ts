@@ -4,6 +4,7 @@ import { errorInfo } from '../../../../src/core/errors.ts';
 import { EXIT_CODES, exitCodeRows, wordOfExit } from '../../../../src/core/model/exit-codes.ts';
 import { exitCode } from '../../../../src/core/report/exit-code.ts';
 import type { LeftoverRow, NodeReport } from '../../../../src/core/model/report.ts';
+import { imageRow } from '../../../support/facts.ts';
 
 const nodeWith = (fields: Partial<NodeReport>): NodeReport => ({
   name: 'n1',
@@ -22,28 +23,10 @@ const nodeWith = (fields: Partial<NodeReport>): NodeReport => ({
   ...fields,
 });
 
-const imageRow = (verdict: NodeReport['images'][number]['verdict']): NodeReport['images'][number] => ({
-  reference: 'r',
-  image: null,
-  tag: null,
-  type: 'cloudimg',
-  verdict,
-  have: null,
-  want: null,
-  plan: null,
-  wave: null,
-  reason: null,
-  error: null,
-  commands: [],
-  outcome: null,
-  after: null,
-  steps: [],
-});
-
 const sound = nodeWith({ images: [imageRow('in-sync')] });
 const drifted = nodeWith({ images: [imageRow('stale')] });
-const healed = nodeWith({ images: [{ ...imageRow('stale'), outcome: 'healed' }] });
-const failed = nodeWith({ images: [{ ...imageRow('stale'), outcome: 'failed' }] });
+const healed = nodeWith({ images: [imageRow('stale', { outcome: 'healed' })] });
+const failed = nodeWith({ images: [imageRow('stale', { outcome: 'failed' })] });
 const unknown = nodeWith({ images: [imageRow('unknown')] });
 const down = nodeWith({ status: 'unreachable' });
 const untidy = nodeWith({ leftovers: [{ outcome: 'failed' } as LeftoverRow] });

@@ -24,28 +24,12 @@ import {
   entry,
   served,
   hot as hotOf,
+  imageRow,
 } from '../../../support/facts.ts';
 import { plan } from '../../../support/judging.ts';
 
 function image(verdict: ImageVerdict, outcome: Outcome | null = null, over: Partial<ImageRow> = {}): ImageRow {
-  return {
-    reference: WIN11,
-    image: 'simular/win11',
-    tag: 'latest',
-    type: 'cloudimg',
-    verdict,
-    have: null,
-    want: null,
-    plan: null,
-    wave: null,
-    reason: null,
-    error: null,
-    commands: [],
-    outcome,
-    after: null,
-    steps: [],
-    ...over,
-  };
+  return imageRow(verdict, { image: 'simular/win11', tag: 'latest', outcome, ...over });
 }
 
 function hot(verdict: SnapshotVerdict, over: Partial<SnapshotRow> = {}): SnapshotRow {
