@@ -1,4 +1,4 @@
-/** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version (`startup/bytecode.ts`). */
+/** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version and user (`main.ts`). */
 import { setMaxListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';

@@ -3,7 +3,6 @@
  * timer of ours rings and no signal is heard; `watchdog-thread.ts` then ends the process.
  */
 import { SHARE_ENV, Worker } from 'node:worker_threads';
-import { keepYoungGenerationSmall } from './bytecode.ts';
 import { DEADLINE, SIGNS, type Watched } from './watched.ts';
 
 /** How long after the deadline a program without a sign is ended. */
@@ -39,7 +38,6 @@ function startThread(file: string, workerData: Watched): void {
     const silent = { stdout: true, stderr: true };
     const small = { maxYoungGenerationSizeMb: 1 };
     const worker = new Worker(file, { workerData, env: SHARE_ENV, resourceLimits: small, ...silent });
-    worker.once('online', keepYoungGenerationSmall); // a new heap resets that for all
     worker.on('error', () => undefined);
     worker.unref();
   } catch {

@@ -1,4 +1,0 @@
-/** Run by the build, beside what it built. */
-import { keep } from './bytecode.ts';
-
-keep();
