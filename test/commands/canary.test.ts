@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, cp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { LeftoverRow } from '../../src/core/model/report.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
@@ -125,7 +125,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     overrides = user === undefined ? {} : { ssh: { user } };
   });
 
-  it('is cloned with the arguments of the config, seen running, and removed', async () => {
+  test('is cloned with the arguments of the config, seen running, and removed', async () => {
     await configure({ extraArgs: ['--no-direct-io', '--queue-size', '128'] });
     expect(outcome(await run().ended)).toEqual({ code: 0, outcome: 'healed', error: null });
     const [clone, ...more] = await clonesOn(node);
@@ -136,14 +136,14 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(clone?.slice(clone.indexOf('vm'))).toEqual([...words, incident.snapshot]);
   });
 
-  it.skipIf(!isDouble)('a clone that fails is exit code 4 with the words of the hypervisor', async () => {
+  test.skipIf(!isDouble)('a clone that fails is exit code 4 with the words of the hypervisor', async () => {
     await node.setEnv({ COCOON_DOUBLE_CLONE_ERROR: 'out of huge pages' });
     const { code, outcome: what, error } = outcome(await run().ended);
     expect({ code, what, error: error?.code }).toEqual({ code: 4, what: 'failed', error: 'CLONE_FAILED' });
     expect(error?.message).toContain('out of huge pages');
   });
 
-  it.skipIf(!isDouble)('a clone that hangs is ended after verify.vm.timeout', async () => {
+  test.skipIf(!isDouble)('a clone that hangs is ended after verify.vm.timeout', async () => {
     await configure({ timeout: '1s' });
     await node.setEnv({ COCOON_DOUBLE_CLONE_DELAY_MS: '600000' });
     const { code, error } = outcome(await run().ended);
@@ -152,7 +152,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await vmsOn(node)).toEqual([]);
   });
 
-  it.skipIf(!isDouble)('reconcile is killed in mid-clone', async () => {
+  test.skipIf(!isDouble)('reconcile is killed in mid-clone', async () => {
     const { child, ended } = await cloning();
     ended.catch(() => undefined);
     child.kill('SIGKILL');
@@ -160,7 +160,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await until('the lock is free', () => !isLocked(node));
   });
 
-  it.skipIf(!isDouble)('reconcile is told to end in mid-clone: the canary is gone before it ends', async () => {
+  test.skipIf(!isDouble)('reconcile is told to end in mid-clone: the canary is gone before it ends', async () => {
     const { child, ended } = await cloning();
     child.kill('SIGTERM');
     const { code, error } = outcome(await ended);
@@ -168,7 +168,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await vmsOn(node)).toEqual([]);
   });
 
-  it.skipIf(!isDouble)('the connection dies in mid-clone: a second one makes sure', async () => {
+  test.skipIf(!isDouble)('the connection dies in mid-clone: a second one makes sure', async () => {
     const { ended } = await cloning();
     await cutConnections(fleet);
     const { code, error } = outcome(await ended);
@@ -177,7 +177,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await vmsOn(node)).toEqual([]);
   });
 
-  it.skipIf(!isDouble)('the guard is killed in mid-clone: a second connection makes sure', async () => {
+  test.skipIf(!isDouble)('the guard is killed in mid-clone: a second connection makes sure', async () => {
     const { ended } = await cloning();
     process.kill(await firstOn(node, 'change', 'canary'), 'SIGKILL');
     const { code, error } = outcome(await ended);
@@ -186,7 +186,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await vmsOn(node)).toEqual([]);
   });
 
-  it('one that a dead run left is removed by the next, no other VM is, and none by --dry-run', async () => {
+  test('one that a dead run left is removed by the next, no other VM is, and none by --dry-run', async () => {
     const others = ['vk-default-demo-0', 'my-reconcile-canary-1', 'Reconcile-canary-1', 'reconcile-canar'];
     await plant('reconcile-canary-20260101T000000Z-dead01', ...others, 'reconcile-canary-x');
     cleanups.push(async () => await node.cocoon('vm', 'rm', '--force', ...others));
@@ -196,12 +196,12 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect((await vmsOn(node)).sort()).toEqual([...others].sort());
   });
 
-  it('one that a dead run left is removed also by a run that clones none', async () => {
+  test('one that a dead run left is removed also by a run that clones none', async () => {
     await plant('reconcile-canary-x');
     expect(outcome(await run('--clone', 'files').ended)).toMatchObject({ code: 0, outcome: 'healed' });
   });
 
-  it('one that cannot be removed is named, with the command', async () => {
+  test('one that cannot be removed is named, with the command', async () => {
     await intercept('case " $* " in *" vm rm "*) echo "Error: rm: the disk is on fire" >&2; exit 1 ;; esac');
     const { code, outcome: what, error } = outcome(await run().ended);
     expect({ code, what, error: error?.code }).toEqual({ code: 4, what: 'failed', error: 'CANARY_LEFT' });
@@ -213,7 +213,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect((await node.cocoon('vm', 'rm', '--force', name)).code).toBe(0);
   });
 
-  it('a VM that stays does not hold our lock', async () => {
+  test('a VM that stays does not hold our lock', async () => {
     const note = join(fleet.dir, 'guest.pid');
     await intercept(`case " $* " in *" vm clone "*) sleep 600 & echo $! >'${note}' ;; esac`);
     const words = ['canary', 'reconcile-canary-y', incident.snapshot];
@@ -236,7 +236,7 @@ describe('what a dead run left where nothing else is to do', () => {
     return [ran.exitCode, nodes.flatMap(({ leftovers }) => leftovers)];
   };
 
-  it('is left alone while another run is at work there, which is no error; else a failure is one, and costs nothing else', async () => {
+  test('is left alone while another run is at work there, which is no error; else a failure is one, and costs nothing else', async () => {
     const there = fleet.node(IN_SYNC);
     await guard(fleet, there, ['pull', `${fleet.epoch.url}/dl/no/such`]); // the lock file is there now
     expect((await there.cocoon('vm', 'clone', '--name', DEAD, incident.snapshot)).code).toBe(0);
@@ -267,13 +267,13 @@ describe('verify.vm.nodes', () => {
   const clones = async (): Promise<number[]> =>
     await Promise.all(DRIFTED.map(async (name) => (await clonesOn(fleet.node(name))).length));
 
-  it('canary: only where an image is healed first', async () => {
+  test('canary: only where an image is healed first', async () => {
     await configure({ nodes: 'canary' });
     expect((await report(fleet)).summary.actions.healed).toBe(2);
     expect(await clones()).toEqual([1, 0]);
   });
 
-  it('canary: where another run holds that node, on the one that stands in for it', async () => {
+  test('canary: where another run holds that node, on the one that stands in for it', async () => {
     await configure({ nodes: 'canary' });
     await guard(fleet, node, ['pull', `${fleet.epoch.url}/dl/no/such`]); // the lock file is there now
     const free = await holdLock(node);
@@ -283,13 +283,13 @@ describe('verify.vm.nodes', () => {
     await free();
   });
 
-  it('healed: wherever something was healed', async () => {
+  test('healed: wherever something was healed', async () => {
     await configure({ nodes: 'healed' });
     expect((await report(fleet)).summary.actions.healed).toBe(2);
     expect(await clones()).toEqual([1, 1]);
   });
 
-  it.skipIf(!isDouble)('a clone that fails on the canary node keeps the image from all others', async () => {
+  test.skipIf(!isDouble)('a clone that fails on the canary node keeps the image from all others', async () => {
     await node.setEnv({ COCOON_DOUBLE_CLONE_ERROR: 'no' });
     const failed = await report(fleet);
     expect(failed.run.exitCode).toBe(4);

@@ -4,7 +4,7 @@ import { createServer, type AddressInfo, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { anyLine } from '../support/command-lines.ts';
 import { start, type Run } from '../support/reconcile.ts';
 
@@ -49,7 +49,7 @@ async function run(argv: readonly string[]): Promise<Run> {
   return await start([...argv], { cwd: dir, env: { RECONCILE_CONFIG: join(dir, 'reconcile.yaml') } }).ended;
 }
 
-it.each([[['-n', '--timeout', '2s']], [['digest', 'simular/win11']]])('%j is understood, and asks', async (argv) => {
+test.each([[['-n', '--timeout', '2s']], [['digest', 'simular/win11']]])('%j is understood, and asks', async (argv) => {
   const { stderr } = await run(argv);
   expect(connections, stderr).toBeGreaterThan(0);
 });
@@ -70,7 +70,7 @@ const generated = anyLine
   .filter(({ argv, means }) => means === null && !argv.some((word) => /^(--config|-[nq]*c)/.test(word)))
   .map(({ argv }) => argv);
 
-it('a line that is not exactly understood ends with 1 and one clear message, and nobody was asked', async () => {
+test('a line that is not exactly understood ends with 1 and one clear message, and nobody was asked', async () => {
   const lines = [...NAMED, ...fc.sample(generated, { numRuns: 34, seed: 20260509 })];
   for (let at = 0; at < lines.length; at += 4) {
     const batch = lines.slice(at, at + 4);

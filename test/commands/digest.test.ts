@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { stringify } from 'yaml';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Desired } from '../../src/core/model/desired.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { startEpoch, type Epoch } from '../doubles/epoch.ts';
@@ -69,7 +69,7 @@ function reads(): Record<string, number> {
 }
 
 describe('a cloud image', () => {
-  it.each([
+  test.each([
     ['of one layer', {}],
     ['of one raw disk', { mediaType: 'application/vnd.cocoonstack.disk.raw' }],
     [
@@ -101,7 +101,7 @@ describe('a cloud image', () => {
     expect(reads()).toEqual({});
   });
 
-  it('may be named by its URL, in either form', async () => {
+  test('may be named by its URL, in either form', async () => {
     const { contentDigest } = await push('simular/named');
     await epoch.push('simular/named', 'v2', await push('simular/named'));
     const { desired } = await asked(`${epoch.url}/dl/simular/named`, 'simular/named:v2');
@@ -112,7 +112,7 @@ describe('a cloud image', () => {
 });
 
 describe('a split image', () => {
-  it('whose checksums name the joined file: nothing else is read', async () => {
+  test('whose checksums name the joined file: nothing else is read', async () => {
     const { contentDigest, layers } = await push('simular/split', { parts: 3, checksums: 'assembled' });
     const { code, desired } = await asked('simular/split');
     expect(code).toBe(0);
@@ -120,7 +120,7 @@ describe('a split image', () => {
     expect(reads()).toEqual({ [layers.at(-1)?.digest ?? '']: 1 });
   });
 
-  it.each([
+  test.each([
     ['no checksums', undefined],
     ['checksums of the parts alone', 'parts'],
   ] as const)('with %s is read once; the second call knows it without reading anything', async (_how, checksums) => {
@@ -141,7 +141,7 @@ describe('a split image', () => {
     expect(second.stderr).toBe('');
   });
 
-  it('in the legacy types for Windows', async () => {
+  test('in the legacy types for Windows', async () => {
     const { contentDigest } = await push('simular/split', {
       parts: 2,
       mediaType: 'application/vnd.cocoonstack.windows.disk.qcow2.part',
@@ -150,7 +150,7 @@ describe('a split image', () => {
     expect((await asked('simular/split')).desired[0]).toMatchObject({ contentDigest, contentDigestSource: 'stream' });
   });
 
-  it('that contradicts itself is not believed, and that is said', async () => {
+  test('that contradicts itself is not believed, and that is said', async () => {
     const content = fresh();
     const text = `${'0'.repeat(64)}  disk.qcow2.00.qcow2.part\n${'1'.repeat(64)}  disk.qcow2\n`;
     const { contentDigest } = await push('simular/split', { content, parts: 2, checksums: { text } });
@@ -160,14 +160,14 @@ describe('a split image', () => {
     expect(stdout).toMatch(/contradicts itself: its checksums name another digest for disk\.qcow2\.00\.qcow2\.part/);
   });
 
-  it('whose titles are not padded is joined as epoch does, and that is said', async () => {
+  test('whose titles are not padded is joined as epoch does, and that is said', async () => {
     const { contentDigest } = await push('simular/split', { parts: 11, title: (index) => `part.${index + 1}` });
     const { stdout } = await digest('simular/split');
     expect(stdout).toContain(contentDigest);
     expect(stdout).toContain('not padded with zeros');
   });
 
-  it.each([
+  test.each([
     ['--no-stream', ['--no-stream'], {}],
     ['images.stream: false', [], { stream: false }],
   ])('is not read with %s: unknown, exit 3', async (_how, args, images) => {
@@ -180,7 +180,7 @@ describe('a split image', () => {
     expect(reads()).toEqual({ [layers.at(-1)?.digest ?? '']: 1 });
   });
 
-  it.each(['cut', 'short', 'flip', 'reset', 500] as const)(
+  test.each(['cut', 'short', 'flip', 'reset', 500] as const)(
     'a part that comes bad once (%s) is read again, and only that part',
     async (how) => {
       const { contentDigest, layers } = await push('simular/split', { parts: 3 });
@@ -193,7 +193,7 @@ describe('a split image', () => {
     },
   );
 
-  it('a part that always comes bad: unknown, with the part', async () => {
+  test('a part that always comes bad: unknown, with the part', async () => {
     const { layers } = await push('simular/split', { parts: 2 });
     const bad = layers[1]?.digest ?? '';
     epoch.fail({ match: new RegExp(`^GET .*/blobs/${bad}$`), how: 'flip', times: 100 });
@@ -203,7 +203,7 @@ describe('a split image', () => {
     expect(desired[0]?.error?.message).toContain(bad.slice(7, 19));
   });
 
-  it('a part that epoch has lost: unknown, and nothing is read in vain', async () => {
+  test('a part that epoch has lost: unknown, and nothing is read in vain', async () => {
     const { layers } = await push('simular/split', { parts: 2 });
     epoch.deleteBlob(layers[1]?.digest ?? '');
     const { code, desired } = await asked('simular/split');
@@ -214,7 +214,7 @@ describe('a split image', () => {
 });
 
 describe('what is no cloud image', () => {
-  it('is unknown, each with its reason', async () => {
+  test('is unknown, each with its reason', async () => {
     const layer = { mediaType: 'application/vnd.cocoonstack.disk.qcow2', digest: `sha256:${'a'.repeat(64)}`, size: 5 };
     await epoch.push('odd/untyped', 'latest', rawArtifact({ schemaVersion: 2, layers: [layer] }));
     await epoch.pushSnapshot('odd/hot', 'latest', { image: 'x', imageDigest: `sha256:${'b'.repeat(64)}` });
@@ -229,7 +229,7 @@ describe('what is no cloud image', () => {
     expect(desired.at(-1)?.error?.code).toBe('TAG_NOT_FOUND');
   });
 
-  it('a container image on epoch by its OCI reference: the manifest of each platform', async () => {
+  test('a container image on epoch by its OCI reference: the manifest of each platform', async () => {
     const children = ['amd64', 'arm64'].map((architecture) => ({
       architecture,
       artifact: containerArtifact({ architecture, seed: `at epoch ${architecture}` }),
@@ -246,7 +246,7 @@ describe('what is no cloud image', () => {
 });
 
 describe('the table', () => {
-  it('has one line per image, and says below what is wrong', async () => {
+  test('has one line per image, and says below what is wrong', async () => {
     const { contentDigest } = await push('simular/one');
     const { code, stdout } = await digest('simular/one', 'odd/none:v9');
     expect(code).toBe(3);
@@ -257,14 +257,14 @@ describe('the table', () => {
     expect(lines[3]).toMatch(/^odd\/none:v9: /);
   });
 
-  it('an epoch that cannot be asked is exit 1', async () => {
+  test('an epoch that cannot be asked is exit 1', async () => {
     await configure({}, 'http://127.0.0.1:9');
     const { code, stdout } = await digest('simular/one');
     expect(code).toBe(1);
     expect(stdout).toContain('connect ECONNREFUSED');
   });
 
-  it.each([[[]], [['Not A Reference']]])('no usable reference (%j) is exit 1 and one clear line', async (args) => {
+  test.each([[[]], [['Not A Reference']]])('no usable reference (%j) is exit 1 and one clear line', async (args) => {
     const { code, stdout, stderr } = await digest(...args);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
     expect(stderr).toMatch(/reference|neither/);
@@ -317,7 +317,7 @@ describe('memory', () => {
   afterAll(() => server.close());
   let expected: string;
 
-  it.skipIf(process.env['SPLIT_PART_MIB'] === undefined)(
+  test.skipIf(process.env['SPLIT_PART_MIB'] === undefined)(
     `three parts of ${PART} MiB are read in less than 150 MB`,
     { timeout: 600_000 },
     async () => {
@@ -362,7 +362,7 @@ describe('ten nodes hold a split image, nothing is known of it, and epoch is not
       .map(({ path }) => path);
   };
 
-  it('each node proves for itself that it holds what epoch serves, and nobody is held against that', async () => {
+  test('each node proves for itself that it holds what epoch serves, and nobody is held against that', async () => {
     const dry = await report(fleet, '--dry-run');
     expect(dry.run.exitCode).toBe(0);
     expect(dry.desired[0]).toMatchObject({ image: IMAGE, contentDigest: null, contentDigestSource: null });
@@ -375,7 +375,7 @@ describe('ten nodes hold a split image, nothing is known of it, and epoch is not
     expect(await hashes()).toEqual(NAMES.map(() => 3));
   });
 
-  it('the second run hashes nothing: what a node proved of a file is remembered for that file', async () => {
+  test('the second run hashes nothing: what a node proved of a file is remembered for that file', async () => {
     const again = await report(fleet, '--dry-run');
     expect(again.summary.images['in-sync']).toBe(10);
     expect(imageOn(again, NAMES[0] as string).reason).toBe('its own hashes match the parts');
@@ -383,7 +383,7 @@ describe('ten nodes hold a split image, nothing is known of it, and epoch is not
     expect(await hashes()).toEqual(NAMES.map(() => 0));
   });
 
-  it('a file that was touched since is hashed again, and no other one', async () => {
+  test('a file that was touched since is hashed again, and no other one', async () => {
     const [first = ''] = NAMES;
     const blob = fleet.node(first).blobFile(imageOn(await report(fleet, '--dry-run'), first).have ?? '');
     await utimes(blob, new Date(0), new Date(0));
@@ -391,7 +391,7 @@ describe('ten nodes hold a split image, nothing is known of it, and epoch is not
     expect(await hashes()).toEqual([3, ...NAMES.slice(1).map(() => 0)]);
   });
 
-  it('other content proves each holder stale, and what each pulls it proves for itself', async () => {
+  test('other content proves each holder stale, and what each pulls it proves for itself', async () => {
     const pushed = await fleet.epoch.pushImage(IMAGE, 'latest', { content: fresh(), parts: 2 });
     fleet.epoch.requests.length = 0;
     const dry = await report(fleet, '--dry-run');
@@ -412,7 +412,7 @@ describe('ten nodes hold a split image, nothing is known of it, and epoch is not
     expect(await hashes()).toEqual(NAMES.map(() => 0));
   });
 
-  it('a download that is cut short by epoch is seen by the proof, and goes no further than the canary', async () => {
+  test('a download that is cut short by epoch is seen by the proof, and goes no further than the canary', async () => {
     await fleet.epoch.pushImage(IMAGE, 'latest', { content: fresh(), parts: 2 });
     fleet.epoch.fail({ match: /^GET \/dl\//, how: 'short', times: 100 });
     const failed = await report(fleet);

@@ -1,7 +1,7 @@
 // The exit codes, by the real command on twenty nodes of which some are down, one is a stranger, and some have drifted.
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
 import { cocoonOn, strays } from '../support/guard.ts';
@@ -43,7 +43,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
     let dry: Report;
     beforeAll(async () => (dry = await report(fleet, '--dry-run')));
 
-    it('exits with 2: drift counts for more than a picture that is incomplete', () => {
+    test('exits with 2: drift counts for more than a picture that is incomplete', () => {
       expect(dry.run).toMatchObject({ exitCode: 2, error: null });
       expect(dry.summary.nodes).toEqual({ total: 20, observed: 16, unreachable: 4, unreadable: 0 });
       expect(dry.summary.images).toMatchObject({ stale: 4, 'in-sync': 12 });
@@ -51,7 +51,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       for (const name of DRIFTED) expect(imageOn(dry, name)).toMatchObject({ verdict: 'stale', plan: 'pull' });
     });
 
-    it('reads both generations of the store, also what only the write-ahead log of SQLite holds', async () => {
+    test('reads both generations of the store, also what only the write-ahead log of SQLite holds', async () => {
       const wal = await stat(join(fleet.node(node(IN_WAL)).rootDir, 'meta', 'meta.db-wal'));
       expect(wal.size).toBeGreaterThan(0);
       for (const { name, indexSource, status } of dry.nodes) {
@@ -64,7 +64,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       });
     });
 
-    it('says of a node that is down that it is unreachable, with code and hint', () => {
+    test('says of a node that is down that it is unreachable, with code and hint', () => {
       for (const name of DOWN) {
         const { status, error, images, snapshots } = nodeOf(dry, name);
         expect(status).toBe('unreachable');
@@ -74,7 +74,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       }
     });
 
-    it('says of a changed host key in which file and line another one is known', async () => {
+    test('says of a changed host key in which file and line another one is known', async () => {
       const { status, error } = nodeOf(dry, STRANGER);
       const known = (await readFile(fleet.knownHostsFile, 'utf8')).split('\n');
       const line = known.findIndex((entry) => entry.includes(`:${fleet.node(STRANGER).port} `)) + 1;
@@ -86,7 +86,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
     });
   });
 
-  it('the table folds nodes of equal standing, and says the verdict in its last line', async () => {
+  test('the table folds nodes of equal standing, and says the verdict in its last line', async () => {
     const { code, stdout } = await reconcile(fleet, '--dry-run');
     expect(code).toBe(2);
     const lines = stdout.trimEnd().split('\n');
@@ -102,19 +102,19 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
     );
   });
 
-  it('only the undamaged nodes, by --node, are 0', async () => {
+  test('only the undamaged nodes, by --node, are 0', async () => {
     const fine = await report(fleet, '--dry-run', ...UNDAMAGED);
     expect(fine.run.exitCode).toBe(0);
     expect(fine.summary.nodes).toEqual({ total: 12, observed: 12, unreachable: 0, unreadable: 0 });
   });
 
-  it('nodes in sync beside nodes that are down are 3', async () => {
+  test('nodes in sync beside nodes that are down are 3', async () => {
     const part = await report(fleet, '--dry-run', '-w', 'cocoonset-node-[1,3,18]');
     expect(part.run.exitCode).toBe(3);
     expect(part.summary.nodes).toMatchObject({ observed: 2, unreachable: 1 });
   });
 
-  it('only nodes that are down are 3', async () => {
+  test('only nodes that are down are 3', async () => {
     expect((await report(fleet, '--dry-run', '-w', 'cocoonset-node-[18-20]')).run).toMatchObject({
       exitCode: 3,
       error: null,
@@ -122,7 +122,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
   });
 
   describe('where nothing can be said at all the code is 1', () => {
-    it('when epoch is down: nothing is planned or changed, and the report is still printed', async () => {
+    test('when epoch is down: nothing is planned or changed, and the report is still printed', async () => {
       await fleet.writeConfig({ epoch: { retries: 0 } });
       await fleet.epoch.stop();
       try {
@@ -140,7 +140,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       }
     });
 
-    it.each([
+    test.each([
       ['--node', 'cocoonset-node-99'],
       ['--node', 'gpu-*'],
       ['--image', 'simular/win12'],
@@ -151,7 +151,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       expect(none.run.error?.message).toContain(`${option} ${value}`);
     });
 
-    it('when the filters leave no node', async () => {
+    test('when the filters leave no node', async () => {
       const none = await report(fleet, '--dry-run', '-w', '@lost', '-w', '!cocoonset-node-*');
       expect(none.run).toMatchObject({ exitCode: 1, error: { code: 'INVENTORY_EMPTY' } });
     });
@@ -180,7 +180,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       }
     };
 
-    it.each([
+    test.each([
       ['SIGINT', 130],
       ['SIGTERM', 143],
       ['SIGHUP', 129],
@@ -199,7 +199,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       },
     );
 
-    it('whose pulls fail exits with 4, which counts for more than drift and nodes that are down', async () => {
+    test('whose pulls fail exits with 4, which counts for more than drift and nodes that are down', async () => {
       fleet.epoch.fail({ match: /^GET \/dl\//, times: Infinity, how: 404 });
       const failed = await report(fleet);
       expect(failed.run.exitCode).toBe(4);
@@ -210,7 +210,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       });
     });
 
-    it('heals all that it reaches, and exits with 3 because of those that it does not', async () => {
+    test('heals all that it reaches, and exits with 3 because of those that it does not', async () => {
       const healed = await report(fleet);
       expect(healed.run.exitCode).toBe(3);
       expect(healed.summary.actions).toEqual({ planned: 4, healed: 4, superseded: 0, failed: 0, skipped: 0 });
@@ -219,7 +219,7 @@ describe('a fleet with drift, with nodes that are down, and with one whose host 
       }
     });
 
-    it('exits with 0 where everything asked about is in sync by now', async () => {
+    test('exits with 0 where everything asked about is in sync by now', async () => {
       const again = await report(fleet, '-w', READABLE);
       expect(again.run.exitCode).toBe(0);
       expect(again.summary.actions.planned).toBe(0);

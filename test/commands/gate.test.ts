@@ -2,7 +2,7 @@
 import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Gate, GateAnswer } from '../../src/core/model/gate.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
@@ -79,7 +79,7 @@ ${spec}  agent:
   const lastLine = ({ stdout }: Run): string | undefined => stdout.trimEnd().split('\n').at(-1);
 
   describe('with a stale base on one node of the pool', () => {
-    it('says no: 2, and exactly that failure in JUnit', async () => {
+    test('says no: 2, and exactly that failure in JUnit', async () => {
       const set = await file('set.yaml', setOf());
       const { code, cases, xml } = await junit(set);
       expect(code).toBe(2);
@@ -93,7 +93,7 @@ ${spec}  agent:
       expect(xml).toContain('tests="4" failures="1" errors="0"');
     });
 
-    it('what minReady tolerates is skipped: no reader counts it', async () => {
+    test('what minReady tolerates is skipped: no reader counts it', async () => {
       const set = await file('set.yaml', setOf());
       const { code, cases, xml } = await junit('--min-ready', '3', set);
       expect(code).toBe(0);
@@ -105,7 +105,7 @@ ${spec}  agent:
       expect(xml).toContain(`file="${set}" line="8">`);
     });
 
-    it('a manifest that is not understood is an error of its own, and hides no other question: 1', async () => {
+    test('a manifest that is not understood is an error of its own, and hides no other question: 1', async () => {
       const sets = join(dir, 'mixed');
       await mkdir(sets);
       await writeFile(join(sets, 'a.yaml'), 'kind: [CocoonSet\n');
@@ -129,14 +129,14 @@ ${spec}  agent:
       expect(stderr.match(/^reconcile: /gm)).toHaveLength(2);
     });
 
-    it('and is right: a clone there fails, and on another node of the pool it does not', async () => {
+    test('and is right: a clone there fails, and on another node of the pool it does not', async () => {
       const clone = async (name: string): Promise<number> =>
         (await fleet.node(name).cocoon('vm', 'clone', '--name', 'gate-check', incident.snapshot)).code;
       expect(await clone(DRIFTED)).toBe(1);
       if (!process.env['COCOON_BIN'] || process.env['COCOON_CH_BINARY']) expect(await clone(node(1))).toBe(0);
     });
 
-    it('reports question and answers, and the rows that they come from', async () => {
+    test('reports question and answers, and the rows that they come from', async () => {
       const set = await file('set.yaml', setOf());
       const asked = await report(fleet, 'gate', set);
       expect(asked.run).toMatchObject({ mode: 'gate', exitCode: 2, error: null });
@@ -167,7 +167,7 @@ ${spec}  agent:
       expect(asked.summary.actions.planned).toBe(0);
     });
 
-    it('tells people what, where, why and what helps, and the verdict last', async () => {
+    test('tells people what, where, why and what helps, and the verdict last', async () => {
       const run = await reconcile(fleet, 'gate', await file('set.yaml', setOf()));
       expect(run.code).toBe(2);
       expect(run.stderr).toBe('');
@@ -181,7 +181,7 @@ ${spec}  agent:
       expect(quiet).toEqual({ code: 2, stdout: `${lastLine(run)}\n`, stderr: '' });
     });
 
-    it('changes nothing under any directory of a node, not even a time, and runs no command that could', async () => {
+    test('changes nothing under any directory of a node, not even a time, and runs no command that could', async () => {
       await Promise.all(fleet.nodes.map((n) => n.clearLog()));
       const trees = async (): Promise<unknown> =>
         await Promise.all(fleet.nodes.flatMap((n) => [n.rootDir, n.runDir, n.logDir].map(treeOf)));
@@ -196,14 +196,14 @@ ${spec}  agent:
       }
     });
 
-    it('asks the node that a set names, instead of its pool', async () => {
+    test('asks the node that a set names, instead of its pool', async () => {
       const named = (name: string): string => setOf(incident.snapshot, `  nodePool: default\n  nodeName: ${name}\n`);
       expect(answers(await gate(await file('set.yaml', named(node(3)))))).toEqual(['3 yes CLONABLE']);
       expect(answers(await gate(await file('set.yaml', named(GPU))))).toEqual(['5 yes CLONABLE']);
       expect((await reconcile(fleet, 'gate', await file('set.yaml', named(DRIFTED)))).code).toBe(2);
     });
 
-    it('asks the pool that a set names, and leaves what --node leaves out', async () => {
+    test('asks the pool that a set names, and leaves what --node leaves out', async () => {
       const gpu = await file('gpu.yaml', setOf(incident.snapshot, '  nodePool: gpu\n'));
       expect(await reconcile(fleet, 'gate', '-q', gpu)).toEqual({ code: 0, stdout: '', stderr: '' });
       const set = await file('set.yaml', setOf());
@@ -211,7 +211,7 @@ ${spec}  agent:
       expect([rest.code, lastLine(rest)]).toEqual([0, 'PASS: 1 image on 3 nodes can start now.']);
     });
 
-    it('is content with as many nodes as --min-ready or gate.minReady ask for', async () => {
+    test('is content with as many nodes as --min-ready or gate.minReady ask for', async () => {
       const set = await file('set.yaml', setOf());
       const enough = await reconcile(fleet, 'gate', '--min-ready', '75%', set);
       expect(enough.code).toBe(0);
@@ -224,7 +224,7 @@ ${spec}  agent:
       expect(await gate(set)).toMatchObject({ pass: true, minReady: '3' });
     });
 
-    it('takes manifests from a directory and from stdin, and looks past other kinds', async () => {
+    test('takes manifests from a directory and from stdin, and looks past other kinds', async () => {
       const sets = join(dir, 'sets');
       await mkdir(sets);
       await writeFile(join(sets, 'set.yml'), `kind: ConfigMap\ndata: {}\n---\n${setOf()}`);
@@ -239,7 +239,7 @@ ${spec}  agent:
   });
 
   describe('every image of a set is asked for', () => {
-    it('agent and toolboxes, each in its mode; a static one is not', async () => {
+    test('agent and toolboxes, each in its mode; a static one is not', async () => {
       const set = await file(
         'boxes.yaml',
         `${setOf()}  toolboxes:
@@ -261,7 +261,7 @@ ${spec}  agent:
       ]);
     });
 
-    it('a snapshot that no node has fetched is a cold start, with its size, unless its base has drifted', async () => {
+    test('a snapshot that no node has fetched is a cold start, with its size, unless its base has drifted', async () => {
       const { reference: image, after } = incident;
       await fleet.epoch.pushSnapshot('simular/cold', 'v1', { image, imageDigest: after.contentDigest ?? '' });
       const cold = await gate('-s', 'simular/cold:v1', '-w', '@default');
@@ -285,7 +285,7 @@ ${spec}  agent:
       expect(answers(await gate('-s', 'simular/far', '-w', node(1)))).toEqual(['1 no BASE_MISSING']);
     });
 
-    it('what epoch does not have, or what no registry could have, is a no', async () => {
+    test('what epoch does not have, or what no registry could have, is a no', async () => {
       expect(answers(await gate('-s', 'simular/gone:v9', '-w', node(1)))).toEqual(['1 no TAG_NOT_FOUND']);
       expect(answers(await gate(await file('port.yaml', setOf('host:5000/x:v1')), '-w', node(1)))).toEqual([
         '1 no IMAGE_NAME_INVALID',
@@ -293,7 +293,7 @@ ${spec}  agent:
       expect(answers(await gate('-i', 'simular/gone', '-w', node(1)))).toEqual(['1 no TAG_NOT_FOUND']);
     });
 
-    it('--snapshot and --image ask on every node, pool by pool, or where the config tracks them', async () => {
+    test('--snapshot and --image ask on every node, pool by pool, or where the config tracks them', async () => {
       const both = await gate('-s', incident.snapshot, '-i', 'simular/win11');
       expect(both.questions.map(({ source, pool, mode, nodes }) => [source, pool, mode, nodes.length])).toEqual([
         ['--snapshot', 'default', 'clone', 4],
@@ -316,7 +316,7 @@ ${spec}  agent:
       }
     };
 
-    it('is an error in JUnit and makes it 3, and is never left out', async () => {
+    test('is an error in JUnit and makes it 3, and is never left out', async () => {
       const set = await file('set.yaml', setOf());
       await downOn(node(3), async () => {
         const { code, cases } = await junit('-w', `!${DRIFTED}`, set);
@@ -335,7 +335,7 @@ ${spec}  agent:
       });
     });
 
-    it('and where it is the only one there is no answer: 1', async () => {
+    test('and where it is the only one there is no answer: 1', async () => {
       const set = await file('gpu.yaml', setOf(incident.snapshot, '  nodePool: gpu\n'));
       await downOn(GPU, async () => {
         const { code, stderr } = await reconcile(fleet, 'gate', set);
@@ -373,7 +373,7 @@ ${spec}  agent:
       ],
     ];
 
-    it.each(BAD)('%s', async (_, text, expected) => {
+    test.each(BAD)('%s', async (_, text, expected) => {
       const level = (name: string, i: number): string => `${name}: &${name} [${`*${'abcde'[i]},`.repeat(10)}]\n`;
       const bomb = `kind: CocoonSet\na: &a [${'x,'.repeat(10)}]\n${'bcdefg'.split('').map(level).join('')}`;
       const content = { POOL: setOf(incident.snapshot, '  nodePool: gpus\n'), BOMB: bomb }[text] ?? text;
@@ -384,7 +384,7 @@ ${spec}  agent:
       expect(stderr.split('\n')[0]).toMatch(expected);
     });
 
-    it('the report and JUnit say it too', async () => {
+    test('the report and JUnit say it too', async () => {
       const bad = await file('bad.yaml', 'kind: Pod\n');
       const said = await report(fleet, 'gate', bad);
       expect(said).toMatchObject({ run: { mode: 'gate', exitCode: 1, error: { code: 'GATE_EMPTY' } }, gate: null });
@@ -392,7 +392,7 @@ ${spec}  agent:
       expect([code, cases]).toEqual([1, [{ image: 'gate', node: 'gate', fault: 'error GATE_EMPTY' }]]);
     });
 
-    it('a symbolic link out of the directory is not followed', async () => {
+    test('a symbolic link out of the directory is not followed', async () => {
       const sets = join(dir, 'linked');
       await mkdir(sets);
       await symlink('/etc/hostname', join(sets, 'x.yaml'));
@@ -403,7 +403,7 @@ ${spec}  agent:
       );
     });
 
-    it.each<[string, string[], RegExp]>([
+    test.each<[string, string[], RegExp]>([
       ['nothing named', [], /^reconcile: the gate has nothing to ask: no manifest.*\n {2}name a CocoonSet manifest/],
       ['a file that is not there', ['gone.yaml'], /^reconcile: gone\.yaml: does not exist\n {2}correct the manifest/],
       [
@@ -427,12 +427,12 @@ ${spec}  agent:
       expect(stderr).toMatch(expected);
     });
 
-    it('JUnit is for a gate, and a gate alone', async () => {
+    test('JUnit is for a gate, and a gate alone', async () => {
       const { code, stderr } = await reconcile(fleet, '--dry-run', '-o', 'junit');
       expect([code, stderr.split('\n')[0]]).toEqual([1, 'reconcile: --output "junit" makes no sense with "run"']);
     });
 
-    it('an epoch that gives no answer at all', async () => {
+    test('an epoch that gives no answer at all', async () => {
       await fleet.writeConfig({ epoch: { url: 'http://127.0.0.1:9', retries: 0 } });
       const { code, stderr } = await reconcile(fleet, 'gate', await file('set.yaml', setOf()));
       expect(code).toBe(1);
@@ -446,7 +446,7 @@ ${spec}  agent:
       expect((await reconcile(fleet, '-w', DRIFTED)).code).toBe(0);
     });
 
-    it('the same gate passes: 0, and JUnit without a failure', async () => {
+    test('the same gate passes: 0, and JUnit without a failure', async () => {
       const set = await file('set.yaml', setOf());
       const { code, cases } = await junit(set);
       expect(code).toBe(0);
@@ -455,7 +455,7 @@ ${spec}  agent:
       expect(lastLine(told)).toBe('PASS: 1 image on 4 nodes can start now.');
     });
 
-    it('a tag that moves on is a note and not a no, unless content in sync is required', async () => {
+    test('a tag that moves on is a note and not a no, unless content in sync is required', async () => {
       const set = await file(
         'set.yaml',
         `${setOf()}  toolboxes:\n    - { name: base, image: '${incident.reference}' }\n`,

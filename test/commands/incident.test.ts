@@ -1,5 +1,5 @@
 // The story of the README, told by the real command on real nodes.
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
 import { imageOn, nodeOf, reconcile, report, snapshotOn } from '../support/reconcile.ts';
 import { treeOf } from '../support/tree.ts';
@@ -20,14 +20,14 @@ describe('the incident', () => {
   const clone = async (node: string, name: string): Promise<{ code: number; stderr: string }> =>
     await fleet.node(node).cocoon('vm', 'clone', '--name', name, incident.snapshot);
 
-  it('begins with a clone that fails deep inside the hypervisor', async () => {
+  test('begins with a clone that fails deep inside the hypervisor', async () => {
     const { code, stderr } = await clone('cocoonset-node-2', 'before');
     expect(code).toBe(1);
     expect(stderr).toMatch(/vm\.restore.*→ 500/);
     expect(stderr).toMatch(/Backing file I\/O error: \S+\.qcow2/);
   });
 
-  it('--dry-run names exactly the drifted nodes, with old and new digest, and exits with 2', async () => {
+  test('--dry-run names exactly the drifted nodes, with old and new digest, and exits with 2', async () => {
     const { code, stdout } = await reconcile(fleet, '--dry-run');
     expect(code).toBe(2);
     const short = (digest: string | null): string => (digest ?? '').slice('sha256:'.length, 'sha256:'.length + 12);
@@ -43,7 +43,7 @@ describe('the incident', () => {
     );
   });
 
-  it('--dry-run changes nothing under any root directory, not even a time', async () => {
+  test('--dry-run changes nothing under any root directory, not even a time', async () => {
     const trees = async (): Promise<unknown> => await Promise.all(fleet.nodes.map(({ rootDir }) => treeOf(rootDir)));
     const before = await trees();
     const dry = await report(fleet, '--dry-run');
@@ -51,7 +51,7 @@ describe('the incident', () => {
     expect(await trees()).toEqual(before);
   });
 
-  it('--dry-run reports verdict, plan and wave of every row', async () => {
+  test('--dry-run reports verdict, plan and wave of every row', async () => {
     const dry = await report(fleet, '--dry-run');
     expect(dry.run).toMatchObject({ mode: 'dry-run', exitCode: 2, error: null });
     for (const name of NODES) {
@@ -77,7 +77,7 @@ describe('the incident', () => {
     expect(dry.summary.actions.planned).toBe(2);
   });
 
-  it('a run heals the drifted nodes, the canary first, and pulls nowhere else', async () => {
+  test('a run heals the drifted nodes, the canary first, and pulls nowhere else', async () => {
     await Promise.all(fleet.nodes.map((node) => node.clearLog()));
     const healed = await report(fleet);
     expect(healed.run).toMatchObject({ mode: 'run', exitCode: 0 });
@@ -100,7 +100,7 @@ describe('the incident', () => {
     }
   });
 
-  it('the clone that failed succeeds, and a second --dry-run finds nothing', async () => {
+  test('the clone that failed succeeds, and a second --dry-run finds nothing', async () => {
     for (const name of DRIFTED) {
       const { code, stderr } = await clone(name, 'after');
       // A true cocoon without a hypervisor gets past its own checks and no further.
@@ -112,11 +112,11 @@ describe('the incident', () => {
     expect(stdout).toMatch(/^cocoonset-node-\[1-5\] {2}in-sync\n\nOK: 5 nodes in sync/);
   });
 
-  it('--quiet says nothing at all when all is well', async () => {
+  test('--quiet says nothing at all when all is well', async () => {
     expect(await reconcile(fleet, '--quiet')).toEqual({ code: 0, stdout: '', stderr: '' });
   });
 
-  it('a second run finds nothing to do', async () => {
+  test('a second run finds nothing to do', async () => {
     await Promise.all(fleet.nodes.map((node) => node.clearLog()));
     const again = await report(fleet);
     expect(again.run.exitCode).toBe(0);

@@ -4,7 +4,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { stringify } from 'yaml';
 import { freshKeyPair } from '../doubles/ssh-server.ts';
 import { parseReport, program, start, type Run } from '../support/reconcile.ts';
@@ -57,7 +57,7 @@ async function allGone(pids: number[]): Promise<void> {
 }
 
 describe('inventory.command', () => {
-  it.each([
+  test.each([
     ['nodes', []],
     ['run', ['--dry-run', '-o', 'json']],
     ['gate', ['-s', 'a/b:v1', '-o', 'json']],
@@ -71,7 +71,7 @@ describe('inventory.command', () => {
     await allGone(await pids());
   });
 
-  it.each([
+  test.each([
     ['SIGINT', 130, 'run'],
     ['SIGTERM', 143, 'gate'],
     ['SIGHUP', 129, 'nodes'],
@@ -91,7 +91,7 @@ describe('inventory.command', () => {
     },
   );
 
-  it('is taken at its word when it has ended, though a child of its own still holds its output', async () => {
+  test('is taken at its word when it has ended, though a child of its own still holds its output', async () => {
     await writeFile(at('leaves'), `#!/bin/sh\nsleep 1000 &\necho $! > ${at('left')}\necho '["a1", "a2"]'\n`, {
       mode: 0o755,
     });
@@ -113,7 +113,7 @@ describe('a pipe in the place of a file is refused by its name, and never waited
     expect(stderr).toContain(`${name} ${EMPTY}`);
   };
 
-  it('the config, and what it names', async () => {
+  test('the config, and what it names', async () => {
     await refused(nodes(['--config', at('config-pipe')]), at('config-pipe'));
     for (const changes of [
       { inventory: { file: at('pipe') } },
@@ -127,11 +127,11 @@ describe('a pipe in the place of a file is refused by its name, and never waited
     expect(ssh.code).toBe(1);
   });
 
-  it('a manifest', async () => {
+  test('a manifest', async () => {
     await refused(start(['gate', '--config', await config({}), at('pipe')]).ended, `${at('pipe')}:`);
   });
 
-  it('the state directory, and what is kept there', async () => {
+  test('the state directory, and what is kept there', async () => {
     const inPlace = await dry(await config({ run: { stateDir: at('pipe') } }));
     expect(inPlace.code).toBe(1);
     expect(inPlace.stderr).toContain(`run.stateDir: ${at('pipe')} cannot be used (it is no directory)`);
@@ -142,7 +142,7 @@ describe('a pipe in the place of a file is refused by its name, and never waited
     expect(within.stderr).toContain(`run.stateDir: ${at('odd-state')} cannot be used (learned.json ${EMPTY})`);
   });
 
-  it.each([
+  test.each([
     ['knownHostsFile', 'CONFIG_INVALID'],
     ['identityFile', 'SSH_IDENTITY_UNUSABLE'],
   ])('%s: an error of the nodes that it is for', async (key, code) => {
@@ -155,7 +155,7 @@ describe('a pipe in the place of a file is refused by its name, and never waited
 });
 
 describe('YAML', () => {
-  it('whose merge keys stand for more than a machine can hold is refused before it is computed', async () => {
+  test('whose merge keys stand for more than a machine can hold is refused before it is computed', async () => {
     const wide = Array.from({ length: 90_000 }, (_, i) => `k${i.toString(16)}: 1, `).join('');
     const text = `a: &a {${wide}}\nb: {<<: [${'*a, '.repeat(99)}]}\nkind: X\n`;
     const names = await Promise.all(
@@ -169,7 +169,7 @@ describe('YAML', () => {
     expect(stderr).toContain(`${at('wide-1.yaml')}:2: what begins here is more than 1000000 values`);
   });
 
-  it('that never comes on stdin ends with the deadline', async () => {
+  test('that never comes on stdin ends with the deadline', async () => {
     const args = [program, 'gate', '--timeout', '1s', '--config', await config({}), '-'];
     const child = spawn(process.execPath, args, { stdio: ['pipe', 'ignore', 'pipe'] });
     let stderr = '';

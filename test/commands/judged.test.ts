@@ -1,6 +1,6 @@
 // Never green by mistake: what was not judged, or was said of the wrong nodes, is never called in sync, by the real command.
 import { readFile } from 'node:fs/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
@@ -28,7 +28,7 @@ async function entries(): Promise<Record<string, unknown>[]> {
 }
 
 describe('a root directory that holds no store', () => {
-  it('on one node: that node is unreadable, and the exit code is 3', async () => {
+  test('on one node: that node is unreadable, and the exit code is 3', async () => {
     const nodes = (await entries()).map((entry) =>
       entry['name'] === STALE ? { ...entry, rootDir: '/var/typo' } : entry,
     );
@@ -41,7 +41,7 @@ describe('a root directory that holds no store', () => {
     expect(stdout).toContain(`INCOMPLETE: 1 of 3 nodes could not be read: ${STALE}`);
   });
 
-  it('on all nodes: no run and no gate is well', async () => {
+  test('on all nodes: no run and no gate is well', async () => {
     await fleet.writeConfig({ nodes: (await entries()).map((entry) => ({ ...entry, rootDir: '/var/typo' })) });
     const { code, stdout } = await reconcile(fleet, '--dry-run');
     expect(code).toBe(3);
@@ -55,7 +55,7 @@ describe('a root directory that holds no store', () => {
 });
 
 describe('one machine under several names', () => {
-  it('is refused before anything is contacted, as a name given twice is', async () => {
+  test('is refused before anything is contacted, as a name given twice is', async () => {
     const all = await entries();
     const same = { ...all[1], name: 'node-two.example' };
     await fleet.writeConfig({ nodes: [...all, same] });
@@ -73,7 +73,7 @@ describe('a tracked image or snapshot with pools', () => {
   const track = { image: 'simular/win11', pools: ['gpu'] };
   const trackHot = { snapshot: 'simular/win11-hot-testing:v1-20260509', pools: ['gpu'] };
 
-  it.each([
+  test.each([
     ['image', { images: { discover: false, track: [track] } }],
     ['snapshot', { snapshots: { discover: false, track: [trackHot] } }],
   ])('is judged and pulled in these pools alone: %s', async (_, over) => {
@@ -89,14 +89,14 @@ describe('a tracked image or snapshot with pools', () => {
     }
   });
 
-  it('leaves what is discovered alone', async () => {
+  test('leaves what is discovered alone', async () => {
     await fleet.writeConfig({ images: { track: [track] }, snapshots: { track: [trackHot] } });
     const dry = await report(fleet, '--dry-run');
     expect(imageOn(dry, STALE)).toMatchObject({ verdict: 'stale', plan: 'pull' });
     expect(dry.summary.snapshots).toMatchObject({ 'base-drifted': 1, clonable: 2 });
   });
 
-  it.each([
+  test.each([
     ['images', { track: [{ ...track, pools: ['gpu', 'gpuu'] }] }],
     ['snapshots', { track: [trackHot, { ...trackHot, snapshot: 'a/b:c', pools: ['gpuu'] }] }],
   ])('whose pool no node has is refused before anything is contacted: %s', async (key, value) => {
@@ -116,7 +116,7 @@ describe('a tracked image or snapshot with pools', () => {
 describe('epoch under an address that the nodes do not use', () => {
   const elsewhere = (): string => fleet.epoch.url.replace('127.0.0.1', 'localhost');
 
-  it('is no fleet in sync: each entry is suspected, nothing was judged, and that is said', async () => {
+  test('is no fleet in sync: each entry is suspected, nothing was judged, and that is said', async () => {
     await fleet.writeConfig({ epoch: { url: elsewhere() }, snapshots: { discover: false } });
     const dry = await report(fleet, '--dry-run');
     expect(dry.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });
@@ -136,7 +136,7 @@ describe('epoch under an address that the nodes do not use', () => {
     expect(stdout).toMatch(/^INCOMPLETE: NOTHING_JUDGED: .*add to the config: epoch: \{aliases: \[/);
   });
 
-  it('a gate that would pass by cold starts alone does not', async () => {
+  test('a gate that would pass by cold starts alone does not', async () => {
     await fleet.writeConfig({ epoch: { url: elsewhere() } });
     const asked = await report(fleet, 'gate', '-i', incident.image);
     expect(asked.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });
@@ -154,7 +154,7 @@ describe('epoch under an address that the nodes do not use', () => {
     expect(cold.gate?.questions[0]?.nodes[0]).toMatchObject({ answer: 'yes', reasonCode: 'COLD_START' });
   });
 
-  it('counts as the address of the nodes once theirs is named: in verdicts, gate and digest', async () => {
+  test('counts as the address of the nodes once theirs is named: in verdicts, gate and digest', async () => {
     await fleet.writeConfig({
       epoch: { url: elsewhere(), aliases: [`${fleet.epoch.url.toUpperCase().replace('HTTP', 'http')}/`] },
     });
@@ -169,7 +169,7 @@ describe('epoch under an address that the nodes do not use', () => {
     expect(stdout).toContain(incident.after.contentDigest);
   });
 
-  it('on some nodes: what is named by a filter is not called in sync there', async () => {
+  test('on some nodes: what is named by a filter is not called in sync there', async () => {
     const other = `${elsewhere()}/dl/${incident.image}`;
     await fleet.node(node(3)).pull(other);
     await fleet.node(node(3)).clearLog();
@@ -193,7 +193,7 @@ describe('a fleet that holds nothing at all', () => {
   });
   afterAll(async () => await fresh?.down());
 
-  it('holds nothing managed, which is no sync: 0 where nothing is asked for, 3 where something is', async () => {
+  test('holds nothing managed, which is no sync: 0 where nothing is asked for, 3 where something is', async () => {
     const { code, stdout } = await reconcile(fresh, '--dry-run');
     expect(code).toBe(0);
     expect(stdout).toContain('cocoonset-node-[1-2]  nothing managed');
@@ -207,7 +207,7 @@ describe('a fleet that holds nothing at all', () => {
     }
   });
 
-  it('passes no gate', async () => {
+  test('passes no gate', async () => {
     await fresh.writeConfig();
     const asked = await report(fresh, 'gate', '-i', 'simular/win11');
     expect(asked.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });

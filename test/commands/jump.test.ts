@@ -2,7 +2,7 @@
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { MARK, startSshd, type NodeServer } from '../fleet/sshd.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
 import { nodeOf, reconcile, report } from '../support/reconcile.ts';
@@ -88,7 +88,7 @@ async function traffic(file: string): Promise<{ logins: number; onwards: Record<
 }
 
 describe('nodes behind two jump hosts', () => {
-  it('are all observed, with one connection per hop', async () => {
+  test('are all observed, with one connection per hop', async () => {
     const { summary } = await report(fleet, '--dry-run');
     expect(summary.nodes).toMatchObject({ total: NODES, observed: NODES });
     expect(await traffic(logs('first'))).toEqual({ logins: 1, onwards: { [second.port]: 1 } });
@@ -96,12 +96,12 @@ describe('nodes behind two jump hosts', () => {
     expect((await traffic(nodeLog())).logins).toBe(NODES);
   });
 
-  it('are in the inventory with what the ssh config says of them', async () => {
+  test('are in the inventory with what the ssh config says of them', async () => {
     const { stdout } = await reconcile(fleet, 'nodes', '-w', 'n7', '-o', 'json');
     expect(JSON.parse(stdout)).toMatchObject({ nodes: [{ name: 'n7', host: '127.0.1.7', port: nodePort, user: me }] });
   });
 
-  it('are reached by the way that the config names, and what is not honoured is said once', async () => {
+  test('are reached by the way that the config names, and what is not honoured is said once', async () => {
     const ways = await readFile(fleet.configFile, 'utf8');
     await writeFile(fleet.configFile, ways.replace('configFile:', `proxyJump: ${me}@second\n  configFile:`));
     const { code, stderr } = await reconcile(fleet, '--dry-run', '--verbose', '-w', 'n[1-3]');
@@ -114,7 +114,7 @@ describe('nodes behind two jump hosts', () => {
     expect(await traffic(logs('second'))).toEqual({ logins: 1, onwards: { [nodePort]: 3 } });
   });
 
-  it('cost nothing but themselves when nobody listens there', async () => {
+  test('cost nothing but themselves when nobody listens there', async () => {
     const config = await readFile(join(fleet.dir, 'ssh_config'), 'utf8');
     await writeFile(join(fleet.dir, 'ssh_config'), `Host n2.inner\n  Port 1\n${config}`);
     const observed = await report(fleet, '--dry-run', '-w', 'n[1-3]');
@@ -128,7 +128,7 @@ describe('nodes behind two jump hosts', () => {
     });
   });
 
-  it('whose keys are unknown come with the line that asks for them by the same way', async () => {
+  test('whose keys are unknown come with the line that asks for them by the same way', async () => {
     const known = await readFile(fleet.knownHostsFile, 'utf8');
     await writeFile(fleet.knownHostsFile, known.replace('all-nodes', 'others'));
     const { nodes } = await report(fleet, '--dry-run', '-w', 'n1');
@@ -139,7 +139,7 @@ describe('nodes behind two jump hosts', () => {
     expect(nodes[0]?.error).toMatchObject({ code: 'SSH_HOST_KEY_UNKNOWN', hint: expect.stringContaining(line) });
   });
 
-  it('are out of reach where a jump host is not trusted, and that is said of it', async () => {
+  test('are out of reach where a jump host is not trusted, and that is said of it', async () => {
     const known = await readFile(fleet.knownHostsFile, 'utf8');
     await writeFile(fleet.knownHostsFile, known.replace(`[127.0.0.1]:${first.port}`, 'other'));
     const { nodes } = await report(fleet, '--dry-run', '-w', 'n[1-3]');

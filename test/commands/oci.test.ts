@@ -8,7 +8,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { ImageRow, Report } from '../../src/core/model/report.ts';
 import { hexOf } from '../doubles/cocoon/fixtures.ts';
 import { containerArtifact, indexArtifact, MEDIA, type Artifact, type Manifest } from '../doubles/registry-content.ts';
@@ -163,7 +163,7 @@ describe('a registry that anybody may read', () => {
     for (const node of fleet.nodes) await node.cocoon('image', 'rm', image);
   });
 
-  it.each([
+  test.each([
     ['OCI', MEDIA.index],
     ['Docker', MEDIA.dockerIndex],
   ])("an index (%s) is the manifest of each node's own platform", async (_whose, mediaType) => {
@@ -181,7 +181,7 @@ describe('a registry that anybody may read', () => {
     ]);
   });
 
-  it('an index that does not say what it is, as OCI allows', async () => {
+  test('an index that does not say what it is, as OCI allows', async () => {
     const index = both('untyped');
     const { mediaType: _type, ...untyped } = JSON.parse(index.manifest.toString()) as Manifest;
     await registry.push(repo, '24.04', { ...index, manifest: Buffer.from(JSON.stringify(untyped)) });
@@ -190,7 +190,7 @@ describe('a registry that anybody may read', () => {
     expect(rowOn(seen, AMD64, image).want).toBe(index.child('amd64').manifestDigest);
   });
 
-  it('a platform that the index lacks is unknown there, and only there', async () => {
+  test('a platform that the index lacks is unknown there, and only there', async () => {
     const artifact = containerArtifact({ seed: 'amd64 only' });
     await registry.push(repo, '24.04', indexArtifact([{ architecture: 'amd64', artifact }]));
     await track(image);
@@ -201,7 +201,7 @@ describe('a registry that anybody may read', () => {
     expect(rowOn(seen, ARM64, image).reason).toContain('linux/arm64');
   });
 
-  it.each([
+  test.each([
     ['OCI types', (seed: string) => containerArtifact({ seed })],
     ['Docker types', inDockerTypes],
     ['an index of two platforms', (seed: string) => both(seed)],
@@ -240,7 +240,7 @@ describe('a registry that anybody may read', () => {
     expect((await report(['--dry-run', '-w', AMD64])).run.exitCode).toBe(0);
   });
 
-  it('a tag that is not there, and a registry that is not there, are each said', async () => {
+  test('a tag that is not there, and a registry that is not there, are each said', async () => {
     await registry.push(repo, 'other', containerArtifact({ seed: 'other' }));
     await track(image);
     const row = rowOn(await report(), AMD64, image);
@@ -251,7 +251,7 @@ describe('a registry that anybody may read', () => {
     expect(gone).toMatchObject({ verdict: 'unknown', error: { code: 'REGISTRY_UNREACHABLE' } });
   });
 
-  it('is what `reconcile digest` prints for each platform', async () => {
+  test('is what `reconcile digest` prints for each platform', async () => {
     const index = both('digest');
     await registry.push(repo, '24.04', index);
     const { code, stdout } = await start(['digest', '--config', fleet.configFile, image]).ended;
@@ -292,7 +292,7 @@ describe.each([
     return home;
   }
 
-  it('is read with what docker login left', async () => {
+  test('is read with what docker login left', async () => {
     const home = await homeWith('login', BASIC.slice('Basic '.length));
     const row = rowOn(await report(['--dry-run'], home), AMD64, image);
     expect(row).toMatchObject({ verdict: 'missing', plan: 'pull', want: artifact.manifestDigest });
@@ -302,7 +302,7 @@ describe.each([
     }
   });
 
-  it.each([
+  test.each([
     ['with a wrong password', Buffer.from(`${USER}:wrong`).toString('base64')],
     ['with nothing', null],
   ])('%s it is unknown, and says so', async (how, auth) => {
@@ -316,7 +316,7 @@ describe.each([
     expect(JSON.stringify(seen)).not.toContain('s3cret');
   });
 
-  it('a damaged file of docker is said, by its name', async () => {
+  test('a damaged file of docker is said, by its name', async () => {
     const home = await homeWith('damaged', '');
     await writeFile(join(home, '.docker/config.json'), '{"auths": {');
     const row = rowOn(await report(['--dry-run'], home), AMD64, image);
@@ -325,7 +325,7 @@ describe.each([
   });
 });
 
-it('tokens that are good for one request are asked for again', async () => {
+test('tokens that are good for one request are asked for again', async () => {
   const { registry, asked, stop } = await startBearer(1);
   const artifact = both('short-lived');
   const authorization = `Bearer ${mintToken(['pull', 'push'])}`;
@@ -342,7 +342,7 @@ it('tokens that are good for one request are asked for again', async () => {
   stop();
 });
 
-it("an image on epoch's own host is judged, and not planned: cocoon cannot pull it", async () => {
+test("an image on epoch's own host is judged, and not planned: cocoon cannot pull it", async () => {
   const host = `127.0.0.1:${fleet.epoch.port}`;
   const image = `${host}/cocoon/ubuntu:v1`;
   const registry = await startRegistry('elsewhere');

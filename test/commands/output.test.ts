@@ -1,7 +1,7 @@
 // What a command says where, whatever its end: stdout for the format that was asked for, stderr for why it is no good one.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident } from '../fleet/world.ts';
 import { parseReport, reconcile, start, type Run } from '../support/reconcile.ts';
@@ -20,7 +20,7 @@ afterAll(async () => await fleet?.down());
 const lastLine = (text: string): string | undefined => text.trimEnd().split('\n').at(-1);
 
 describe('-o json prints a report for every exit 1', () => {
-  it.each<[string, string[], 'run' | 'dry-run' | 'gate']>([
+  test.each<[string, string[], 'run' | 'dry-run' | 'gate']>([
     ['a flag with a value', ['--dry-run=client', '-o', 'json'], 'dry-run'],
     ['behind what is wrong', ['--max-pulls', '1e3', '--output=json'], 'run'],
     ['in a group of letters', ['--bogus', '-no', 'json'], 'dry-run'],
@@ -40,7 +40,7 @@ describe('-o json prints a report for every exit 1', () => {
     );
   });
 
-  it.each([
+  test.each([
     ['nodes', ['nodes', '-o', 'json', '--bogus'], 'nodes'],
     ['nodes', ['nodes', '-o', 'json', '-c', 'gone.yaml'], 'nodes'],
     ['nodes', ['nodes', '-o', 'json', '-w', 'x', '-c', 'CONFIG'], 'nodes'],
@@ -65,14 +65,14 @@ describe('-o json prints a report for every exit 1', () => {
 });
 
 describe('where stdout is not the table, stderr has the reasons and the verdict', () => {
-  it('of a run that found drift', async () => {
+  test('of a run that found drift', async () => {
     const { code, stdout, stderr } = await reconcile(fleet, '-n', '-o', 'json');
     expect([code, parseReport(stdout).run.exitCode]).toEqual([2, 2]);
     expect(stderr).toContain(`${incident.snapshot} on ${DRIFTED}: its base`);
     expect(lastLine(stderr)).toMatch(/^DRIFT: simular\/win11:latest is stale on cocoonset-node-1;/);
   });
 
-  it('of a gate that says no, also as JUnit', async () => {
+  test('of a gate that says no, also as JUnit', async () => {
     for (const format of ['json', 'junit']) {
       const { code, stderr } = await reconcile(fleet, 'gate', '-s', incident.snapshot, '-o', format);
       expect(code).toBe(2);
@@ -82,7 +82,7 @@ describe('where stdout is not the table, stderr has the reasons and the verdict'
     }
   });
 
-  it('of a digest that is not known, and of an epoch that does not answer', async () => {
+  test('of a digest that is not known, and of an epoch that does not answer', async () => {
     const unknown = await reconcile(fleet, 'digest', 'simular/win11', 'simular/win11:gone', '-o', 'json');
     expect(unknown.code).toBe(3);
     expect(JSON.parse(unknown.stdout)).toMatchObject({
@@ -112,7 +112,7 @@ describe('where stdout is not the table, stderr has the reasons and the verdict'
     expect(lastLine(stderr)).toBe('ERROR REGISTRY_UNREACHABLE: no reference could be asked for.');
   });
 
-  it('and nothing where all is well', async () => {
+  test('and nothing where all is well', async () => {
     for (const args of [
       ['-n', ...SOUND],
       ['gate', '-s', incident.snapshot, ...SOUND],
@@ -126,7 +126,7 @@ describe('where stdout is not the table, stderr has the reasons and the verdict'
 });
 
 describe('a filtered run says how what was named stands', () => {
-  it('where all is well', async () => {
+  test('where all is well', async () => {
     const { code, stdout } = await reconcile(fleet, '-n', '-i', 'simular/win11', ...SOUND);
     expect(code).toBe(0);
     expect(stdout).toContain(
@@ -134,14 +134,14 @@ describe('a filtered run says how what was named stands', () => {
     );
   });
 
-  it('beside what is wrong, and by the name of a snapshot', async () => {
+  test('beside what is wrong, and by the name of a snapshot', async () => {
     const { code, stdout } = await reconcile(fleet, '-n', '-s', incident.snapshot);
     expect(code).toBe(2);
     expect(stdout).toMatch(/^stale +simular\/win11:latest /m);
     expect(stdout).toContain('simular/win11:latest in-sync on cocoonset-node-[2-3]\n');
   });
 
-  it('and of what some nodes do not hold', async () => {
+  test('and of what some nodes do not hold', async () => {
     await fleet.epoch.pushImage('base/ubuntu', 'latest', { content: makeQcow2({ seed: 'ubuntu', size: 256 * 1024 }) });
     await fleet.node('cocoonset-node-2').pull(`${fleet.epoch.url}/dl/base/ubuntu`);
     const { code, stdout, stderr } = await reconcile(fleet, '-n', '-i', 'base/ubuntu:latest', ...SOUND);
@@ -151,7 +151,7 @@ describe('a filtered run says how what was named stands', () => {
     );
   });
 
-  it('but not with --quiet, and not where only something was excluded', async () => {
+  test('but not with --quiet, and not where only something was excluded', async () => {
     expect(await reconcile(fleet, '-n', '-q', '-i', 'simular/win11', ...SOUND)).toEqual({
       code: 0,
       stdout: '',

@@ -4,7 +4,7 @@ import { createServer, type Server } from 'node:net';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { startFleet, type Fleet, type FleetNode } from '../fleet/world.ts';
 import { nodeOf, parseReport, program, start } from '../support/reconcile.ts';
 import type { Report } from '../../src/core/model/report.ts';
@@ -50,7 +50,7 @@ async function file(name: string, text: string): Promise<string> {
 describe('a host key', () => {
   const isRoot = process.getuid?.() === 0;
 
-  it.skipIf(!isRoot)('that only /etc/ssh knows is trusted, and one that is revoked there is not', async () => {
+  test.skipIf(!isRoot)('that only /etc/ssh knows is trusted, and one that is revoked there is not', async () => {
     const etc = join(fleet.dir, 'etc-ssh');
     await mkdir(etc);
     const [first, second] = [await lineOf('cocoonset-node-1'), await lineOf('cocoonset-node-2')];
@@ -73,7 +73,7 @@ describe('a host key', () => {
     expect(nodeOf(revoked, 'cocoonset-node-2').status).toBe('observed');
   });
 
-  it('is looked for in the files that GlobalKnownHostsFile names, beside those of the config', async () => {
+  test('is looked for in the files that GlobalKnownHostsFile names, beside those of the config', async () => {
     const known = await file('global', await lineOf('cocoonset-node-1'));
     const empty = await file('empty', '');
     const configFile = await file('ssh_config', `Host *\n  GlobalKnownHostsFile /nonexistent ${known}\n`);
@@ -84,7 +84,7 @@ describe('a host key', () => {
     expect(without.nodes).toMatchObject([{ error: { code: 'SSH_HOST_KEY_UNKNOWN' } }]);
   });
 
-  it('of an IPv6 address is found under the one form of it', async () => {
+  test('of an IPv6 address is found under the one form of it', async () => {
     await fleet.writeConfig({ nodes: [{ name: 'six', host: '0:0:0:0:0:0:0:1', port: 1 }] });
     const { stdout } = await start(['--config', fleet.configFile, 'nodes', '-o', 'json']).ended;
     expect(JSON.parse(stdout)).toMatchObject({ nodes: [{ name: 'six', host: '::1' }] });
@@ -92,7 +92,7 @@ describe('a host key', () => {
 });
 
 describe('an identity', () => {
-  it('that was accepted where a second factor is asked for is said to be accepted', async () => {
+  test('that was accepted where a second factor is asked for is said to be accepted', async () => {
     const { nodes } = await dryRun('cocoonset-node-3', { ssh: { knownHostsFile: fleet.knownHostsFile } });
     const { code, message, hint } = nodes[0]?.error ?? {};
     expect(code).toBe('SSH_AUTH_FAILED');
@@ -101,7 +101,7 @@ describe('an identity', () => {
     expect(hint).not.toContain('authorized_keys');
   });
 
-  it('is taken from the files where the agent does not answer, and that is said by the name of its variable', async () => {
+  test('is taken from the files where the agent does not answer, and that is said by the name of its variable', async () => {
     const socket = join(fleet.dir, 'silent-agent');
     const silent: Server = createServer((connection) => connection.resume());
     await new Promise<void>((resolve) => silent.listen(socket, resolve));
@@ -124,7 +124,7 @@ describe('an identity', () => {
 });
 
 describe('a node that cannot be reached', () => {
-  it('but by a command that the ssh config names, has that named in its error', async () => {
+  test('but by a command that the ssh config names, has that named in its error', async () => {
     const configFile = await file('proxy_config', `\nHost ${node.host}\n  ProxyCommand nc -X 5 %h %p\n`);
     await fleet.writeConfig({ nodes: [{ name: 'far', host: node.host, port: 1 }], ssh: { configFile } });
     const { stdout } = await start(['--config', fleet.configFile, '--dry-run', '-o', 'json']).ended;
@@ -136,7 +136,7 @@ describe('a node that cannot be reached', () => {
 });
 
 describe('an ssh config', () => {
-  it('that ssh refuses is refused, by line, before anything is contacted', async () => {
+  test('that ssh refuses is refused, by line, before anything is contacted', async () => {
     const configFile = await file('typo_config', 'Host *\n  HostNmae 10.0.0.1\n');
     await fleet.writeConfig({ ssh: { configFile } });
     const { code, stderr } = await start(['--config', fleet.configFile, '--dry-run']).ended;

@@ -4,7 +4,7 @@ import { chmod, chown, cp, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink,
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 const root = new URL('../../', import.meta.url).pathname;
 /** Node.js 20 keeps nothing, so another one can be named. */
@@ -35,20 +35,20 @@ const kept = async (): Promise<string[]> => {
   return names.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
 };
 
-it('starts without a home, and with one that is not there', async () => {
+test('starts without a home, and with one that is not there', async () => {
   expect(await help({ HOME: '' })).toMatch(/^Usage: reconcile /);
   expect(await help({ HOME: join(home, 'none') })).toMatch(/^Usage: reconcile /);
   expect(await readdir(home)).toEqual([]);
 });
 
 describe.skipIf(!keeps)('what is kept of the compiled program', () => {
-  it('lies in a directory that only its owner may enter', async () => {
+  test('lies in a directory that only its owner may enter', async () => {
     expect(await help()).toMatch(/^Usage: reconcile /);
     expect((await kept()).length).toBeGreaterThan(0);
     expect((await stat(compiled())).mode & 0o777).toBe(0o700);
   });
 
-  it('lies in XDG_CACHE_HOME, where that is named', async () => {
+  test('lies in XDG_CACHE_HOME, where that is named', async () => {
     const cache = join(home, 'elsewhere');
     await mkdir(cache);
     await help({ XDG_CACHE_HOME: cache });
@@ -56,7 +56,7 @@ describe.skipIf(!keeps)('what is kept of the compiled program', () => {
     expect(await readdir(home)).toEqual(['elsewhere']);
   });
 
-  it.each<[string, () => Promise<unknown>]>([
+  test.each<[string, () => Promise<unknown>]>([
     ['the home', () => chmod(home, 0o777)],
     ['the cache directory', () => mkdir(join(home, '.cache')).then(() => chmod(join(home, '.cache'), 0o775))],
     ['our own', () => mkdir(compiled(), { recursive: true }).then(() => chmod(compiled(), 0o777))],
@@ -66,20 +66,20 @@ describe.skipIf(!keeps)('what is kept of the compiled program', () => {
     expect(await kept()).toEqual([]);
   });
 
-  it('is nowhere, where a link stands in its place', async () => {
+  test('is nowhere, where a link stands in its place', async () => {
     await mkdir(join(home, 'other'));
     await symlink(join(home, 'other'), join(home, '.cache'));
     expect(await help()).toMatch(/^Usage: reconcile /);
     expect(await readdir(join(home, 'other'))).toEqual([]);
   });
 
-  it.skipIf(process.getuid?.() !== 0)('is not in the home of another user', async () => {
+  test.skipIf(process.getuid?.() !== 0)('is not in the home of another user', async () => {
     await chown(home, 65534, 65534);
     expect(await help()).toMatch(/^Usage: reconcile /);
     expect(await readdir(home)).toEqual([]);
   });
 
-  it('may be spoiled or cut', async () => {
+  test('may be spoiled or cut', async () => {
     await help();
     for (const file of await kept()) {
       const bytes = await readFile(file);
@@ -91,7 +91,7 @@ describe.skipIf(!keeps)('what is kept of the compiled program', () => {
     expect(await help()).toMatch(/^Usage: reconcile /);
   });
 
-  it('is not run in the place of another program', async () => {
+  test('is not run in the place of another program', async () => {
     await help();
     const program = await readFile(at('program.js'), 'utf8');
     await writeFile(at('program.js'), program.replaceAll('Usage:', 'USAGE:'));

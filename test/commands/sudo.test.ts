@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { chmod, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import { breakAsInTheIncident, startFleet, type Fleet, type Incident, type Operator } from '../fleet/world.ts';
 import { isRoot, lockFile, strays, until } from '../support/guard.ts';
@@ -41,7 +41,7 @@ describe.skipIf(!isRoot)('a user who is not root (only root can create one)', ()
   const pulls = async (name: string): Promise<string[][]> =>
     (await fleet.node(name).commands()).filter((argv) => argv.includes('pull'));
 
-  it('sees the whole incident, and changes nothing by looking', async () => {
+  test('sees the whole incident, and changes nothing by looking', async () => {
     await loginAs(operator.name);
     const trees = async (): Promise<unknown> => await Promise.all(fleet.nodes.map(({ rootDir }) => treeOf(rootDir)));
     const before = await trees();
@@ -52,7 +52,7 @@ describe.skipIf(!isRoot)('a user who is not root (only root can create one)', ()
     expect(await trees()).toEqual(before);
   });
 
-  it('heals a node, with a canary VM to prove it', async () => {
+  test('heals a node, with a canary VM to prove it', async () => {
     const healed = await report(fleet, '-w', FIRST, '--clone', 'vm');
     expect(healed.run).toMatchObject({ exitCode: 0, error: null });
     expect(imageOn(healed, FIRST)).toMatchObject({ outcome: 'healed', after: incident.after.contentDigest });
@@ -62,7 +62,7 @@ describe.skipIf(!isRoot)('a user who is not root (only root can create one)', ()
     await until('no process left there', async () => (await strays(fleet.node(FIRST))).length === 0);
   });
 
-  it('may have a login shell that talks', async () => {
+  test('may have a login shell that talks', async () => {
     const talking = await fleet.createOperator();
     const shell = join(fleet.dir, 'talking-shell');
     const noise = "printf 'locked\\nended 1\\nleft\\nWelcome! '; echo 'busy as ever' >&2";
@@ -75,7 +75,7 @@ describe.skipIf(!isRoot)('a user who is not root (only root can create one)', ()
     expect(healed.run.exitCode).toBe(0);
   });
 
-  it('sudo allows the shell and not cocoon: the pull failed, in the words of sudo', async () => {
+  test('sudo allows the shell and not cocoon: the pull failed, in the words of sudo', async () => {
     const { name } = await fleet.createOperator();
     await writeFile(`/etc/sudoers.d/${name}`, `${name} ALL=(root) NOPASSWD: /bin/sh, /usr/bin/sh\n`, { mode: 0o440 });
     await loginAs(name);
@@ -87,7 +87,7 @@ describe.skipIf(!isRoot)('a user who is not root (only root can create one)', ()
     expect(await pulls(THIRD)).toEqual([]);
   });
 
-  it('heals what is left, and then all is in sync', async () => {
+  test('heals what is left, and then all is in sync', async () => {
     await loginAs(operator.name);
     expect((await reconcile(fleet)).code).toBe(0);
     const { code, stdout } = await reconcile(fleet, '--dry-run');
@@ -95,7 +95,7 @@ describe.skipIf(!isRoot)('a user who is not root (only root can create one)', ()
     for (const name of DRIFTED) expect(await pulls(name)).toHaveLength(1);
   });
 
-  it('sudo refuses on one node: that node is not read, with the line for sudoers, and all others are', async () => {
+  test('sudo refuses on one node: that node is not read, with the line for sudoers, and all others are', async () => {
     const refused = await fleet.createOperator({ sudo: false });
     await loginAs(refused.name, FIRST);
     const dry = await report(fleet);
@@ -107,7 +107,7 @@ describe.skipIf(!isRoot)('a user who is not root (only root can create one)', ()
     expect(dry.summary.nodes).toMatchObject({ observed: 4, unreadable: 1 });
   });
 
-  it('cocoon.sudo is false: what root alone may read is said to be closed', async () => {
+  test('cocoon.sudo is false: what root alone may read is said to be closed', async () => {
     await loginAs(operator.name, undefined, { sudo: false });
     const dry = await report(fleet);
     expect(dry.run.exitCode).toBe(3);

@@ -4,7 +4,7 @@ import { chmod, chown, copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { breakAsInTheIncident, startFleet, type Fleet } from '../fleet/world.ts';
 import { program } from '../support/reconcile.ts';
 
@@ -32,13 +32,13 @@ async function typed(words: string, env: NodeJS.ProcessEnv = process.env): Promi
   return { code: Number(/code (\d+)\n$/.exec(stdout)?.[1]), out: stdout };
 }
 
-it('a full disk behind stderr ends the log, and not the run', async () => {
+test('a full disk behind stderr ends the log, and not the run', async () => {
   const { code, out } = await typed('$RECONCILE -n -v 2>/dev/full');
   expect(code).toBe(2);
   expect(out).toContain('DRIFT: simular/win11:latest is stale on cocoonset-node-2');
 });
 
-it.each([
+test.each([
   ['a report', '-n -w cocoonset-node-1 -o json', 1],
   ['an inventory', 'nodes', 1],
   ['a report of drift, which has its own exit code', '-n -o json', 2],
@@ -50,19 +50,19 @@ it.each([
   expect(code).toBe(expected);
 });
 
-it('a reader that has read enough ends the output, and not the run', async () => {
+test('a reader that has read enough ends the output, and not the run', async () => {
   const { out } = await typed(
     '{ $RECONCILE -n -w cocoonset-node-1 -o json; echo "it was $?" >&2; } 2>&1 >/dev/null | head -n 1',
   );
   expect(out).toMatch(/^it was 0\n/);
 });
 
-it('a working directory that is gone is no hindrance', async () => {
+test('a working directory that is gone is no hindrance', async () => {
   const { code } = await typed(`mkdir ${dir}/gone && cd ${dir}/gone && rmdir ${dir}/gone && $RECONCILE -n 2>&1`);
   expect(code).toBe(2);
 });
 
-it.skipIf(process.getuid?.() !== 0)('a user without a name, a home or a place for state is none either', async () => {
+test.skipIf(process.getuid?.() !== 0)('a user without a name, a home or a place for state is none either', async () => {
   const own = join(dir, 'own');
   await mkdir(own, { mode: 0o755 });
   const text = await readFile(fleet.configFile, 'utf8');

@@ -3,7 +3,7 @@ import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import ssh2 from 'ssh2';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { MARK } from '../fleet/sshd.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
 import { report } from '../support/reconcile.ts';
@@ -35,7 +35,7 @@ beforeAll(async () => {
 });
 afterAll(() => fleet.down());
 
-it('loses nodes to a client that connects to all of them at once', async () => {
+test('loses nodes to a client that connects to all of them at once', async () => {
   const privateKey = await readFile(fleet.identityFile);
   const logIn = (host: string): Promise<boolean> =>
     new Promise((resolve) => {
@@ -54,7 +54,7 @@ it('loses nodes to a client that connects to all of them at once', async () => {
   expect(reached.filter((isReached) => !isReached).length).toBeGreaterThan(0);
 });
 
-it('is observed whole by one that backs off', async () => {
+test('is observed whole by one that backs off', async () => {
   const { summary, nodes } = await report(fleet, '--dry-run');
   expect(
     nodes.filter(({ status }) => status !== 'observed').map(({ name, error }) => `${name}: ${error?.message}`),

@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   digestOf,
   makeBootLayer,
@@ -99,7 +99,7 @@ function index(backend: 'cloudimg' | 'oci'): Record<string, Record<string, unkno
 }
 
 describe('the command line', () => {
-  it('`version` prints five labelled lines on stdout', async () => {
+  test('`version` prints five labelled lines on stdout', async () => {
     const { code, stdout, stderr } = await node.cocoon(['version']);
     expect(code).toBe(0);
     expect(stdout).toMatch(
@@ -108,24 +108,24 @@ describe('the command line', () => {
     expect(stderr).toBe('');
   });
 
-  it('`version` creates no directories', async () => {
+  test('`version` creates no directories', async () => {
     await node.cocoon(['version']);
     expect(node.tree()).toEqual([]);
   });
 
-  it('an unknown command is refused with a pointer to the help', async () => {
+  test('an unknown command is refused with a pointer to the help', async () => {
     const { code, stdout, stderr } = await node.cocoon(['bogus']);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
     expect(stderr).toBe('Error: unknown command "bogus" for "cocoon"\nRun \'cocoon --help\' for usage.\n');
   });
 
-  it('an unknown word of a group prints help on stdout and succeeds', async () => {
+  test('an unknown word of a group prints help on stdout and succeeds', async () => {
     const { code, stdout, stderr } = await node.cocoon(['image', 'bogus']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(stdout).toContain('cocoon image [command]');
   });
 
-  it.each([
+  test.each([
     [['image', 'pull'], 'requires at least 1 arg(s), only received 0'],
     [['image', 'inspect'], 'accepts 1 arg(s), received 0'],
     [['vm', 'clone', 'a', 'b'], 'accepts 1 arg(s), received 2'],
@@ -139,7 +139,7 @@ describe('the command line', () => {
     expect(await node.cocoon(args)).toMatchObject({ code: 1, stdout: '', stderr: `Error: ${message}\n` });
   });
 
-  it.each([
+  test.each([
     [['image', 'pull', '--help'], '--force'],
     [['vm', 'clone', '--help'], '--cpu'],
     [['vm', 'rm', '--help'], '--output'],
@@ -150,19 +150,19 @@ describe('the command line', () => {
     expect(stdout).toContain(name);
   });
 
-  it('a configuration file that is not there is an error', async () => {
+  test('a configuration file that is not there is an error', async () => {
     const { code, stderr } = await node.cocoon(['image', 'list', '--config', node.at('nope.json')]);
     expect(code).toBe(1);
     expect(stderr).toBe(`Error: read config: open ${node.at('nope.json')}: no such file or directory\n`);
   });
 
-  it('directories come from the environment where no flag says otherwise', async () => {
+  test('directories come from the environment where no flag says otherwise', async () => {
     const env = { COCOON_ROOT_DIR: node.at('a'), COCOON_RUN_DIR: node.at('b'), COCOON_LOG_DIR: node.at('c') };
     expect(await runProgram(['vm', 'list'], { env })).toMatchObject({ code: 0 });
     expect(node.list('.')).toEqual(['a', 'b', 'c']);
   });
 
-  it('global flags may stand before the command', async () => {
+  test('global flags may stand before the command', async () => {
     const { code, stdout } = await runProgram([
       '--root-dir',
       node.at('a'),
@@ -176,7 +176,7 @@ describe('the command line', () => {
     expect(node.list('.')).toEqual(['a']);
   });
 
-  it('log lines carry colours unless NO_COLOR is set', async () => {
+  test('log lines carry colours unless NO_COLOR is set', async () => {
     const { stderr } = await node.cocoon(['gc'], { env: { NO_COLOR: '' } });
     const text = JSON.stringify(stderr).replaceAll(String.raw`\u001b`, '^');
     expect(text).toMatch(/^"\^\[90m.+\^\[0m \^\[32mINF\^\[0m \^\[1mGC completed\^\[0m \^\[36mfunc=\^\[0mcmd\.gc\\n"$/);
@@ -184,7 +184,7 @@ describe('the command line', () => {
 });
 
 describe('an empty node', () => {
-  it('`image list -o json` says "No images found." and succeeds', async () => {
+  test('`image list -o json` says "No images found." and succeeds', async () => {
     expect(await node.cocoon(['image', 'list', '-o', 'json'])).toMatchObject({
       code: 0,
       stdout: 'No images found.\n',
@@ -192,7 +192,7 @@ describe('an empty node', () => {
     });
   });
 
-  it('`image list` creates the directories of both backends with mode 0750, and lock files with 0600', async () => {
+  test('`image list` creates the directories of both backends with mode 0750, and lock files with 0600', async () => {
     await node.cocoon(['image', 'list']);
     expect(node.tree()).toEqual([
       'cloudimg/',
@@ -210,7 +210,7 @@ describe('an empty node', () => {
     for (const path of node.tree()) expect([path, node.mode(path)]).toEqual([path, path.endsWith('/') ? '750' : '600']);
   });
 
-  it.each([
+  test.each([
     [['snapshot', 'list', '-o', 'json'], 'No snapshots found.\n'],
     [['vm', 'list', '-o', 'json'], 'No VMs found.\n'],
   ])('%j says so in words, also as JSON', async (args, stdout) => {
@@ -220,7 +220,7 @@ describe('an empty node', () => {
 
 describe('a user without rights', () => {
   // A root user is refused nothing, so one path stands in: a file where a directory should be.
-  it('a directory that cannot be made is named with the one where it failed', async () => {
+  test('a directory that cannot be made is named with the one where it failed', async () => {
     node.write('oci', '');
     const { code, stdout, stderr } = await node.cocoon(['image', 'list']);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
@@ -229,7 +229,7 @@ describe('a user without rights', () => {
     );
   });
 
-  it('an index that cannot be read is an error, not an empty node', async () => {
+  test('an index that cannot be read is an error, not an empty node', async () => {
     await node.cocoon(['image', 'list']);
     mkdirSync(node.at('oci/db/images.json'));
     const path = node.at('oci/db/images.json');
@@ -242,14 +242,14 @@ describe('a user without rights', () => {
 });
 
 describe('pulling a cloud image', () => {
-  it('a qcow2 v3 image is stored unchanged under its digest, read-only', async () => {
+  test('a qcow2 v3 image is stored unchanged under its digest, read-only', async () => {
     const image = await pullSample();
     expect(node.list('cloudimg/blobs')).toEqual([`${image.hex}.qcow2`]);
     expect(readFileSync(node.at(image.blob)).equals(image.bytes)).toBe(true);
     expect(node.mode(image.blob)).toBe('444');
   });
 
-  it('the log on stderr names the steps in order', async () => {
+  test('the log on stderr names the steps in order', async () => {
     const { bytes, digest } = sampleImage(1);
     server.serve('/dl/win', bytes);
     const { log, stdout } = await node.cocoon(['image', 'pull', server.url('/dl/win')]);
@@ -262,21 +262,21 @@ describe('pulling a cloud image', () => {
     ]);
   });
 
-  it('a known length is logged in decimal units', async () => {
+  test('a known length is logged in decimal units', async () => {
     const { bytes } = sampleImage(1, 40_960);
     server.on('/dl/win', (response) => response.writeHead(200, { 'content-length': bytes.length }).end(bytes));
     const { log } = await node.cocoon(['image', 'pull', server.url('/dl/win')]);
     expect(log[0]).toBe(`INF downloading cloud image ${server.url('/dl/win')} (40.96kB)`);
   });
 
-  it('progress goes to stdout, about once a MiB', async () => {
+  test('progress goes to stdout, about once a MiB', async () => {
     const { bytes } = sampleImage(1, 3 * 2 ** 20);
     server.on('/dl/win', (response) => response.writeHead(200, { 'content-length': bytes.length }).end(bytes));
     const { stdout } = await node.cocoon(['image', 'pull', server.url('/dl/win')]);
     expect(stdout).toMatch(/^(\r {2}[\d.]+MB \/ 3\.146MB \([\d.]+%\)){2,3}$/);
   });
 
-  it('the index is one line of JSON with these fields, mode 0644', async () => {
+  test('the index is one line of JSON with these fields, mode 0644', async () => {
     const { url, digest, bytes } = await pullSample();
     const text = node.read('cloudimg/db/images.json');
     expect(text).toMatch(/^\{"images":\{.*\}\}\n$/);
@@ -291,13 +291,13 @@ describe('pulling a cloud image', () => {
     expect(node.mode('cloudimg/db/images.json')).toBe('644');
   });
 
-  it('no temporary file is left', async () => {
+  test('no temporary file is left', async () => {
     await pullSample();
     expect(node.list('cloudimg/temp')).toEqual([]);
     expect(node.list('cloudimg/db')).toEqual(['images.json', 'images.lock']);
   });
 
-  it('a known URL is not asked again: no request, no output, nothing rewritten', async () => {
+  test('a known URL is not asked again: no request, no output, nothing rewritten', async () => {
     const { url } = await pullSample();
     const before = node.stat('cloudimg/db/images.json').ino;
     server.requests.length = 0;
@@ -307,7 +307,7 @@ describe('pulling a cloud image', () => {
     expect(node.stat('cloudimg/db/images.json').ino).toBe(before);
   });
 
-  it('--force follows the URL to new content and leaves the old blob', async () => {
+  test('--force follows the URL to new content and leaves the old blob', async () => {
     const old = await pullSample(1);
     const fresh = sampleImage(2);
     server.serve('/dl/win', fresh.bytes);
@@ -316,7 +316,7 @@ describe('pulling a cloud image', () => {
     expect(node.list('cloudimg/blobs')).toEqual([`${old.hex}.qcow2`, `${fresh.hex}.qcow2`].sort());
   });
 
-  it('--force keeps a damaged blob of the same digest, and records its size', async () => {
+  test('--force keeps a damaged blob of the same digest, and records its size', async () => {
     const { url, blob, digest } = await pullSample();
     truncateSync(node.at(blob), 4096);
     expect(await node.cocoon(['image', 'pull', '--force', url])).toMatchObject({ code: 0 });
@@ -324,28 +324,28 @@ describe('pulling a cloud image', () => {
     expect(index('cloudimg')[url]).toMatchObject({ content_sum: digest, size: 4096 });
   });
 
-  it('a damaged blob is not noticed by a plain pull', async () => {
+  test('a damaged blob is not noticed by a plain pull', async () => {
     const { url, blob } = await pullSample();
     truncateSync(node.at(blob), 4096);
     expect(await node.cocoon(['image', 'pull', url])).toMatchObject({ code: 0, stderr: '' });
     expect(node.stat(blob).size).toBe(4096);
   });
 
-  it('an empty blob is fetched again by a plain pull', async () => {
+  test('an empty blob is fetched again by a plain pull', async () => {
     const { url, blob, bytes } = await pullSample();
     truncateSync(node.at(blob), 0);
     expect(await node.cocoon(['image', 'pull', url])).toMatchObject({ code: 0 });
     expect(node.stat(blob).size).toBe(bytes.length);
   });
 
-  it('a missing blob is fetched again by a plain pull', async () => {
+  test('a missing blob is fetched again by a plain pull', async () => {
     const { url, blob, bytes } = await pullSample();
     node.remove(blob);
     expect(await node.cocoon(['image', 'pull', url])).toMatchObject({ code: 0 });
     expect(node.stat(blob).size).toBe(bytes.length);
   });
 
-  it('two URLs of one content are two entries and one blob', async () => {
+  test('two URLs of one content are two entries and one blob', async () => {
     const { bytes } = await pullSample();
     server.serve('/dl/other', bytes);
     await node.cocoon(['image', 'pull', server.url('/dl/other')]);
@@ -353,7 +353,7 @@ describe('pulling a cloud image', () => {
     expect(node.list('cloudimg/blobs')).toHaveLength(1);
   });
 
-  it('redirects are followed, and the key is the URL as typed', async () => {
+  test('redirects are followed, and the key is the URL as typed', async () => {
     const { bytes, digest } = sampleImage(1);
     server.on('/dl/win', (response) => response.writeHead(302, { location: '/real' }).end());
     server.serve('/real', bytes);
@@ -361,7 +361,7 @@ describe('pulling a cloud image', () => {
     expect(index('cloudimg')).toMatchObject({ [server.url('/dl/win')]: { content_sum: digest } });
   });
 
-  it('several arguments are pulled in order, and the first failure stops the rest', async () => {
+  test('several arguments are pulled in order, and the first failure stops the rest', async () => {
     server.serve('/a', sampleImage(1).bytes);
     server.serve('/c', sampleImage(3).bytes);
     const { code } = await node.cocoon(['image', 'pull', server.url('/a'), server.url('/b'), server.url('/c')]);
@@ -370,7 +370,7 @@ describe('pulling a cloud image', () => {
     expect(Object.keys(index('cloudimg'))).toEqual([server.url('/a')]);
   });
 
-  it('a blob URL of a registry restores exactly that digest under its own key', async () => {
+  test('a blob URL of a registry restores exactly that digest under its own key', async () => {
     const { bytes, digest, blob } = sampleImage(1);
     const path = `/v2/simular/win11/blobs/${digest}`;
     server.on(path, (response) => response.writeHead(200, { 'content-length': bytes.length }).end(bytes));
@@ -379,7 +379,7 @@ describe('pulling a cloud image', () => {
     expect(index('cloudimg')[server.url(path)]).toMatchObject({ content_sum: digest });
   });
 
-  it.each([
+  test.each([
     ['a qcow2 v2 image', () => makeQcow2({ version: 2, seed: 1 })],
     ['a raw image', () => randomBytes(65_536)],
     ['a short text that is no HTML', () => Buffer.from('Hello')],
@@ -396,7 +396,7 @@ describe('pulling a cloud image', () => {
     expect(readQcow2Header(stored)).toMatchObject({ version: 3, backing: null });
   });
 
-  it('an image with a backing file is converted too', async () => {
+  test('an image with a backing file is converted too', async () => {
     writeFileSync(node.at('base.qcow2'), makeQcow2({ seed: 'base' }));
     const bytes = makeOverlay(node.at('base.qcow2'), 2 ** 20);
     server.serve('/dl/x', bytes);
@@ -406,14 +406,14 @@ describe('pulling a cloud image', () => {
     ).toBeNull();
   });
 
-  it('a conversion leaves its lock file', async () => {
+  test('a conversion leaves its lock file', async () => {
     const bytes = makeQcow2({ version: 2, seed: 1 });
     server.serve('/dl/x', bytes);
     await node.cocoon(['image', 'pull', server.url('/dl/x')]);
     expect(node.list('cloudimg/temp')).toEqual([`.tmp-${digestOf(bytes).slice(7)}.qcow2.lock`]);
   });
 
-  it('SIGTERM ends a download with exit code 1 and removes the temporary file', async () => {
+  test('SIGTERM ends a download with exit code 1 and removes the temporary file', async () => {
     server.on('/dl/slow', (response) => response.writeHead(200).write(makeQcow2({ seed: 1 })));
     const { code, stderr } = await node.cocoon(['image', 'pull', server.url('/dl/slow')], {
       running: (child) =>
@@ -428,7 +428,7 @@ describe('pulling a cloud image', () => {
     expect(node.list('cloudimg/temp')).toEqual([]);
   });
 
-  it('SIGKILL leaves the temporary file', async () => {
+  test('SIGKILL leaves the temporary file', async () => {
     server.on('/dl/slow', (response) => response.writeHead(200).write(makeQcow2({ seed: 1 })));
     await node.cocoon(['image', 'pull', server.url('/dl/slow')], {
       running: (child) =>
@@ -441,7 +441,7 @@ describe('pulling a cloud image', () => {
 });
 
 describe('pulls beside each other, and cut off', () => {
-  it('two pulls of one URL at once both succeed and leave one blob', async () => {
+  test('two pulls of one URL at once both succeed and leave one blob', async () => {
     const { bytes, hex, digest } = sampleImage(1);
     server.serve('/dl/win', bytes);
     const pull = () => node.cocoon(['image', 'pull', '--force', server.url('/dl/win')]);
@@ -451,7 +451,7 @@ describe('pulls beside each other, and cut off', () => {
     expect(index('cloudimg')).toMatchObject({ [server.url('/dl/win')]: { content_sum: digest } });
   });
 
-  it('a pull whose stdout is closed dies of its next progress text, leaving its temporary file', async () => {
+  test('a pull whose stdout is closed dies of its next progress text, leaving its temporary file', async () => {
     const { bytes } = sampleImage(1, 2 ** 21);
     let go = () => {};
     server.on('/dl/win', (response) => {
@@ -522,7 +522,7 @@ describe('what a pull refuses', () => {
     ['qcow2 version 1', body(makeQcow2({ version: 1 })), 'inspect image: unsupported qcow2 version 1'],
     ['a QED image', body(qedImage()), 'inspect image: unsupported source format "qed" (expected qcow2 or raw)'],
   ];
-  it.each(cases)('%s: the sentence, exit code 1, and nothing stored', async (_name, prepare, message) => {
+  test.each(cases)('%s: the sentence, exit code 1, and nothing stored', async (_name, prepare, message) => {
     prepare();
     const url = server.url('/dl/x');
     const { code, stderr } = await node.cocoon(['image', 'pull', url]);
@@ -533,7 +533,7 @@ describe('what a pull refuses', () => {
     expect(node.exists('cloudimg/db/images.json')).toBe(false);
   });
 
-  it('a chunked body that is short but ends properly is accepted: only the digest tells', async () => {
+  test('a chunked body that is short but ends properly is accepted: only the digest tells', async () => {
     const { bytes, digest } = sampleImage(1);
     const short = bytes.subarray(0, bytes.length - 5000);
     server.serve('/dl/x', short);
@@ -543,7 +543,7 @@ describe('what a pull refuses', () => {
     expect(entry?.['content_sum']).not.toBe(digest);
   });
 
-  it('a server that is not there', async () => {
+  test('a server that is not there', async () => {
     const url = 'http://127.0.0.1:1/dl/x';
     const { code, stderr } = await node.cocoon(['image', 'pull', url]);
     expect(code).toBe(1);
@@ -551,7 +551,7 @@ describe('what a pull refuses', () => {
     expect(stderr).toBe(`Error: pull ${url}: http get ${url}: ${cause}\n`);
   });
 
-  it('a failed forced pull leaves index and blob as they were', async () => {
+  test('a failed forced pull leaves index and blob as they were', async () => {
     const { url, digest, blob } = await pullSample();
     server.serve('/dl/win', '<html>');
     expect(await node.cocoon(['image', 'pull', '--force', url])).toMatchObject({ code: 1 });
@@ -561,7 +561,7 @@ describe('what a pull refuses', () => {
 });
 
 describe('listing and inspecting images', () => {
-  it('`image list -o json` is an array of five fields on stdout alone', async () => {
+  test('`image list -o json` is an array of five fields on stdout alone', async () => {
     const { url, digest, bytes } = await pullSample();
     const { stdout, stderr } = await node.cocoon(['image', 'list', '-o', 'json']);
     expect(stderr).toBe('');
@@ -571,14 +571,14 @@ describe('listing and inspecting images', () => {
     expect(stdout).toMatch(/^\[\n {2}\{\n {4}"id": .*\n\]\n$/s);
   });
 
-  it('ampersands in URLs are escaped in JSON', async () => {
+  test('ampersands in URLs are escaped in JSON', async () => {
     server.serve('/dl/a', sampleImage(1).bytes);
     await node.cocoon(['image', 'pull', server.url('/dl/a?x=1&y=2')]);
     const { stdout } = await node.cocoon(['image', 'list', '-o', 'json']);
     expect(stdout).toContain(String.raw`/dl/a?x=1\u0026y=2`);
   });
 
-  it('the table shows 19 characters of the digest and a decimal size', async () => {
+  test('the table shows 19 characters of the digest and a decimal size', async () => {
     const { url, digest } = await pullSample();
     const { stdout } = await node.cocoon(['image', 'ls']);
     const [header, row] = stdout.split('\n');
@@ -587,14 +587,14 @@ describe('listing and inspecting images', () => {
     expect(row).toContain(`${url}  ${digest.slice(0, 19)}`);
   });
 
-  it('a missing blob is neither dropped nor flagged', async () => {
+  test('a missing blob is neither dropped nor flagged', async () => {
     const { blob, digest } = await pullSample();
     node.remove(blob);
     const { stdout } = await node.cocoon(['image', 'list', '-o', 'json']);
     expect(JSON.parse(stdout)).toMatchObject([{ id: digest }]);
   });
 
-  it.each([
+  test.each([
     ['its key', (i: { url: string }) => i.url],
     ['its digest', (i: { digest: string }) => i.digest],
     ['64 hex digits', (i: { hex: string }) => i.hex],
@@ -607,7 +607,7 @@ describe('listing and inspecting images', () => {
     expect(JSON.parse(stdout)).toMatchObject({ id: image.digest, name: image.url, type: 'cloudimg' });
   });
 
-  it('a prefix of less than 12 digits finds nothing', async () => {
+  test('a prefix of less than 12 digits finds nothing', async () => {
     const { hex } = await pullSample();
     const ref = hex.slice(0, 11);
     const { code, stdout, stderr } = await node.cocoon(['image', 'inspect', ref]);
@@ -618,7 +618,7 @@ describe('listing and inspecting images', () => {
     });
   });
 
-  it('an index that does not parse fails every command, and is left alone', async () => {
+  test('an index that does not parse fails every command, and is left alone', async () => {
     await pullSample();
     node.write('oci/db/images.json', 'xxx');
     const { code, stdout, stderr } = await node.cocoon(['image', 'list', '-o', 'json']);
@@ -628,14 +628,14 @@ describe('listing and inspecting images', () => {
     expect(node.read('oci/db/images.json')).toBe('xxx');
   });
 
-  it('null entries of an index are skipped', async () => {
+  test('null entries of an index are skipped', async () => {
     const { url } = await pullSample();
     node.write('cloudimg/db/images.json', JSON.stringify({ images: { ...index('cloudimg'), gone: null } }));
     const { stdout } = await node.cocoon(['image', 'list', '-o', 'json']);
     expect(JSON.parse(stdout)).toMatchObject([{ name: url }]);
   });
 
-  it('a name in both backends is refused by every command that takes a reference', async () => {
+  test('a name in both backends is refused by every command that takes a reference', async () => {
     const { digest, url, hex } = await pullSample();
     const oci = {
       ref: url,
@@ -656,7 +656,7 @@ describe('listing and inspecting images', () => {
 });
 
 describe('removing images', () => {
-  it('removes the key only; the blob stays', async () => {
+  test('removes the key only; the blob stays', async () => {
     const { url, blob } = await pullSample();
     const { code, stdout, log } = await node.cocoon(['image', 'rm', url]);
     expect({ code, stdout, log }).toEqual({ code: 0, stdout: '', log: [`INF deleted: ${url}`] });
@@ -664,7 +664,7 @@ describe('removing images', () => {
     expect(node.exists(blob)).toBe(true);
   });
 
-  it('by digest removes every key that has it', async () => {
+  test('by digest removes every key that has it', async () => {
     const { digest, bytes } = await pullSample();
     server.serve('/dl/other', bytes);
     await node.cocoon(['image', 'pull', server.url('/dl/other')]);
@@ -672,7 +672,7 @@ describe('removing images', () => {
     expect(log.sort()).toEqual([`INF deleted: ${server.url('/dl/other')}`, `INF deleted: ${server.url('/dl/win')}`]);
   });
 
-  it('one unknown argument refuses all', async () => {
+  test('one unknown argument refuses all', async () => {
     const { url } = await pullSample();
     const { code, stderr } = await node.cocoon(['image', 'rm', url, 'nope']);
     expect({ code, stderr }).toEqual({ code: 1, stderr: 'Error: image "nope": not found in any backend\n' });
@@ -681,7 +681,7 @@ describe('removing images', () => {
 });
 
 describe('importing images', () => {
-  it('a qcow2 from stdin becomes a cloud image under its name', async () => {
+  test('a qcow2 from stdin becomes a cloud image under its name', async () => {
     const { bytes, digest, blob } = sampleImage(1);
     const { code, stdout, log } = await node.cocoon(['image', 'import', 'win11'], { input: bytes });
     expect({ code, stdout }).toEqual({ code: 0, stdout: '' });
@@ -690,13 +690,13 @@ describe('importing images', () => {
     expect(node.mode(blob)).toBe('444');
   });
 
-  it('gzip is unwrapped, and the digest is that of the content', async () => {
+  test('gzip is unwrapped, and the digest is that of the content', async () => {
     const { bytes, digest } = sampleImage(1);
     await node.cocoon(['image', 'import', 'win11'], { input: gzipSync(bytes) });
     expect(index('cloudimg')).toMatchObject({ win11: { content_sum: digest } });
   });
 
-  it('several files are joined in the order of the arguments', async () => {
+  test('several files are joined in the order of the arguments', async () => {
     const { bytes, digest } = sampleImage(1);
     node.write('b', bytes.subarray(0, 9000));
     node.write('a', bytes.subarray(9000));
@@ -705,14 +705,14 @@ describe('importing images', () => {
     expect(index('cloudimg')).toMatchObject({ win11: { content_sum: digest } });
   });
 
-  it('a file whose blob is there is only entered', async () => {
+  test('a file whose blob is there is only entered', async () => {
     const { bytes, digest } = await pullSample();
     node.write('f.qcow2', bytes);
     const { log } = await node.cocoon(['image', 'import', 'win11', node.at('f.qcow2')]);
     expect(log.at(-1)).toBe(`INF import complete (cached): win11 -> ${digest}`);
   });
 
-  it.each(['a file', 'standard input'])(
+  test.each(['a file', 'standard input'])(
     'from %s keeps a blob of that digest that is there, however bad',
     async (from) => {
       const { bytes, digest } = sampleImage(1);
@@ -727,26 +727,26 @@ describe('importing images', () => {
     },
   );
 
-  it('a file that is neither qcow2 nor tar is refused', async () => {
+  test('a file that is neither qcow2 nor tar is refused', async () => {
     node.write('f', 'nonsense');
     const { code, stderr } = await node.cocoon(['image', 'import', 'x', node.at('f')]);
     expect(code).toBe(1);
     expect(stderr).toBe(`Error: cannot detect file type for ${node.at('f')} (expected qcow2 or tar)\n`);
   });
 
-  it('gzip with a second file is refused', async () => {
+  test('gzip with a second file is refused', async () => {
     node.write('f', gzipSync(sampleImage(1).bytes));
     const { stderr } = await node.cocoon(['image', 'import', 'x', node.at('f'), node.at('f')]);
     expect(stderr).toBe('Error: stream imports accept exactly one file, got 2\n');
   });
 
-  it('empty standard input is refused', async () => {
+  test('empty standard input is refused', async () => {
     const { code, stderr } = await node.cocoon(['image', 'import', 'x']);
     expect(code).toBe(1);
     expect(lastLine(stderr)).toBe('Error: detect image type: peek: EOF');
   });
 
-  it('SIGTERM while it waits for standard input takes effect when that ends: nothing is recorded', async () => {
+  test('SIGTERM while it waits for standard input takes effect when that ends: nothing is recorded', async () => {
     const { bytes } = sampleImage(1);
     const { code, stderr } = await node.cocoon(['image', 'import', 'win11'], {
       input: null,
@@ -767,20 +767,20 @@ describe('importing images', () => {
     expect(node.list('cloudimg/temp')).toEqual([]);
   });
 
-  it('garbage from standard input counts as a tar, and fails as one', needsErofs, async () => {
+  test('garbage from standard input counts as a tar, and fails as one', needsErofs, async () => {
     const { code, stderr } = await node.cocoon(['image', 'import', 'x'], { input: randomBytes(4096) });
     expect(code).toBe(1);
     expect(stderr).toContain('Error: import x: process layer: mkfs.erofs failed: exit status 1 (output: ');
   });
 
-  it('a tar without a kernel is refused', needsErofs, async () => {
+  test('a tar without a kernel is refused', needsErofs, async () => {
     node.write('l.tar', makeTar([{ name: 'etc/hostname', data: Buffer.from('x\n') }]));
     const { code, stderr } = await node.cocoon(['image', 'import', 'x', node.at('l.tar')]);
     expect(code).toBe(1);
     expect(lastLine(stderr)).toBe('Error: import x: image x missing boot files (vmlinuz/initrd.img)');
   });
 
-  it('a tar with a kernel makes v0.3.8 panic: exit code 2, nothing recorded', needsErofs, async () => {
+  test('a tar with a kernel makes v0.3.8 panic: exit code 2, nothing recorded', needsErofs, async () => {
     node.write('l.tar', makeBootLayer());
     const { code, stderr } = await node.cocoon(['image', 'import', 'x', node.at('l.tar')]);
     expect(code).toBe(2);
@@ -847,7 +847,7 @@ describe('OCI images', () => {
     return { ref: `${server.host}/${repo}`, digest, layerHex };
   }
 
-  it(
+  test(
     'a layer becomes an EROFS file, its kernel and initrd boot files; the manifest digest is recorded',
     needsErofs,
     async () => {
@@ -876,20 +876,20 @@ describe('OCI images', () => {
     },
   );
 
-  it('of an index the child for this platform is recorded', needsErofs, async () => {
+  test('of an index the child for this platform is recorded', needsErofs, async () => {
     const { ref, digest } = serveOci({ indexed: true });
     expect(await node.cocoon(['image', 'pull', ref])).toMatchObject({ code: 0 });
     expect(index('oci')[ref]).toMatchObject({ manifest_digest: digest });
   });
 
-  it('the key is the reference as typed: with a tag it is another one', needsErofs, async () => {
+  test('the key is the reference as typed: with a tag it is another one', needsErofs, async () => {
     const { ref } = serveOci();
     await node.cocoon(['image', 'pull', ref]);
     await node.cocoon(['image', 'pull', `${ref}:latest`]);
     expect(Object.keys(index('oci'))).toEqual([ref, `${ref}:latest`]);
   });
 
-  it('an image that is up to date says nothing but rewrites the index', needsErofs, async () => {
+  test('an image that is up to date says nothing but rewrites the index', needsErofs, async () => {
     const { ref } = serveOci();
     await node.cocoon(['image', 'pull', ref]);
     const before = { text: node.read('oci/db/images.json'), inode: node.stat('oci/db/images.json').ino };
@@ -898,7 +898,7 @@ describe('OCI images', () => {
     expect(node.stat('oci/db/images.json').ino).not.toBe(before.inode);
   });
 
-  it.each(['blob', 'vmlinuz'])('a missing %s is rebuilt by the next pull', needsErofs, async (what) => {
+  test.each(['blob', 'vmlinuz'])('a missing %s is rebuilt by the next pull', needsErofs, async (what) => {
     const { ref, layerHex } = serveOci();
     await node.cocoon(['image', 'pull', ref]);
     const path = what === 'blob' ? `oci/blobs/${layerHex}.erofs` : `oci/boot/${layerHex}/vmlinuz`;
@@ -907,28 +907,28 @@ describe('OCI images', () => {
     expect(node.stat(path).size).toBeGreaterThan(0);
   });
 
-  it('an image without a kernel is refused', needsErofs, async () => {
+  test('an image without a kernel is refused', needsErofs, async () => {
     const { ref } = serveOci({ layer: makeTar([{ name: 'etc/hostname', data: Buffer.from('x\n') }]) });
     const { code, stderr } = await node.cocoon(['image', 'pull', ref]);
     expect(code).toBe(1);
     expect(lastLine(stderr)).toBe(`Error: pull ${ref}: image ${ref} missing boot files (vmlinuz/initrd.img)`);
   });
 
-  it('a cloud image pulled by its registry reference dies in mkfs.erofs', needsErofs, async () => {
+  test('a cloud image pulled by its registry reference dies in mkfs.erofs', needsErofs, async () => {
     const { ref } = serveOci({ layer: makeQcow2({ seed: 1 }) });
     const { code, stderr } = await node.cocoon(['image', 'pull', ref]);
     expect(code).toBe(1);
     expect(stderr).toContain(`Error: pull ${ref}: process layers: mkfs.erofs failed: `);
   });
 
-  it('a registry that gives an empty token cannot be pulled from', async () => {
+  test('a registry that gives an empty token cannot be pulled from', async () => {
     const { ref } = serveOci({ open: false });
     const { code, stderr } = await node.cocoon(['image', 'pull', ref]);
     expect(code).toBe(1);
     expect(stderr).toContain(`Error: pull ${ref}: fetch image ${ref}: no token in bearer response:\n{"token":""`);
   });
 
-  it("an unknown tag keeps the registry's own words", async () => {
+  test("an unknown tag keeps the registry's own words", async () => {
     const { ref } = serveOci();
     const missing = JSON.stringify({
       errors: [{ code: 'MANIFEST_UNKNOWN', message: 'manifest a/ubuntu:no not found' }],
@@ -942,7 +942,7 @@ describe('OCI images', () => {
     expect(lastLine(stderr)).toContain('MANIFEST_UNKNOWN: manifest a/ubuntu:no not found');
   });
 
-  it('a reference that does not parse is refused', async () => {
+  test('a reference that does not parse is refused', async () => {
     const { code, stderr } = await node.cocoon(['image', 'pull', 'UPPER/case']);
     expect(code).toBe(1);
     expect(stderr).toContain(
@@ -950,7 +950,7 @@ describe('OCI images', () => {
     );
   });
 
-  it('the pull holds the index lock while it downloads layers', needsErofs, async () => {
+  test('the pull holds the index lock while it downloads layers', needsErofs, async () => {
     const { ref, layerHex } = serveOci();
     const layer = makeBootLayer('boot');
     let busy: number | null = null;
@@ -980,7 +980,7 @@ describe('locks', () => {
     }
   }
 
-  it('`image list` waits for the lock', async () => {
+  test('`image list` waits for the lock', async () => {
     node.write('oci/db/images.lock', '');
     await holding('oci/db/images.lock', async (free) => {
       let ended = false;
@@ -994,7 +994,7 @@ describe('locks', () => {
     });
   });
 
-  it('a pull of a URL downloads without the lock and waits for it only to commit', async () => {
+  test('a pull of a URL downloads without the lock and waits for it only to commit', async () => {
     await node.cocoon(['image', 'list']);
     const { bytes } = sampleImage(1);
     server.serve('/dl/win', bytes);
@@ -1007,7 +1007,7 @@ describe('locks', () => {
     });
   });
 
-  it('gc aborts when a lock is busy, naming the module, and deletes nothing', async () => {
+  test('gc aborts when a lock is busy, naming the module, and deletes nothing', async () => {
     const { url, blob } = await pullSample();
     await node.cocoon(['image', 'rm', url]);
     await holding('oci/db/images.lock', async () => {
@@ -1021,7 +1021,7 @@ describe('locks', () => {
 });
 
 describe('gc', () => {
-  it('takes an orphan blob, and keeps what the index names', async () => {
+  test('takes an orphan blob, and keeps what the index names', async () => {
     const { url, blob } = await pullSample(1);
     server.serve('/dl/win', sampleImage(2).bytes);
     await node.cocoon(['image', 'pull', '--force', url]);
@@ -1031,7 +1031,7 @@ describe('gc', () => {
     expect(node.list('cloudimg/blobs')).toEqual([`${sampleImage(2).hex}.qcow2`]);
   });
 
-  it('keeps a blob that a snapshot pins', async () => {
+  test('keeps a blob that a snapshot pins', async () => {
     const { url, blob, digest } = await pullSample();
     await node.importSnapshot('hot', { image: url, imageDigest: digest });
     await node.cocoon(['image', 'rm', url]);
@@ -1042,7 +1042,7 @@ describe('gc', () => {
     expect(node.exists(blob)).toBe(false);
   });
 
-  it('takes an old temporary file only together with an orphan blob', async () => {
+  test('takes an old temporary file only together with an orphan blob', async () => {
     await pullSample();
     node.write('cloudimg/temp/pull-1.img', 'x');
     utimesSync(node.at('cloudimg/temp/pull-1.img'), 1e9, 1e9);
@@ -1053,21 +1053,21 @@ describe('gc', () => {
     expect(node.list('cloudimg/temp')).toEqual([]);
   });
 
-  it('leaves a file set aside in blobs/ under another extension', async () => {
+  test('leaves a file set aside in blobs/ under another extension', async () => {
     await node.cocoon(['image', 'list']);
     node.write(`cloudimg/blobs/${'a'.repeat(64)}.qcow2.bad-1`, 'aside');
     await node.cocoon(['gc']);
     expect(node.list('cloudimg/blobs')).toHaveLength(1);
   });
 
-  it('takes snapshot data without a record', async () => {
+  test('takes snapshot data without a record', async () => {
     await node.cocoon(['snapshot', 'list']);
     node.write('snapshot/localfile/ORPHAN/config.json', '{}');
     await node.cocoon(['gc']);
     expect(node.list('snapshot/localfile')).toEqual([]);
   });
 
-  it('aborts when an index does not parse', async () => {
+  test('aborts when an index does not parse', async () => {
     await node.cocoon(['snapshot', 'list']);
     node.write('snapshot/db/snapshots.json', '{');
     const { code, stderr } = await node.cocoon(['gc']);
@@ -1081,7 +1081,7 @@ describe('gc', () => {
 describe('snapshots', () => {
   const DIGEST = `sha256:${'a'.repeat(64)}`;
 
-  it('an import prints nothing on stdout, logs its new ID, and does not look for the base image', async () => {
+  test('an import prints nothing on stdout, logs its new ID, and does not look for the base image', async () => {
     const id = await node.importSnapshot('simular/win11-hot:v1', {
       image: 'https://epoch/dl/win',
       imageDigest: DIGEST,
@@ -1117,7 +1117,7 @@ describe('snapshots', () => {
     expect(node.mode(`snapshot/localfile/${id}`)).toBe('750');
   });
 
-  it('list and inspect show the record without its place on disk', async () => {
+  test('list and inspect show the record without its place on disk', async () => {
     const id = await node.importSnapshot('hot', { image: 'https://epoch/dl/win', imageDigest: DIGEST });
     const { stdout } = await node.cocoon(['snapshot', 'list', '-o', 'json']);
     const inspected = await node.cocoon(['snapshot', 'inspect', 'hot']);
@@ -1126,7 +1126,7 @@ describe('snapshots', () => {
     expect(inspected.stdout).not.toContain('data_dir');
   });
 
-  it('the table has six columns', async () => {
+  test('the table has six columns', async () => {
     const id = await node.importSnapshot('hot', { description: 'golden' });
     const { stdout } = await node.cocoon(['snapshot', 'list']);
     expect(stdout).toMatch(
@@ -1136,7 +1136,7 @@ describe('snapshots', () => {
     );
   });
 
-  it('is found by ID, name and an ID prefix of three characters', async () => {
+  test('is found by ID, name and an ID prefix of three characters', async () => {
     const id = await node.importSnapshot('hot');
     for (const ref of [id, 'hot', id.slice(0, 3)])
       expect((await node.cocoon(['snapshot', 'inspect', ref])).code).toBe(0);
@@ -1146,13 +1146,13 @@ describe('snapshots', () => {
     });
   });
 
-  it('gzip is accepted, also with a damaged checksum', async () => {
+  test('gzip is accepted, also with a damaged checksum', async () => {
     const archive = gzipSync(makeSnapshotArchive());
     archive[archive.length - 8] = (archive[archive.length - 8] ?? 0) ^ 1;
     expect(await node.cocoon(['snapshot', 'import', '--name', 'hot'], { input: archive })).toMatchObject({ code: 0 });
   });
 
-  it('an archive cut between members is accepted', async () => {
+  test('an archive cut between members is accepted', async () => {
     const archive = makeSnapshotArchive();
     const { code } = await node.cocoon(['snapshot', 'import', '--name', 'hot'], {
       input: archive.subarray(0, archive.length - 1024),
@@ -1160,7 +1160,7 @@ describe('snapshots', () => {
     expect(code).toBe(0);
   });
 
-  it.each([
+  test.each([
     ['an empty archive', () => Buffer.alloc(0), 'peek archive header: EOF'],
     [
       'an archive without snapshot.json',
@@ -1181,7 +1181,7 @@ describe('snapshots', () => {
     expect(node.exists('snapshot/db/snapshots.json')).toBe(false);
   });
 
-  it('a name is given once', async () => {
+  test('a name is given once', async () => {
     const id = await node.importSnapshot('hot');
     const { code, stderr } = await node.cocoon(['snapshot', 'import', '--name', 'hot'], {
       input: makeSnapshotArchive(),
@@ -1191,7 +1191,7 @@ describe('snapshots', () => {
     expect(node.list('snapshot/localfile')).toEqual([id]);
   });
 
-  it('rm takes record and data', async () => {
+  test('rm takes record and data', async () => {
     const id = await node.importSnapshot('hot');
     const { code, log } = await node.cocoon(['snapshot', 'rm', 'hot']);
     expect({ code, log }).toEqual({ code: 0, log: [`INF deleted: ${id}`] });
@@ -1199,12 +1199,12 @@ describe('snapshots', () => {
     expect(node.list('snapshot/localfile')).toEqual([]);
   });
 
-  it('rm of an unknown one is refused', async () => {
+  test('rm of an unknown one is refused', async () => {
     const { code, stderr } = await node.cocoon(['snapshot', 'rm', 'nope']);
     expect({ code, stderr }).toEqual({ code: 1, stderr: 'Error: rm: resolve "nope": snapshot not found\n' });
   });
 
-  it('a pending record is not listed and cannot be inspected or cloned, but removed', async () => {
+  test('a pending record is not listed and cannot be inspected or cloned, but removed', async () => {
     const id = await node.importSnapshot('hot');
     const document = node.json('snapshot/db/snapshots.json') as { snapshots: Record<string, object>; names: object };
     Object.assign(document.snapshots[id] ?? {}, { pending: true });
@@ -1217,7 +1217,7 @@ describe('snapshots', () => {
     expect((await node.cocoon(['snapshot', 'rm', 'hot'])).code).toBe(0);
   });
 
-  it('what is exported can be imported', async () => {
+  test('what is exported can be imported', async () => {
     await node.importSnapshot('hot', { image: 'https://epoch/dl/win', imageDigest: DIGEST });
     const out = node.at('hot.tar');
     expect(await node.cocoon(['snapshot', 'export', 'hot', '-o', out])).toMatchObject({ code: 0, stdout: '' });
@@ -1237,7 +1237,7 @@ describe('cloning: the checks in their order', () => {
     expect(node.list('log/cloudhypervisor')).toEqual([]);
   }
 
-  it('an unknown snapshot', async () => {
+  test('an unknown snapshot', async () => {
     expect(await clone('--name', 'c', 'nope')).toMatchObject({
       code: 1,
       stdout: '',
@@ -1245,7 +1245,7 @@ describe('cloning: the checks in their order', () => {
     });
   });
 
-  it.each([
+  test.each([
     [['hot'], 'vm name cannot be empty'],
     [['--name', 'a b', 'hot'], 'vm name "a b" is invalid: must match ^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$ (max 63 chars)'],
     [['--name', 'c', '--memory', '256M', 'hot'], '--memory 268.4MB below snapshot minimum 536.9MB'],
@@ -1257,12 +1257,12 @@ describe('cloning: the checks in their order', () => {
     expect(node.exists('cloudhypervisor/db/vms.json')).toBe(false);
   });
 
-  it('a snapshot of two CPUs cannot be cloned with one', async () => {
+  test('a snapshot of two CPUs cannot be cloned with one', async () => {
     await node.importSnapshot('hot', { cpu: 2 });
     expect((await clone('--name', 'c', '--cpu', '1', 'hot')).stderr).toBe('Error: --cpu 1 below snapshot minimum 2\n');
   });
 
-  it.each([
+  test.each([
     ['cpu', { cpu: 0 }, '--cpu must be at least 1, got 0'],
     ['memory', { memory: 0 }, '--memory must be at least 512M, got 0'],
     ['storage', { storage: 0 }, '--storage must be at least 10G, got 0'],
@@ -1271,21 +1271,21 @@ describe('cloning: the checks in their order', () => {
     expect((await clone('--name', 'c', 'hot')).stderr).toBe(`Error: ${message}\n`);
   });
 
-  it('an interface needs a network', async () => {
+  test('an interface needs a network', async () => {
     await node.importSnapshot('hot', { nics: 1 });
     expect((await clone('--name', 'c', 'hot')).stderr).toBe(
       `Error: configure network: network provider not configured: no conflist found in ${node.at('cni/conf')}\n`,
     );
   });
 
-  it('more CPUs than the host has', async () => {
+  test('more CPUs than the host has', async () => {
     await node.importSnapshot('hot');
     const { log, stderr } = await clone('--name', 'c', '--cpu', '9999', 'hot');
     expect(log).toEqual(['INF cloning VM from snapshot hot (direct) ...']);
     expect(lastLine(stderr)).toMatch(/^Error: clone VM: requested 9999 vCPUs exceeds host cores \(\d+\)$/);
   });
 
-  it.each([
+  test.each([
     [
       'config.json',
       /clone snapshot files: parse source config: read (\S+)\/config\.json: open \1\/config\.json: no such file or directory$/,
@@ -1306,7 +1306,7 @@ describe('cloning: the checks in their order', () => {
     expectNothingLeft();
   });
 
-  it('a sidecar that disagrees with config.json', async () => {
+  test('a sidecar that disagrees with config.json', async () => {
     await node.importSnapshot('hot', { sidecarDisk: '/else/overlay.qcow2' });
     const { stderr } = await clone('--name', 'c', 'hot');
     expect(lastLine(stderr)).toMatch(
@@ -1314,7 +1314,7 @@ describe('cloning: the checks in their order', () => {
     );
   });
 
-  it('missing firmware', async () => {
+  test('missing firmware', async () => {
     const firmware = node.at('firmware/NOPE.fd');
     await node.importSnapshot('hot', { firmware });
     const { stderr } = await clone('--name', 'c', 'hot');
@@ -1324,7 +1324,7 @@ describe('cloning: the checks in their order', () => {
     expectNothingLeft();
   });
 
-  it('a missing layer, then a missing kernel, of an OCI guest', async () => {
+  test('a missing layer, then a missing kernel, of an OCI guest', async () => {
     const hex = 'd'.repeat(64);
     await node.importSnapshot('hot', { layers: [hex], windows: false });
     const layer = node.at(`oci/blobs/${hex}.erofs`);
@@ -1337,7 +1337,7 @@ describe('cloning: the checks in their order', () => {
     expectNothingLeft();
   });
 
-  it('a larger --storage opens the base first, and fails where it is missing', async () => {
+  test('a larger --storage opens the base first, and fails where it is missing', async () => {
     const { url, digest, blob } = await pullSample();
     await node.importSnapshot('hot', { image: url, imageDigest: digest });
     node.remove(blob);
@@ -1346,7 +1346,7 @@ describe('cloning: the checks in their order', () => {
     expect(lastLine(stderr)).toContain(`Could not open '${node.at(blob)}': No such file or directory`);
   });
 
-  it('the incident: a missing base shows only when the hypervisor restores', needsHypervisor, async () => {
+  test('the incident: a missing base shows only when the hypervisor restores', needsHypervisor, async () => {
     const { url, digest, blob } = await pullSample();
     await node.importSnapshot('hot', { image: url, imageDigest: digest });
     node.remove(blob);
@@ -1357,7 +1357,7 @@ describe('cloning: the checks in their order', () => {
     expectNothingLeft();
   });
 
-  it('--pull with the URL at another digest pulls nothing, warns, and the clone fails', needsHypervisor, async () => {
+  test('--pull with the URL at another digest pulls nothing, warns, and the clone fails', needsHypervisor, async () => {
     const { url } = await pullSample(2);
     const { digest } = sampleImage(1);
     server.requests.length = 0;
@@ -1374,7 +1374,7 @@ describe('cloning: the checks in their order', () => {
     expectNothingLeft();
   });
 
-  it('--pull of an unknown URL fetches the base', async () => {
+  test('--pull of an unknown URL fetches the base', async () => {
     const { bytes, digest, blob } = sampleImage(1);
     server.serve('/dl/win', bytes);
     await node.importSnapshot('hot', { image: server.url('/dl/win'), imageDigest: digest });
@@ -1384,7 +1384,7 @@ describe('cloning: the checks in their order', () => {
     expect(node.exists(blob)).toBe(true);
   });
 
-  it('--pull where the entry is there but its blob is not pulls nothing', async () => {
+  test('--pull where the entry is there but its blob is not pulls nothing', async () => {
     const { url, digest, blob } = await pullSample();
     node.remove(blob);
     server.requests.length = 0;
@@ -1394,7 +1394,7 @@ describe('cloning: the checks in their order', () => {
     expect(node.exists(blob)).toBe(false);
   });
 
-  it('--pull that fails is a warning', async () => {
+  test('--pull that fails is a warning', async () => {
     const { digest } = sampleImage(1);
     const url = server.url('/dl/none');
     await node.importSnapshot('hot', { image: url, imageDigest: digest });
@@ -1404,7 +1404,7 @@ describe('cloning: the checks in their order', () => {
     );
   });
 
-  it('a base that no index entry names is enough', async () => {
+  test('a base that no index entry names is enough', async () => {
     const { url, digest } = await pullSample(1);
     await node.importSnapshot('hot', { image: url, imageDigest: digest });
     server.serve('/dl/win', sampleImage(2).bytes);
@@ -1422,7 +1422,7 @@ describe('VMs', () => {
     return { ...result, url, digest, hex, vm: JSON.parse(result.stdout) as { id: string } & Record<string, unknown> };
   }
 
-  it('`clone -o json` prints the VM as it was recorded, and logs one line', async () => {
+  test('`clone -o json` prints the VM as it was recorded, and logs one line', async () => {
     const { vm, url, digest, log } = await cloned();
     expect(vm).toEqual({
       id: expect.stringMatching(/^[A-Z2-7]{26}$/) as string,
@@ -1450,7 +1450,7 @@ describe('VMs', () => {
     expect(log).toEqual([`INF VM ${vm.id} cloned from snapshot`]);
   });
 
-  it('the record pins the base blob and names its directories', async () => {
+  test('the record pins the base blob and names its directories', async () => {
     const { vm, hex } = await cloned();
     const { vms, names } = node.json('cloudhypervisor/db/vms.json') as { vms: Record<string, object>; names: object };
     expect(names).toEqual({ 'canary-1': vm.id });
@@ -1464,7 +1464,7 @@ describe('VMs', () => {
     });
   });
 
-  it('guest memory is hard-linked into the run directory, all else copied', async () => {
+  test('guest memory is hard-linked into the run directory, all else copied', async () => {
     const { vm } = await cloned();
     const [snapshot = ''] = node.list('snapshot/localfile');
     const inode = (path: string) => node.stat(path).ino;
@@ -1476,7 +1476,7 @@ describe('VMs', () => {
     );
   });
 
-  it('without JSON the clone is logged and hints go to stdout', async () => {
+  test('without JSON the clone is logged and hints go to stdout', async () => {
     const { url, digest } = await pullSample();
     await node.importSnapshot('hot', { image: url, imageDigest: digest });
     const { stdout, log } = await node.cocoon(['vm', 'clone', '--name', 'canary-1', 'hot']);
@@ -1484,7 +1484,7 @@ describe('VMs', () => {
     expect(log.at(-1)).toMatch(/^INF VM cloned: [A-Z2-7]{26} \(name: canary-1\)$/);
   });
 
-  it('`vm inspect` shows a live one as running, with pid and socket, and no paths or pins', async () => {
+  test('`vm inspect` shows a live one as running, with pid and socket, and no paths or pins', async () => {
     const { vm } = await cloned();
     const { code, stdout } = await node.cocoon(['vm', 'inspect', 'canary-1']);
     expect(code).toBe(0);
@@ -1495,7 +1495,7 @@ describe('VMs', () => {
     for (const key of ['image_blob_ids', 'boot_config', 'run_dir', 'log_dir']) expect(shown).not.toHaveProperty(key);
   });
 
-  it('a record whose process is gone is "stopped (stale)" in table and inspect, but running in the list', async () => {
+  test('a record whose process is gone is "stopped (stale)" in table and inspect, but running in the list', async () => {
     const { vm } = await cloned();
     const pidFile = `run/cloudhypervisor/${vm.id}/ch.pid`;
     const pid = node.read(pidFile);
@@ -1506,7 +1506,7 @@ describe('VMs', () => {
     node.write(pidFile, pid);
   });
 
-  it('a name is given once', async () => {
+  test('a name is given once', async () => {
     const { vm } = await cloned();
     const { code, stderr } = await node.cocoon(['vm', 'clone', '--name', 'canary-1', 'hot']);
     expect(code).toBe(1);
@@ -1515,14 +1515,14 @@ describe('VMs', () => {
     );
   });
 
-  it('a running one is not removed without --force', async () => {
+  test('a running one is not removed without --force', async () => {
     const { vm } = await cloned();
     const { code, stderr } = await node.cocoon(['vm', 'rm', 'canary-1']);
     expect(code).toBe(1);
     expect(lastLine(stderr)).toBe(`Error: rm: item ${vm.id}: stop before delete: running (force required)`);
   });
 
-  it('`vm rm --force` removes record and directories, and then it is not found', async () => {
+  test('`vm rm --force` removes record and directories, and then it is not found', async () => {
     const { vm } = await cloned();
     const { code, stdout, log } = await node.cocoon(['vm', 'rm', '--force', 'canary-1']);
     expect({ code, stdout }).toEqual({ code: 0, stdout: '' });
@@ -1535,7 +1535,7 @@ describe('VMs', () => {
     });
   });
 
-  it('`vm stop --force`, then a plain `vm rm -o json`', async () => {
+  test('`vm stop --force`, then a plain `vm rm -o json`', async () => {
     const { vm } = await cloned();
     const stopped = await node.cocoon(['vm', 'stop', '--force', 'canary-1']);
     expect(stopped).toMatchObject({ code: 0 });
@@ -1545,7 +1545,7 @@ describe('VMs', () => {
     expect(JSON.parse(stdout)).toEqual({ succeeded: [vm.id] });
   });
 
-  it('removing or stopping an unknown one says "VM not found"', async () => {
+  test('removing or stopping an unknown one says "VM not found"', async () => {
     for (const verb of ['rm', 'stop']) {
       expect(await node.cocoon(['vm', verb, 'nope'])).toMatchObject({
         code: 1,
@@ -1554,7 +1554,7 @@ describe('VMs', () => {
     }
   });
 
-  it(
+  test(
     'SIGTERM in mid-clone takes the directories, and leaves a `creating` record that holds the name',
     needsHypervisor,
     async () => {
@@ -1587,7 +1587,7 @@ describe('VMs', () => {
     },
   );
 
-  it('`vm run` of an unknown image names both backends', async () => {
+  test('`vm run` of an unknown image names both backends', async () => {
     const { code, stderr } = await node.cocoon(['vm', 'run', '--name', 'r', 'nope']);
     expect(code).toBe(1);
     expect(stderr).toBe(
@@ -1595,7 +1595,7 @@ describe('VMs', () => {
     );
   });
 
-  it('`vm run` looks at the blob, then at the firmware', async () => {
+  test('`vm run` looks at the blob, then at the firmware', async () => {
     const { url, blob, digest, bytes } = await pullSample();
     expect((await node.cocoon(['vm', 'run', '--name', 'r', url])).stderr).toContain(
       `cloudimg: firmware not found: ${node.at('firmware/CLOUDHV.fd')}`,
@@ -1614,13 +1614,13 @@ describe('a newer generation', onlyDouble, () => {
   const sql = (statement: string) =>
     execFileSync('sqlite3', [node.at('meta/meta.db'), statement], { encoding: 'utf8' }).trim();
 
-  it('keeps a fresh root in SQLite with its own application ID, in WAL mode', async () => {
+  test('keeps a fresh root in SQLite with its own application ID, in WAL mode', async () => {
     expect(await cocoon('image', 'list')).toMatchObject({ code: 0, stdout: 'No images found.\n' });
     expect(sql('PRAGMA application_id; PRAGMA journal_mode;')).toBe('1129268046\nwal');
     expect(node.exists('cloudimg/db/images.json')).toBe(false);
   });
 
-  it('keeps a record as bytes in a table named after its namespace', async () => {
+  test('keeps a record as bytes in a table named after its namespace', async () => {
     const { bytes, digest } = sampleImage(1);
     server.serve('/dl/win', bytes);
     await cocoon('image', 'pull', server.url('/dl/win'));
@@ -1630,20 +1630,20 @@ describe('a newer generation', onlyDouble, () => {
     });
   });
 
-  it('asks twice for one pull, because ranges are not served', async () => {
+  test('asks twice for one pull, because ranges are not served', async () => {
     server.serve('/dl/win', sampleImage(1).bytes);
     await cocoon('image', 'pull', server.url('/dl/win'));
     expect(server.requests).toEqual(['GET /dl/win', 'GET /dl/win']);
   });
 
-  it('says the status once', async () => {
+  test('says the status once', async () => {
     const url = server.url('/dl/none');
     expect((await cocoon('image', 'pull', url)).stderr).toBe(
       `Error: pull ${url}: http get ${url}: status 404 Not Found\n`,
     );
   });
 
-  it('keeps a JSON root in JSON, and the document before', async () => {
+  test('keeps a JSON root in JSON, and the document before', async () => {
     const { url } = await pullSample();
     const { code, log } = await cocoon('image', 'pull', '--force', url);
     expect(code).toBe(0);
@@ -1652,7 +1652,7 @@ describe('a newer generation', onlyDouble, () => {
     expect(node.exists('cloudimg/db/images.json.prev')).toBe(true);
   });
 
-  it('`meta convert` imports the JSON files and renames them', async () => {
+  test('`meta convert` imports the JSON files and renames them', async () => {
     const { digest } = await pullSample();
     await node.importSnapshot('hot');
     expect(await cocoon('meta', 'convert')).toMatchObject({ code: 0 });
@@ -1664,20 +1664,20 @@ describe('a newer generation', onlyDouble, () => {
     expect(JSON.parse((await cocoon('snapshot', 'list', '-o', 'json')).stdout)).toMatchObject([{ name: 'hot' }]);
   });
 
-  it('ignores a stray JSON file beside the database', async () => {
+  test('ignores a stray JSON file beside the database', async () => {
     await cocoon('image', 'list');
     node.write('cloudimg/db/images.json', 'garbage');
     expect(await cocoon('image', 'list')).toMatchObject({ code: 0, stdout: 'No images found.\n' });
   });
 
-  it('refuses every command while a conversion is in flight', async () => {
+  test('refuses every command while a conversion is in flight', async () => {
     node.write('meta/meta-convert.manifest', '{}');
     const { code, stderr } = await cocoon('image', 'list');
     expect(code).toBe(1);
     expect(stderr).toMatch(/a conversion is in flight, run `cocoon meta convert` to finish it\n$/);
   });
 
-  it('can leave an uncheckpointed WAL, from which a copy of both files still reads everything', async () => {
+  test('can leave an uncheckpointed WAL, from which a copy of both files still reads everything', async () => {
     const { bytes, digest } = sampleImage(1);
     server.serve('/dl/win', bytes);
     await node.cocoon(['image', 'pull', server.url('/dl/win')], { env: { ...N, COCOON_DOUBLE_KEEP_WAL: '1' } });
@@ -1689,7 +1689,7 @@ describe('a newer generation', onlyDouble, () => {
     await copy.dispose();
   });
 
-  it('has no --cpu for clones, and names one that has no name', async () => {
+  test('has no --cpu for clones, and names one that has no name', async () => {
     const { digest, url } = await pullSample();
     await node.importSnapshot('hot', { image: url, imageDigest: digest });
     expect((await cocoon('vm', 'clone', '--cpu', '1', 'hot')).stderr).toBe('Error: unknown flag: --cpu\n');
@@ -1697,7 +1697,7 @@ describe('a newer generation', onlyDouble, () => {
     expect(JSON.parse(stdout)).toMatchObject({ config: { name: expect.stringMatching(/^cocoon-clone-/) as string } });
   });
 
-  it('`vm clone --pull` forces the URL to what the registry serves', async () => {
+  test('`vm clone --pull` forces the URL to what the registry serves', async () => {
     const old = await pullSample(2);
     const wanted = sampleImage(1);
     server.serve('/dl/win', wanted.bytes);
@@ -1706,7 +1706,7 @@ describe('a newer generation', onlyDouble, () => {
     expect(index('cloudimg')[old.url]).toMatchObject({ content_sum: wanted.digest });
   });
 
-  it('refuses an unknown word of a group', async () => {
+  test('refuses an unknown word of a group', async () => {
     const { code, stderr } = await cocoon('image', 'bogus');
     expect({ code, stderr }).toEqual({
       code: 1,
@@ -1714,7 +1714,7 @@ describe('a newer generation', onlyDouble, () => {
     });
   });
 
-  it('gc goes on beside a busy lock, and with --snapshot evicts every snapshot', async () => {
+  test('gc goes on beside a busy lock, and with --snapshot evicts every snapshot', async () => {
     await node.importSnapshot('hot');
     expect(await cocoon('gc', '--snapshot')).toMatchObject({ code: 0 });
     expect((await cocoon('snapshot', 'list')).stdout).toBe('No snapshots found.\n');
@@ -1722,12 +1722,12 @@ describe('a newer generation', onlyDouble, () => {
 });
 
 describe('what tests can ask of the double', onlyDouble, () => {
-  it('another version', async () => {
+  test('another version', async () => {
     const { stdout } = await node.cocoon(['version'], { env: { COCOON_DOUBLE_VERSION: 'v9.9.9' } });
     expect(stdout).toMatch(/^Version: {8}v9\.9\.9\n/);
   });
 
-  it('a log of its command lines', async () => {
+  test('a log of its command lines', async () => {
     const env = { COCOON_DOUBLE_COMMAND_LOG: node.at('commands') };
     await node.cocoon(['image', 'list', '-o', 'json'], { env });
     await node.cocoon(['version'], { env });
@@ -1742,7 +1742,7 @@ describe('what tests can ask of the double', onlyDouble, () => {
     ]);
   });
 
-  it('a pull that takes long, and cleans up after SIGTERM', async () => {
+  test('a pull that takes long, and cleans up after SIGTERM', async () => {
     server.serve('/dl/win', sampleImage(1).bytes);
     const { code, stderr } = await node.cocoon(['image', 'pull', server.url('/dl/win')], {
       env: { COCOON_DOUBLE_PULL_DELAY_MS: '600000' },
@@ -1753,7 +1753,7 @@ describe('what tests can ask of the double', onlyDouble, () => {
     expect(node.list('cloudimg/temp')).toEqual([]);
   });
 
-  it('a clone that the hypervisor refuses', async () => {
+  test('a clone that the hypervisor refuses', async () => {
     const { url, digest } = await pullSample();
     await node.importSnapshot('hot', { image: url, imageDigest: digest });
     const env = { COCOON_DOUBLE_CLONE_ERROR: 'out of memory' };

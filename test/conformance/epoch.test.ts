@@ -1,7 +1,7 @@
 // What a client sees of epoch (contract E), one row each. Runs against the double, or against the epoch at EPOCH_URL, which
 // must be one that may be written to with EPOCH_REGISTRY_TOKEN. Rows that need a fault or the May server run on the double only.
 import { randomBytes } from 'node:crypto';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { digestOf, hexOf, makeQcow2, seededBytes } from '../doubles/cocoon/fixtures.ts';
 import { readTar } from '../doubles/cocoon/tar.ts';
 import { publisher, startEpoch, type Epoch, type Publisher } from '../doubles/epoch.ts';
@@ -43,11 +43,11 @@ const bearer = () => ({ authorization: `Bearer ${token}` });
 const bytes = async (answer: Response) => Buffer.from(await answer.arrayBuffer());
 
 describe('in general', () => {
-  it('says ok at /healthz', async () => {
+  test('says ok at /healthz', async () => {
     expect(await (await get('/healthz')).text()).toBe('ok');
   });
 
-  it('sends CORS headers, and 204 to every OPTIONS', async () => {
+  test('sends CORS headers, and 204 to every OPTIONS', async () => {
     const answer = await fetch(`${url}/v2/`, { method: 'OPTIONS' });
     expect(answer.status).toBe(204);
     expect(answer.headers.get('access-control-allow-origin')).toBe('*');
@@ -55,12 +55,12 @@ describe('in general', () => {
     expect(answer.headers.get('access-control-allow-headers')).toBe('Content-Type');
   });
 
-  it('answers 404 page not found to an unknown path', async () => {
+  test('answers 404 page not found to an unknown path', async () => {
     const answer = await get('/no/such/page');
     expect([answer.status, await answer.text()]).toEqual([404, '404 page not found\n']);
   });
 
-  it('moves to paths without doubled, dotted or trailing slashes', async () => {
+  test('moves to paths without doubled, dotted or trailing slashes', async () => {
     for (const [from, to] of [
       ['/v2', '/v2/'],
       [`/v2/${space}//x/tags/list`, `/v2/${space}/x/tags/list`],
@@ -71,14 +71,14 @@ describe('in general', () => {
     }
   });
 
-  it('answers an empty 405 to a wrong method', async () => {
+  test('answers an empty 405 to a wrong method', async () => {
     const answer = await send('POST', `/v2/${space}/tags/list`);
     expect([answer.status, await answer.text()]).toEqual([405, '']);
   });
 });
 
 describe('authentication', () => {
-  it('challenges GET /v2/ without a token', async () => {
+  test('challenges GET /v2/ without a token', async () => {
     const answer = await get('/v2/');
     expect(answer.status).toBe(401);
     expect(answer.headers.get('www-authenticate')).toMatch(
@@ -87,19 +87,19 @@ describe('authentication', () => {
     expect(await answer.json()).toEqual({ errors: [{ code: 'UNAUTHORIZED', message: 'authentication required' }] });
   });
 
-  it('answers {} to GET /v2/ with a valid token', async () => {
+  test('answers {} to GET /v2/ with a valid token', async () => {
     const answer = await get('/v2/', bearer());
     expect([answer.status, await answer.text()]).toEqual([200, '{}']);
     expect(answer.headers.get('docker-distribution-api-version')).toBe('registry/2.0');
   });
 
-  it('gives an empty token to nobody in particular', async () => {
+  test('gives an empty token to nobody in particular', async () => {
     const answer = (await (await get('/v2/token')).json()) as Record<string, unknown>;
     expect(answer).toMatchObject({ token: '', access_token: '', expires_in: 3600 });
     expect(answer['issued_at']).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
   });
 
-  it('echoes a valid Basic password, whoever the user', async () => {
+  test('echoes a valid Basic password, whoever the user', async () => {
     const basic = `Basic ${Buffer.from(`anyone:${token}`).toString('base64')}`;
     expect(await (await get('/v2/token', { authorization: basic })).json()).toMatchObject({
       token,
@@ -107,20 +107,20 @@ describe('authentication', () => {
     });
   });
 
-  it('takes the password from a form too', async () => {
+  test('takes the password from a form too', async () => {
     const form = { 'content-type': 'application/x-www-form-urlencoded' };
     const answer = await send('POST', '/v2/token', `refresh_token=${encodeURIComponent(token)}`, form);
     expect(await answer.json()).toMatchObject({ token });
   });
 
-  it('refuses a wrong password in plain text', async () => {
+  test('refuses a wrong password in plain text', async () => {
     const basic = `Basic ${Buffer.from('anyone:wrong').toString('base64')}`;
     const answer = await get('/v2/token', { authorization: basic });
     expect([answer.status, await answer.text()]).toEqual([401, 'invalid credentials\n']);
     expect(answer.headers.get('content-type')).toBe('text/plain; charset=utf-8');
   });
 
-  it('lets nobody write without a valid token', async () => {
+  test('lets nobody write without a valid token', async () => {
     const path = `/v2/${space}/x/manifests/latest`;
     for (const headers of [{}, { authorization: 'Bearer wrong' }, { authorization: 'Bearer ' }]) {
       const answer = await send('PUT', path, '{}', headers);
@@ -132,7 +132,7 @@ describe('authentication', () => {
     expect((await head(path)).status).toBe(404);
   });
 
-  it('does not look at the Authorization of a read', async () => {
+  test('does not look at the Authorization of a read', async () => {
     const answer = await get(`/v2/${space}/nothing/tags/list`, { authorization: 'Bearer wrong' });
     expect(answer.status).toBe(200);
   });
@@ -145,7 +145,7 @@ describe('manifests', () => {
     image = await to.pushImage(repo, 'latest', { content: disk });
   });
 
-  it('serves the stored bytes by tag, whatever Accept says', async () => {
+  test('serves the stored bytes by tag, whatever Accept says', async () => {
     const answer = await get(`/v2/${repo}/manifests/latest`, { accept: MEDIA.dockerIndex });
     expect(answer.status).toBe(200);
     expect(answer.headers.get('content-type')).toBe(MEDIA.manifest);
@@ -157,18 +157,18 @@ describe('manifests', () => {
     expect((await bytes(answer)).equals(image.manifest)).toBe(true);
   });
 
-  it('answers HEAD with the same headers', async () => {
+  test('answers HEAD with the same headers', async () => {
     const answer = await head(`/v2/${repo}/manifests/latest`);
     expect(answer.headers.get('docker-content-digest')).toBe(image.manifestDigest);
     expect(answer.headers.get('content-length')).toBe(String(image.manifest.length));
   });
 
-  it('serves by digest', async () => {
+  test('serves by digest', async () => {
     const answer = await get(`/v2/${repo}/manifests/${image.manifestDigest}`);
     expect(digestOf(await bytes(answer))).toBe(image.manifestDigest);
   });
 
-  it('says MANIFEST_UNKNOWN, and nothing to HEAD', async () => {
+  test('says MANIFEST_UNKNOWN, and nothing to HEAD', async () => {
     const answer = await get(`/v2/${repo}/manifests/nope`);
     expect(answer.status).toBe(404);
     const message = `manifest ${repo}:nope not found`;
@@ -177,7 +177,7 @@ describe('manifests', () => {
     expect([bare.status, await bare.text()]).toEqual([404, '']);
   });
 
-  it('keeps the old copy by digest when a tag is pushed again', async () => {
+  test('keeps the old copy by digest when a tag is pushed again', async () => {
     const path = `${space}/moving`;
     const first = await to.pushImage(path, 'latest', { content: disk });
     const second = await to.pushImage(path, 'latest', { content: makeQcow2({ seed: `${space}/2` }) });
@@ -187,7 +187,7 @@ describe('manifests', () => {
     expect((await head(`/v2/${path}/manifests/${first.manifestDigest}`)).status).toBe(200);
   });
 
-  it('takes the media type from the document, and the OCI one where it says none', async () => {
+  test('takes the media type from the document, and the OCI one where it says none', async () => {
     const docker = 'application/vnd.docker.distribution.manifest.v2+json';
     await to.push(`${space}/typed`, 'docker', rawArtifact({ schemaVersion: 2, mediaType: docker }));
     await to.push(`${space}/typed`, 'bare', rawArtifact({ schemaVersion: 2 }));
@@ -196,7 +196,7 @@ describe('manifests', () => {
     expect([await typeOf('docker'), await typeOf('bare')]).toEqual([docker, MEDIA.manifest]);
   });
 
-  it('returns an index as an index, and its children by digest', async () => {
+  test('returns an index as an index, and its children by digest', async () => {
     const child = containerArtifact({ seed: space });
     const index = await to.pushIndex(`${space}/multi`, 'latest', [{ architecture: 'amd64', artifact: child }]);
     const answer = await get(`/v2/${space}/multi/manifests/latest`, { accept: MEDIA.manifest });
@@ -206,7 +206,7 @@ describe('manifests', () => {
     expect(await (await get(`/v2/${space}/multi/tags/list`)).json()).toMatchObject({ tags: ['latest'] });
   });
 
-  it('stores any JSON, whether or not its blobs exist, and says where', async () => {
+  test('stores any JSON, whether or not its blobs exist, and says where', async () => {
     const body = JSON.stringify({ layers: [{ digest: `sha256:${'0'.repeat(64)}` }] });
     const answer = await send('PUT', `/v2/${space}/any/manifests/t`, body);
     expect(answer.status).toBe(201);
@@ -214,7 +214,7 @@ describe('manifests', () => {
     expect(answer.headers.get('docker-content-digest')).toBe(digestOf(body));
   });
 
-  it('refuses what is no JSON, and a digest that does not fit', async () => {
+  test('refuses what is no JSON, and a digest that does not fit', async () => {
     const torn = await send('PUT', `/v2/${repo}/manifests/torn`, '{');
     expect(torn.status).toBe(400);
     expect(await torn.json()).toEqual({ errors: [{ code: 'MANIFEST_INVALID', message: 'invalid JSON' }] });
@@ -223,14 +223,14 @@ describe('manifests', () => {
     expect(await other.json()).toMatchObject({ errors: [{ code: 'DIGEST_INVALID' }] });
   });
 
-  it('deletes a tag, and leaves the copy by digest', async () => {
+  test('deletes a tag, and leaves the copy by digest', async () => {
     const gone = await to.pushImage(`${space}/gone`, 'latest', { content: disk });
     expect((await send('DELETE', `/v2/${space}/gone/manifests/latest`)).status).toBe(202);
     expect((await head(`/v2/${space}/gone/manifests/latest`)).status).toBe(404);
     expect((await head(`/v2/${space}/gone/manifests/${gone.manifestDigest}`)).status).toBe(200);
   });
 
-  it('unlinks the tags of a digest that is deleted', async () => {
+  test('unlinks the tags of a digest that is deleted', async () => {
     const both = await to.pushImage(`${space}/both`, 'one', { content: disk });
     await to.push(`${space}/both`, 'two', both);
     const path = `/v2/${space}/both/manifests/${both.manifestDigest}`;
@@ -241,7 +241,7 @@ describe('manifests', () => {
 });
 
 describe('tags and catalog', () => {
-  it('lists the tags of a repository, and none of an unknown one', async () => {
+  test('lists the tags of a repository, and none of an unknown one', async () => {
     const image = await to.pushImage(`${space}/tags`, 'win11-25h2', { content: disk });
     await to.push(`${space}/tags`, 'latest', image);
     const answer = await get(`/v2/${space}/tags/tags/list`);
@@ -249,11 +249,11 @@ describe('tags and catalog', () => {
     expect(await (await get(`/v2/${space}/unknown/tags/list`)).json()).toEqual({ name: `${space}/unknown`, tags: [] });
   });
 
-  it('answers HEAD of a tag list with 405', async () => {
+  test('answers HEAD of a tag list with 405', async () => {
     expect((await head(`/v2/${space}/tags/tags/list`)).status).toBe(405);
   });
 
-  it('lists the repositories in order', async () => {
+  test('lists the repositories in order', async () => {
     await to.pushImage(`${space}/z`, 'latest', { content: disk });
     await to.pushImage(`${space}/c`, 'latest', { content: disk });
     const { repositories } = (await (await get('/v2/_catalog')).json()) as { repositories: string[] };
@@ -267,7 +267,7 @@ describe('blobs', () => {
   const digest = digestOf(blob);
   const uploads = `/v2/${space}/up/blobs/uploads/`;
 
-  it('takes a blob by POST, PATCH and PUT', async () => {
+  test('takes a blob by POST, PATCH and PUT', async () => {
     const started = await send('POST', uploads);
     expect(started.status).toBe(202);
     expect(started.headers.get('range')).toBe('0-0');
@@ -281,7 +281,7 @@ describe('blobs', () => {
     expect(put.headers.get('docker-content-digest')).toBe(digest);
   });
 
-  it('serves it from any repository, with its length and without ranges', async () => {
+  test('serves it from any repository, with its length and without ranges', async () => {
     const answer = await get(`/v2/${space}/elsewhere/blobs/${digest}`, { range: 'bytes=0-7' });
     expect(answer.status).toBe(200);
     expect(answer.headers.get('content-type')).toBe('application/octet-stream');
@@ -290,12 +290,12 @@ describe('blobs', () => {
     expect((await bytes(answer)).equals(blob)).toBe(true);
   });
 
-  it('answers HEAD with the length', async () => {
+  test('answers HEAD with the length', async () => {
     const answer = await head(`/v2/${space}/up/blobs/${digest}`);
     expect([answer.status, answer.headers.get('content-length')]).toEqual([200, '5000']);
   });
 
-  it('takes a blob in one POST, and in one PUT', async () => {
+  test('takes a blob in one POST, and in one PUT', async () => {
     const posted = Buffer.from(`${space} posted`);
     expect((await send('POST', `${uploads}?digest=${digestOf(posted)}`, posted)).status).toBe(201);
     const put = Buffer.from(`${space} put`);
@@ -303,14 +303,14 @@ describe('blobs', () => {
     expect(await (await get(`/v2/${space}/up/blobs/${digestOf(put)}`)).text()).toBe(`${space} put`);
   });
 
-  it('refuses bytes of another digest', async () => {
+  test('refuses bytes of another digest', async () => {
     const answer = await send('POST', `${uploads}?digest=${digest}`, 'other');
     expect(answer.status).toBe(400);
     const message = `digest mismatch: got ${digestOf('other')}, expected ${digest}`;
     expect(await answer.json()).toEqual({ errors: [{ code: 'DIGEST_INVALID', message }] });
   });
 
-  it('refuses a PUT without digest, and an unknown upload', async () => {
+  test('refuses a PUT without digest, and an unknown upload', async () => {
     const location = (await send('POST', uploads)).headers.get('location') ?? '';
     const bare = await send('PUT', location, 'x');
     expect([bare.status, await bare.json()]).toEqual([
@@ -324,7 +324,7 @@ describe('blobs', () => {
     ]);
   });
 
-  it('says BLOB_UNKNOWN, and nothing to HEAD', async () => {
+  test('says BLOB_UNKNOWN, and nothing to HEAD', async () => {
     const path = `/v2/${space}/up/blobs/sha256:${'0'.repeat(64)}`;
     const answer = await get(path);
     expect([answer.status, await answer.json()]).toEqual([
@@ -340,7 +340,7 @@ describe('/dl', () => {
   // One path segment, so that both generations mean the same repository.
   const repo = `${space}-win11`;
 
-  it('streams a disk of one layer: chunked, without length, digest or ranges', async () => {
+  test('streams a disk of one layer: chunked, without length, digest or ranges', async () => {
     await to.pushImage(repo, 'latest', { content: disk });
     const answer = await get(`/dl/${repo}`, { range: 'bytes=0-7' });
     expect(answer.status).toBe(200);
@@ -351,7 +351,7 @@ describe('/dl', () => {
     expect((await bytes(answer)).equals(disk)).toBe(true);
   });
 
-  it('joins parts in bytewise order of their titles', async () => {
+  test('joins parts in bytewise order of their titles', async () => {
     const title = (index: number) => `part.${index + 1}`;
     const image = await to.pushImage(`${repo}-parts`, 'latest', {
       content: disk,
@@ -367,14 +367,14 @@ describe('/dl', () => {
     expect((await bytes(await get(`/dl/${repo}-parts`))).equals(disk)).toBe(true);
   });
 
-  it('takes the legacy media types', async () => {
+  test('takes the legacy media types', async () => {
     const mediaType = 'application/vnd.cocoonstack.windows.disk.qcow2.part';
     const legacy = { content: disk, parts: 2, mediaType, artifactType: MEDIA.windowsImage };
     await to.pushImage(`${repo}-legacy`, 'latest', legacy);
     expect((await bytes(await get(`/dl/${repo}-legacy`))).equals(disk)).toBe(true);
   });
 
-  it('streams a snapshot as an archive for snapshot import', async () => {
+  test('streams a snapshot as an archive for snapshot import', async () => {
     const image = 'https://epoch.example/dl/simular/win11';
     await to.pushSnapshot(`${repo}-hot`, 'latest', { image, imageDigest: digestOf(disk), nics: 1 });
     const answer = await get(`/dl/${repo}-hot`);
@@ -398,7 +398,7 @@ describe('/dl', () => {
     });
   });
 
-  it('refuses container images and what it does not know', async () => {
+  test('refuses container images and what it does not know', async () => {
     await to.pushContainer(`${repo}-oci`, 'latest');
     await to.pushIndex(`${repo}-index`, 'latest', [{ architecture: 'amd64', artifact: containerArtifact() }]);
     await to.pushImage(`${repo}-odd`, 'latest', { content: disk, artifactType: 'application/x-odd' });
@@ -414,13 +414,13 @@ describe('/dl', () => {
     expect(await refused(`${repo}-odd`)).toEqual([405, 'unknown artifact kind\n']);
   });
 
-  it('says artifact not found where there is no latest', async () => {
+  test('says artifact not found where there is no latest', async () => {
     await to.pushImage(`${repo}-dated`, 'win11-25h2', { content: disk });
     const answer = await get(`/dl/${repo}-dated`);
     expect([answer.status, await answer.text()]).toEqual([404, 'artifact not found\n']);
   });
 
-  it('answers HEAD with 405', async () => {
+  test('answers HEAD with 405', async () => {
     expect((await head(`/dl/${repo}`)).status).toBe(405);
   });
 });
@@ -435,14 +435,14 @@ describe('/api', () => {
     });
   });
 
-  it('lags behind a push until it is synced', async () => {
+  test('lags behind a push until it is synced', async () => {
     expect((await get(`/api/repositories/${repo}/tags/latest`)).status).toBe(404);
     const synced = await send('POST', '/api/catalog/sync');
     expect([synced.status, await synced.json()]).toEqual([200, { status: 'synced' }]);
     expect((await get(`/api/repositories/${repo}/tags/latest`)).status).toBe(200);
   });
 
-  it('names the manifest digest in bare hex', async () => {
+  test('names the manifest digest in bare hex', async () => {
     expect(await (await get(`/api/repositories/${repo}/tags/latest`)).json()).toMatchObject({
       repoName: repo,
       tag: 'latest',
@@ -456,7 +456,7 @@ describe('/api', () => {
     });
   });
 
-  it('lists tags and repositories', async () => {
+  test('lists tags and repositories', async () => {
     const tags = (await (await get(`/api/repositories/${repo}/tags`)).json()) as unknown[];
     expect(tags).toEqual([
       expect.objectContaining({ repoName: repo, name: 'latest', digest: hexOf(image.manifestDigest) }),
@@ -471,7 +471,7 @@ describe('/api', () => {
     expect(await (await get('/api/stats')).json()).toHaveProperty('repositoryCount');
   });
 
-  it('answers 404 with its own error body', async () => {
+  test('answers 404 with its own error body', async () => {
     const repository = await get(`/api/repositories/${space}/none`);
     expect([repository.status, await repository.json()]).toEqual([404, { error: 'repository not found' }]);
     const tag = await get(`/api/repositories/${repo}/tags/none`);
@@ -484,21 +484,21 @@ onDouble('what broken storage looks like', () => {
   const parts = () => double?.pushImage('broken', 'latest', { content: disk, parts: 3 }) as Promise<Artifact>;
   const part = (image: Artifact, index: number) => image.layers[index]?.digest ?? '';
 
-  it('ends cleanly before a part that is missing', async () => {
+  test('ends cleanly before a part that is missing', async () => {
     const image = await parts();
     double?.deleteBlob(part(image, 1));
     const answer = await get('/dl/broken');
     expect([answer.status, (await bytes(answer)).equals(disk.subarray(0, image.layers[0]?.size))]).toEqual([200, true]);
   });
 
-  it('is empty where the first is missing', async () => {
+  test('is empty where the first is missing', async () => {
     const image = await parts();
     double?.deleteBlob(part(image, 0));
     const answer = await get('/dl/broken');
     expect([answer.status, answer.headers.get('content-length'), await answer.text()]).toEqual([200, '0', '']);
   });
 
-  it('mends a missing blob, but no damaged one, when it is pushed again', async () => {
+  test('mends a missing blob, but no damaged one, when it is pushed again', async () => {
     const image = await parts();
     double?.damageBlob(part(image, 2), (good) => Buffer.from(good.map((byte) => byte ^ 1)));
     await parts();
@@ -509,7 +509,7 @@ onDouble('what broken storage looks like', () => {
     expect((await bytes(await get('/dl/broken'))).equals(disk)).toBe(true);
   });
 
-  it('ends a snapshot that lacks a file at the last full 256 KiB', async () => {
+  test('ends a snapshot that lacks a file at the last full 256 KiB', async () => {
     const small = await double?.pushSnapshot('hot', 'latest');
     double?.deleteBlob(small?.layers.at(-1)?.digest ?? '');
     expect(await bytes(await get('/dl/hot'))).toHaveLength(0);
@@ -518,7 +518,7 @@ onDouble('what broken storage looks like', () => {
     expect(await bytes(await get('/dl/hot'))).toHaveLength(512 * 1024);
   });
 
-  it('drops what comes after a short part', async () => {
+  test('drops what comes after a short part', async () => {
     const image = await parts();
     double?.damageBlob(part(image, 0), (good) => good.subarray(0, 100));
     expect(await bytes(await get('/dl/broken'))).toHaveLength(100);
@@ -529,14 +529,14 @@ onDouble('faults on demand', () => {
   const path = '/v2/faulty/manifests/latest';
   beforeAll(() => double?.pushImage('faulty', 'latest', { content: disk }));
 
-  it('answers a status with Retry-After so many times, then well', async () => {
+  test('answers a status with Retry-After so many times, then well', async () => {
     double?.fail({ match: /manifests/, times: 2, how: 503, retryAfter: 1 });
     const first = await get(path);
     expect([first.status, first.headers.get('retry-after')]).toEqual([503, '1']);
     expect([(await get(path)).status, (await get(path)).status]).toEqual([503, 200]);
   });
 
-  it('resets, cuts, shortens, flips and shows a login page', async () => {
+  test('resets, cuts, shortens, flips and shows a login page', async () => {
     double?.fail({ match: /manifests/, how: 'reset' });
     await expect(get(path)).rejects.toThrow();
     double?.fail({ match: /dl/, how: 'cut' });
@@ -550,7 +550,7 @@ onDouble('faults on demand', () => {
     expect(await (await get('/dl/faulty')).text()).toMatch(/^<!DOCTYPE html>/);
   });
 
-  it('shows an outage of the object store as epoch does', async () => {
+  test('shows an outage of the object store as epoch does', async () => {
     double?.fail({ match: /./, times: 3, how: 'outage' });
     expect(await (await get(path)).json()).toMatchObject({ errors: [{ code: 'INTERNAL_ERROR' }] });
     const tags = await get('/v2/faulty/tags/list');
@@ -562,7 +562,7 @@ onDouble('faults on demand', () => {
     expect([download.status, await download.text()]).toEqual([500, 'internal server error\n']);
   });
 
-  it('hangs without an answer, and stalls in the middle of one', async () => {
+  test('hangs without an answer, and stalls in the middle of one', async () => {
     double?.fail({ match: /manifests/, how: 'hang' });
     await expect(fetch(url + path, { signal: AbortSignal.timeout(50) })).rejects.toThrow();
     double?.fail({ match: /dl/, how: 'stall' });
@@ -570,7 +570,7 @@ onDouble('faults on demand', () => {
     await expect(stalled.arrayBuffer()).rejects.toThrow();
   });
 
-  it('logs requests, runs an action before an answer, and comes back on its port', async () => {
+  test('logs requests, runs an action before an answer, and comes back on its port', async () => {
     if (!double) return;
     double.requests.length = 0;
     double.during(/HEAD/, async () => void (await double?.pushImage('faulty', 'moved', { content: disk })));
@@ -594,7 +594,7 @@ onDouble('the May server', () => {
   afterAll(() => may.stop());
   const dl = (path: string) => fetch(`${may.url}/dl/${path}`);
 
-  it('serves /dl/NAME/REF by tag and by manifest digest', async () => {
+  test('serves /dl/NAME/REF by tag and by manifest digest', async () => {
     expect(digestOf(await bytes(await dl('simular/win11/v1')))).toBe(digestOf(makeQcow2({ seed: 'v1' })));
     const digest = (await fetch(`${may.url}/v2/simular/win11/manifests/latest`)).headers.get('docker-content-digest');
     const answer = await dl(`simular/win11/${digest}`);
@@ -602,27 +602,27 @@ onDouble('the May server', () => {
     expect((await bytes(answer)).equals(disk)).toBe(true);
   });
 
-  it('falls back to /dl/NAME with a Deprecation header', async () => {
+  test('falls back to /dl/NAME with a Deprecation header', async () => {
     const answer = await dl('simular/win11');
     expect(answer.headers.get('deprecation')).toBe('true');
     expect(answer.headers.get('link')).toBe('</dl/simular/win11/latest>; rel="successor-version"');
     expect((await bytes(answer)).equals(disk)).toBe(true);
   });
 
-  it('lets repository a with tag b shadow a/b:latest', async () => {
+  test('lets repository a with tag b shadow a/b:latest', async () => {
     const shadow = await may.pushImage('shadow', 'win11', { content: makeQcow2({ seed: 'shadow' }) });
     await may.pushImage('shadow/win11', 'latest', { content: disk });
     expect(digestOf(await bytes(await dl('shadow/win11')))).toBe(shadow.contentDigest);
   });
 
-  it('answers 500 where the first blob is missing', async () => {
+  test('answers 500 where the first blob is missing', async () => {
     const image = await may.pushImage('lost', 'latest', { content: makeQcow2({ seed: 'lost' }) });
     may.deleteBlob(image.contentDigest ?? '');
     const answer = await dl('lost');
     expect([answer.status, await answer.text()]).toEqual([500, 'internal server error\n']);
   });
 
-  it('names its public address in the challenge', async () => {
+  test('names its public address in the challenge', async () => {
     const challenge = (await fetch(`${may.url}/v2/`)).headers.get('www-authenticate');
     expect(challenge).toBe('Bearer realm="https://epoch.example/v2/token",service="epoch"');
   });

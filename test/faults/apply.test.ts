@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { mkdir, readdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { ImageRow, Report } from '../../src/core/model/report.ts';
 import type { Step } from '../../src/core/model/result.ts';
@@ -80,13 +80,13 @@ describe('a pull that fails', () => {
     row = imageOn(ran, node(1));
   });
 
-  it('is told in the last words of cocoon, and exits with 4', () => {
+  test('is told in the last words of cocoon, and exits with 4', () => {
     expect(ran.run.exitCode).toBe(4);
     expect(row).toMatchObject({ outcome: 'failed', error: { code: 'PULL_FAILED' } });
     expect(row.error?.message).toContain(`Error: pull ${key()}: http get ${key()}: status 404`);
   });
 
-  it('is tried once more', async () => {
+  test('is tried once more', async () => {
     expect(stepsOf(row)).toEqual([
       ['pull', false],
       ['pull', false],
@@ -94,7 +94,7 @@ describe('a pull that fails', () => {
     expect((await pullCounts())[0]).toBe(2);
   });
 
-  it('on the canary keeps every other node from being touched', async () => {
+  test('on the canary keeps every other node from being touched', async () => {
     for (const name of ALL.slice(1)) {
       expect(imageOn(ran, name)).toMatchObject({ outcome: 'skipped', steps: [], error: { code: 'NOT_STARTED' } });
       expect(imageOn(ran, name).reason).toContain(`its canary ${node(1)} was not healed`);
@@ -103,7 +103,7 @@ describe('a pull that fails', () => {
     expect(ran.summary.actions).toEqual({ planned: 3, healed: 0, superseded: 0, failed: 1, skipped: 2 });
   });
 
-  it('says so in the table, with what cocoon said', async () => {
+  test('says so in the table, with what cocoon said', async () => {
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 'html' });
     const { code, stdout } = await reconcile(fleet, '-w', node(1));
     expect(code).toBe(4);
@@ -113,7 +113,7 @@ describe('a pull that fails', () => {
 });
 
 describe('what keeps a bad pull from spreading', () => {
-  it('another image goes on where one has failed', async () => {
+  test('another image goes on where one has failed', async () => {
     await drift();
     const after = await drift(OTHER);
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
@@ -125,7 +125,7 @@ describe('what keeps a bad pull from spreading', () => {
     for (const name of ALL) expect(imageOn(ran, name, OTHER).after).toBe(after.contentDigest);
   });
 
-  it('nothing new starts past maxFailures', async () => {
+  test('nothing new starts past maxFailures', async () => {
     await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
     await fleet.writeConfig({ rollout: { canary: 0, maxPulls: 1, maxFailures: 1, pullRetries: 0 } });
@@ -136,7 +136,7 @@ describe('what keeps a bad pull from spreading', () => {
     expect(await pullCounts()).toEqual([1, 1, 0]);
   });
 
-  it('a single failure is enough where none is allowed', async () => {
+  test('a single failure is enough where none is allowed', async () => {
     await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
     await fleet.writeConfig({ rollout: { pullRetries: 0 } });
@@ -144,7 +144,7 @@ describe('what keeps a bad pull from spreading', () => {
     expect(outcomes(ran)).toEqual(['failed', 'skipped', 'skipped']);
   });
 
-  it('the same wrong digest on two nodes stops the image for the fleet', async () => {
+  test('the same wrong digest on two nodes stops the image for the fleet', async () => {
     const after = await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 'flip' });
     await fleet.writeConfig({ rollout: { canary: 0, maxPulls: 1, maxFailures: '100%' } });
@@ -156,7 +156,7 @@ describe('what keeps a bad pull from spreading', () => {
     for (const name of ALL) expect(imageOn(ran, name).after).not.toBe(after.contentDigest);
   });
 
-  it('pulls go on one by one where maxPulls is 1', async () => {
+  test('pulls go on one by one where maxPulls is 1', async () => {
     await drift();
     fleet.epoch.requests.length = 0;
     const ran = await run('--canary', '0', '--max-pulls', '1');
@@ -165,7 +165,7 @@ describe('what keeps a bad pull from spreading', () => {
     expect(traffic(IMAGE)).toEqual(ALL.flatMap(() => ['manifest', 'download', 'manifest']));
   });
 
-  it('as many pulls as maxPulls go on at once', async () => {
+  test('as many pulls as maxPulls go on at once', async () => {
     await drift();
     let waiting = 0;
     let release = (): void => undefined;
@@ -181,7 +181,7 @@ describe('what keeps a bad pull from spreading', () => {
     expect(waiting).toBe(2);
   });
 
-  it('on one node pulls go on one by one, whatever maxPulls is', async () => {
+  test('on one node pulls go on one by one, whatever maxPulls is', async () => {
     await drift(IMAGE);
     await drift(OTHER);
     fleet.epoch.requests.length = 0;
@@ -207,7 +207,7 @@ describe('what keeps a bad pull from spreading', () => {
 });
 
 describe('a pull that succeeds and brings the wrong bytes', () => {
-  it.each(['short', 'flip'] as const)('(%s) is tried once more, and is never called healed', async (how) => {
+  test.each(['short', 'flip'] as const)('(%s) is tried once more, and is never called healed', async (how) => {
     const after = await drift();
     fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how });
     const ran = await run();
@@ -226,7 +226,7 @@ describe('a pull that succeeds and brings the wrong bytes', () => {
     expect(imageOn(again, node(1))).toMatchObject({ verdict: 'stale', have: row.after });
   });
 
-  it('once heals at the second try', async () => {
+  test('once heals at the second try', async () => {
     const after = await drift();
     fleet.epoch.fail({ match: DOWNLOAD, how: 'short' });
     const ran = await run();
@@ -244,7 +244,7 @@ describe('a pull that succeeds and brings the wrong bytes', () => {
 });
 
 describe('a world that moves during the run', () => {
-  it('a tag that moves before the download leaves the node with what epoch serves by then: superseded', async () => {
+  test('a tag that moves before the download leaves the node with what epoch serves by then: superseded', async () => {
     const after = await drift();
     let moved: Artifact | null = null;
     fleet.epoch.during(DOWNLOAD, async () => void (moved = await push()));
@@ -257,7 +257,7 @@ describe('a world that moves during the run', () => {
     expect(await pullCounts()).toEqual([1, 0, 0]);
   });
 
-  it('a tag that moves after the download is pulled again, and that is no failure', async () => {
+  test('a tag that moves after the download is pulled again, and that is no failure', async () => {
     await drift();
     await fleet.writeConfig({ rollout: { pullRetries: 0 } });
     let moved: Artifact | null = null;
@@ -273,7 +273,7 @@ describe('a world that moves during the run', () => {
     expect(await pullCounts()).toEqual([2, 0, 0]);
   });
 
-  it('a node that somebody else has healed meanwhile is verified and not pulled', async () => {
+  test('a node that somebody else has healed meanwhile is verified and not pulled', async () => {
     const after = await drift();
     fleet.epoch.during(DOWNLOAD, async () => await fleet.node(node(2)).pull(key(), true));
     const ran = await run('-w', 'cocoonset-node-[1-2]');
@@ -285,7 +285,7 @@ describe('a world that moves during the run', () => {
     expect(await pullCounts()).toEqual([1, 1, 0]); // the one on node 2 was ours, by hand
   });
 
-  it('epoch going down before a node was touched leaves that node skipped, with drift', async () => {
+  test('epoch going down before a node was touched leaves that node skipped, with drift', async () => {
     await drift();
     await fleet.writeConfig({ epoch: { retries: 0 } });
     const asked = /^GET \/v2\/simular\/win11\/manifests\/latest/;
@@ -296,7 +296,7 @@ describe('a world that moves during the run', () => {
     expect(await pullCounts()).toEqual([0, 0, 0]);
   });
 
-  it('a node that is gone when its turn comes is skipped, and the others are healed', async () => {
+  test('a node that is gone when its turn comes is skipped, and the others are healed', async () => {
     await drift();
     fleet.epoch.during(DOWNLOAD, async () => await fleet.node(node(2)).stop());
     try {
@@ -325,7 +325,7 @@ describe('what is not begun', () => {
     expect(row.error?.hint).not.toBeNull();
   };
 
-  it('a pull for which there is no room: NO_SPACE, planned by the dry run too, and 2', async () => {
+  test('a pull for which there is no room: NO_SPACE, planned by the dry run too, and 2', async () => {
     await drift();
     await fleet.writeConfig({ rollout: { minFreeBytes: '1000TiB' } });
     const dry = await run('--dry-run');
@@ -337,7 +337,7 @@ describe('what is not begun', () => {
     expect(await pullCounts()).toEqual([0, 0, 0]);
   });
 
-  it('a pull on a node that another reconcile is changing: LOCKED, and 2', async () => {
+  test('a pull on a node that another reconcile is changing: LOCKED, and 2', async () => {
     await drift();
     const holder = await lock(fleet.node(node(1)));
     try {
@@ -352,7 +352,7 @@ describe('what is not begun', () => {
     expect((await run('-w', node(1))).run.exitCode).toBe(0);
   });
 
-  it('of the canary that is LOCKED keeps the image from nobody: the next node is the canary then', async () => {
+  test('of the canary that is LOCKED keeps the image from nobody: the next node is the canary then', async () => {
     await drift();
     const holder = await lock(fleet.node(node(1)));
     try {
@@ -373,7 +373,7 @@ describe('what is not begun', () => {
     }
   });
 
-  it('a pull that somebody types by hand at the same time: LOCKED, with its process, and 2', async () => {
+  test('a pull that somebody types by hand at the same time: LOCKED, with its process, and 2', async () => {
     await drift();
     const one = fleet.node(node(1));
     let letGo = (): void => undefined;
@@ -412,7 +412,7 @@ describe('a pull that does not end', () => {
     expect(await readdir(join(fleet.node(node(1)).rootDir, 'cloudimg', 'temp'))).toEqual([]);
   };
 
-  it('is ended past pullTimeout and not tried again: PULL_TIMEOUT, 4, and no process or file is left', async () => {
+  test('is ended past pullTimeout and not tried again: PULL_TIMEOUT, 4, and no process or file is left', async () => {
     await drift();
     await fleet.writeConfig({ rollout: { pullTimeout: '2s' } });
     const ran = await withSlowPull(async () => await run());
@@ -424,7 +424,7 @@ describe('a pull that does not end', () => {
     await nothingLeft();
   });
 
-  it('is ended by the deadline of the whole run, whose report is still there', async () => {
+  test('is ended by the deadline of the whole run, whose report is still there', async () => {
     await drift();
     const ran = await withSlowPull(async () => await run('--timeout', '4s'));
     expect(ran.run).toMatchObject({ exitCode: 4, error: null });
@@ -436,7 +436,7 @@ describe('a pull that does not end', () => {
     await nothingLeft();
   });
 
-  it('is not waited for where epoch hangs: the deadline leaves a report all the same', async () => {
+  test('is not waited for where epoch hangs: the deadline leaves a report all the same', async () => {
     fleet.epoch.fail({ match: /^GET \/v2\//, times: Infinity, how: 'hang' });
     const dry = await run('--dry-run', '--timeout', '4s');
     expect(dry.run).toMatchObject({ exitCode: 1, error: { code: 'REGISTRY_UNREACHABLE' } });
@@ -457,20 +457,20 @@ describe('the blob beneath an entry', () => {
   });
   const look = async (...args: string[]): Promise<ImageRow> => imageOn(await run(...args, '-w', node(1)), node(1));
 
-  it('that is not there is pulled again', async () => {
+  test('that is not there is pulled again', async () => {
     await rm(one().blobFile(image.contentDigest ?? ''));
     expect(await look('--dry-run')).toMatchObject({ verdict: 'blob-missing', plan: 'pull', have: image.contentDigest });
     expect(await look()).toMatchObject({ verdict: 'blob-missing', outcome: 'healed', after: image.contentDigest });
     expect(await look('--dry-run')).toMatchObject({ verdict: 'in-sync' });
   });
 
-  it('that is empty is as good as missing', async () => {
+  test('that is empty is as good as missing', async () => {
     await truncate(one().blobFile(image.contentDigest ?? ''), 0);
     expect(await look('--dry-run')).toMatchObject({ verdict: 'blob-missing', plan: 'pull' });
     expect(await look()).toMatchObject({ outcome: 'healed' });
   });
 
-  it('that is truncated is corrupt: no plan, because a pull would keep it, but the commands that help', async () => {
+  test('that is truncated is corrupt: no plan, because a pull would keep it, but the commands that help', async () => {
     const blob = one().blobFile(image.contentDigest ?? '');
     await truncate(blob, image.sizeBytes / 2);
     const ran = await run('-w', node(1));
@@ -484,7 +484,7 @@ describe('the blob beneath an entry', () => {
     expect(await look('--dry-run')).toMatchObject({ verdict: 'in-sync' });
   });
 
-  it('that is no disk image any more is corrupt, whatever its size', async () => {
+  test('that is no disk image any more is corrupt, whatever its size', async () => {
     const blob = one().blobFile(image.contentDigest ?? '');
     await rm(blob);
     await writeFile(blob, Buffer.alloc(image.sizeBytes, 'x'));
@@ -492,7 +492,7 @@ describe('the blob beneath an entry', () => {
     await rm(blob);
   });
 
-  it('that cocoon converted on the way is never called corrupt', async () => {
+  test('that cocoon converted on the way is never called corrupt', async () => {
     const raw = await fleet.epoch.pushImage('simular/raw', 'latest', {
       content: Buffer.alloc(3 * 2 ** 20, 'raw disk'),
     });
@@ -518,7 +518,7 @@ describe('the clone after a pull', () => {
     steps.find(({ step }) => step === 'clone');
   afterEach(withoutSnapshot);
 
-  it('is proven by the files of the snapshots that use the new content', async () => {
+  test('is proven by the files of the snapshots that use the new content', async () => {
     const after = await drift();
     await withSnapshot(IMAGE, after.contentDigest);
     const ran = await run('-w', node(1));
@@ -527,7 +527,7 @@ describe('the clone after a pull', () => {
     expect(cloneStep(imageOn(ran, node(1)))).toMatchObject({ ok: true, error: null });
   });
 
-  it('is not proven where no snapshot uses it: NOTHING_TO_TEST, and no failure', async () => {
+  test('is not proven where no snapshot uses it: NOTHING_TO_TEST, and no failure', async () => {
     await drift();
     const ran = await run('-w', node(1));
     expect(ran.run.exitCode).toBe(0);
@@ -535,13 +535,13 @@ describe('the clone after a pull', () => {
     expect(cloneStep(imageOn(ran, node(1)))).toMatchObject({ ok: null, error: { code: 'NOTHING_TO_TEST' } });
   });
 
-  it('is not asked for with --clone none', async () => {
+  test('is not asked for with --clone none', async () => {
     await drift();
     const ran = await run('-w', node(1), '--clone', 'none');
     expect(cloneStep(imageOn(ran, node(1)))).toBeUndefined();
   });
 
-  it('that the hypervisor refuses fails the action, with its words: CLONE_FAILED and 4', async () => {
+  test('that the hypervisor refuses fails the action, with its words: CLONE_FAILED and 4', async () => {
     const after = await drift();
     await withSnapshot(IMAGE, after.contentDigest);
     await fleet.node(node(1)).setEnv({ COCOON_DOUBLE_CLONE_ERROR: 'no memory left for this' });
@@ -562,7 +562,7 @@ describe('the clone after a pull', () => {
     }
   });
 
-  it('works on a base that cocoon converted on the way', async () => {
+  test('works on a base that cocoon converted on the way', async () => {
     const image = 'simular/raw-hot';
     const raw = (fill: string): Promise<Artifact> =>
       fleet.epoch.pushImage(image, 'latest', { content: Buffer.alloc(3 * 2 ** 20, fill) });
@@ -578,7 +578,7 @@ describe('the clone after a pull', () => {
 });
 
 describe('a report', () => {
-  it('has a row for every node and a summary that adds up, whatever went wrong', async () => {
+  test('has a row for every node and a summary that adds up, whatever went wrong', async () => {
     await drift();
     fleet.epoch.fail({ match: DOWNLOAD, skip: 1, times: Infinity, how: 404 });
     await fleet.writeConfig({ rollout: { maxPulls: 1, maxFailures: 0, pullRetries: 0 } });

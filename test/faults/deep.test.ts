@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { chmod, cp, mkdtemp, readdir, readFile, realpath, rename, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { hashBlobs } from '../../src/node/hash.ts';
 import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
@@ -62,7 +62,7 @@ function flipped(): Buffer {
 const deep = async (...args: string[]): Promise<Report> => await report(fleet, '--dry-run', '--deep', ...args);
 const verdicts = (of: Report): string[] => of.nodes.map(({ name }) => imageOn(of, name).verdict);
 
-it('a flipped byte is found on the node that has it, and not without --deep', async () => {
+test('a flipped byte is found on the node that has it, and not without --deep', async () => {
   await write(flipped());
   expect(verdicts(await report(fleet, '--dry-run'))).toEqual(['in-sync', 'in-sync']);
   expect(await hashed()).toEqual([]);
@@ -72,24 +72,24 @@ it('a flipped byte is found on the node that has it, and not without --deep', as
   expect(imageOn(found, FIRST).reason).toContain('do not have its digest');
 });
 
-it('verify.blob: sha256 in the config is the same', async () => {
+test('verify.blob: sha256 in the config is the same', async () => {
   await write(flipped());
   await fleet.writeConfig({ verify: { blob: 'sha256' } });
   expect(verdicts(await report(fleet, '--dry-run'))).toEqual(['blob-corrupt', 'in-sync']);
 });
 
-it.skipIf(!isRoot)('a user who must go through sudo finds it too', async () => {
+test.skipIf(!isRoot)('a user who must go through sudo finds it too', async () => {
   await write(flipped());
   await fleet.writeConfig({ ssh: { user: (await fleet.createOperator()).name } });
   expect(verdicts(await deep())).toEqual(['blob-corrupt', 'in-sync']);
 });
 
-it('at idle priority', async () => {
+test('at idle priority', async () => {
   await deep();
   expect(await hashed()).toEqual(['nice=19 idle']);
 });
 
-it('every run hashes anew: no earlier word is taken for the bytes', async () => {
+test('every run hashes anew: no earlier word is taken for the bytes', async () => {
   await deep();
   expect(await hashed()).toHaveLength(1);
   await write(flipped());
@@ -101,7 +101,7 @@ it('every run hashes anew: no earlier word is taken for the bytes', async () => 
   expect(await hashed()).toHaveLength(2);
 });
 
-it('a lie that a node told yesterday of a file that is still the same does not pass today', async () => {
+test('a lie that a node told yesterday of a file that is still the same does not pass today', async () => {
   await write(flipped());
   await shadow(dir, FIRST, 'sha256sum', `cat >/dev/null; echo '${(pushed.contentDigest ?? '').slice(7)}  -'`);
   expect(verdicts(await deep())).toEqual(['in-sync', 'in-sync']); // it speaks for itself, and for nobody else
@@ -123,7 +123,7 @@ it('a lie that a node told yesterday of a file that is still the same does not p
 });
 
 describe('where hashing fails the blob is neither sound nor bad', () => {
-  it.each([
+  test.each([
     ['ends with an error', 'echo "sha256sum: input error" >&2; exit 1'],
     ['dies', 'kill -9 $$'],
     ['says something else', 'echo no digest at all, but quite a long line of something that is no digest'],
@@ -142,14 +142,14 @@ describe('where hashing fails the blob is neither sound nor bad', () => {
     expect(verdicts(await deep())).toEqual(['in-sync', 'in-sync']);
   });
 
-  it('the file is written to meanwhile', async () => {
+  test('the file is written to meanwhile', async () => {
     await shadow(dir, FIRST, 'sha256sum', `"$real" "$@"; touch '${blob}'`);
     const seen = await deep();
     expect(verdicts(seen)).toEqual(['unknown', 'in-sync']);
     expect(seen.run.exitCode).toBe(3);
   });
 
-  it('it takes too long: the node ends it by itself, and tells of the others', async () => {
+  test('it takes too long: the node ends it by itself, and tells of the others', async () => {
     const hex = (pushed.contentDigest ?? '').slice(7);
     const other = '7e'.repeat(32);
     await cp(blob, node.blobFile(`sha256:${other}`));
@@ -175,7 +175,7 @@ describe('where hashing fails the blob is neither sound nor bad', () => {
 });
 
 describe('a node that is silent while it hashes', () => {
-  it.each([
+  test.each([
     ['whose sha256sum cannot be ended gently', 'sha256sum', `trap '' HUP INT PIPE TERM; while :; do sleep 600; done`],
     ['that does not begin', 'renice', 'sleep 600'],
   ])('%s costs its own rows and its share of the time, and keeps no process', async (_how, command, script) => {
@@ -191,7 +191,7 @@ describe('a node that is silent while it hashes', () => {
     }
   });
 
-  it('does not go on when its connection is lost, or the run interrupted', async () => {
+  test('does not go on when its connection is lost, or the run interrupted', async () => {
     const begun = join(shadowDir(dir, FIRST), 'begun');
     await shadow(dir, FIRST, 'sha256sum', `touch '${begun}'; exec sleep 600`);
     for (const end of ['cut', 'SIGINT'] as const) {
@@ -206,7 +206,7 @@ describe('a node that is silent while it hashes', () => {
   });
 });
 
-it('the base that a snapshot opens is hashed too, whatever the index says', async () => {
+test('the base that a snapshot opens is hashed too, whatever the index says', async () => {
   const old = await fleet.epoch.pushImage('simular/old', 'latest', { content: makeQcow2({ seed: 'old' }) });
   const key = `${fleet.epoch.url}/dl/simular/old`;
   const imageDigest = old.contentDigest ?? '';

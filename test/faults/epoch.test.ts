@@ -1,5 +1,5 @@
 // Trouble at epoch, and answers that say something else than they seem to: by the real command on real nodes.
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { ImageRow, Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import type { Fault } from '../doubles/epoch.ts';
@@ -44,7 +44,7 @@ describe('an epoch that stumbles', () => {
     return { dry, win11: imageOn(dry, 'cocoonset-node-1'), asked };
   };
 
-  it.each<[string, Partial<Fault>, number]>([
+  test.each<[string, Partial<Fault>, number]>([
     ['503 twice', { how: 503, times: 2 }, 3],
     ['a connection that is reset', { how: 'reset' }, 2],
     ['429 with Retry-After', { how: 429, retryAfter: 1 }, 2],
@@ -56,7 +56,7 @@ describe('an epoch that stumbles', () => {
     expect(dry.run.exitCode).toBe(0);
   });
 
-  it.each<[string, Partial<Fault>, string, RegExp, number]>([
+  test.each<[string, Partial<Fault>, string, RegExp, number]>([
     ['503 for good', { how: 503 }, 'REGISTRY_UNREACHABLE', /status 503 UNAVAILABLE/, 2],
     ['silence', { how: 'hang' }, 'REGISTRY_UNREACHABLE', /no answer within 500 ms/, 2],
     ['silence after half an answer', { how: 'stall' }, 'REGISTRY_UNREACHABLE', /no answer within 500 ms/, 2],
@@ -103,7 +103,7 @@ describe('an epoch that stumbles', () => {
     expect(dry.run).toMatchObject({ exitCode: 3, error: null });
   });
 
-  it.each<[string, Partial<Fault>, string]>([
+  test.each<[string, Partial<Fault>, string]>([
     ['a login page for everything', { how: 'html' }, 'REGISTRY_ANSWER_INVALID'],
     ['503 for everything', { how: 503 }, 'REGISTRY_UNREACHABLE'],
     ['an epoch that has lost its object store', { how: 'outage' }, 'REGISTRY_UNREACHABLE'],
@@ -120,7 +120,7 @@ describe('an epoch that stumbles', () => {
     expect((await fleet.nodes[0]?.commands())?.filter((argv) => argv.includes('pull'))).toEqual([]);
   });
 
-  it('a blob that epoch cannot be asked for is no reason to call the image lost', async () => {
+  test('a blob that epoch cannot be asked for is no reason to call the image lost', async () => {
     await fleet.writeConfig({ epoch: { retries: 0 } });
     const { dry, win11 } = await look({ match: /^HEAD \/v2\/simular\/win11\/blobs/, times: Infinity, how: 503 });
     expect(win11.verdict).toBe('in-sync');
@@ -128,7 +128,7 @@ describe('an epoch that stumbles', () => {
     expect(dry.run.exitCode).toBe(0);
   });
 
-  it('what a stranger writes into an error never reaches the terminal', async () => {
+  test('what a stranger writes into an error never reaches the terminal', async () => {
     fleet.epoch.fail({ match: MANIFEST, times: Infinity, how: 403, body: '\u001b[2J\u001b]0;owned\u0007 no\u202e' });
     const { code, stdout, stderr } = await reconcile(fleet, '--dry-run', '--verbose', '--no-color');
     expect(code).toBe(3);
@@ -210,21 +210,21 @@ describe('what epoch serves', () => {
   });
   afterAll(async () => await fleet?.down());
 
-  it('drift and unknown images together are 2, and without the drift 3', async () => {
+  test('drift and unknown images together are 2, and without the drift 3', async () => {
     expect(dry.run.exitCode).toBe(2);
     const part = await report(fleet, '--dry-run', '-i', repo('win11'), '-i', repo('tagless'));
     expect(part.run.exitCode).toBe(3);
     expect(imageOn(part, NODE, repo('win11')).verdict).toBe('in-sync');
   });
 
-  it('a tag that is not there is unknown, with the tags that exist, and the others go on', () => {
+  test('a tag that is not there is unknown, with the tags that exist, and the others go on', () => {
     expect(row('tagless')).toMatchObject({ verdict: 'unknown', plan: null, error: { code: 'TAG_NOT_FOUND' } });
     expect(row('tagless').error?.message).toBe('epoch has no tag latest of simular/tagless');
     expect(row('tagless').error?.hint).toBe('tags there: v1, v2');
     expect(row('win11').verdict).toBe('in-sync');
   });
 
-  it('a repository that is not there is unknown on every node, whether or not it holds an entry', () => {
+  test('a repository that is not there is unknown on every node, whether or not it holds an entry', () => {
     for (const name of [NODE, BARE]) {
       const missing = imageOn(dry, name, repo('never-pushed'));
       expect(missing).toMatchObject({ verdict: 'unknown', plan: null, error: { code: 'TAG_NOT_FOUND' } });
@@ -232,22 +232,22 @@ describe('what epoch serves', () => {
     }
   });
 
-  it('an image whose blob epoch has lost is stale, and nothing is planned that cannot work', () => {
+  test('an image whose blob epoch has lost is stale, and nothing is planned that cannot work', () => {
     expect(row('lost')).toMatchObject({ verdict: 'stale', plan: null, error: { code: 'REGISTRY_BLOB_MISSING' } });
     expect(row('lost').want).toBe(pushed['lost']?.contentDigest);
     expect(row('lost').error?.hint).toContain(pushed['lost']?.contentDigest);
     expect(row('lost').reason).toContain('epoch cannot serve blob');
   });
 
-  it('where the node still holds what epoch has lost it is in sync, and warned', () => {
+  test('where the node still holds what epoch has lost it is in sync, and warned', () => {
     expect(row('gone')).toMatchObject({ verdict: 'in-sync', plan: null, error: { code: 'REGISTRY_BLOB_MISSING' } });
   });
 
-  it('a split image, whose manifest does not tell what a node records, is streamed', () => {
+  test('a split image, whose manifest does not tell what a node records, is streamed', () => {
     expect(row('split')).toMatchObject({ verdict: 'in-sync', plan: null, want: pushed['split']?.contentDigest });
   });
 
-  it.each([
+  test.each([
     ['snapshot', /hot snapshot and no image/],
     ['container', /container image: cocoon pulls it by its OCI reference/],
     ['strange', /unknown kind \(artifactType application\/vnd\.example\)/],
@@ -258,11 +258,11 @@ describe('what epoch serves', () => {
     expect(row(name).reason).toMatch(why);
   });
 
-  it('an image of the older artifact type is one like any other', () => {
+  test('an image of the older artifact type is one like any other', () => {
     expect(row('legacy')).toMatchObject({ verdict: 'in-sync', want: pushed['legacy']?.contentDigest });
   });
 
-  it('two keys that mean one image have a row each', () => {
+  test('two keys that mean one image have a row each', () => {
     const keys = nodeOf(dry, NODE)
       .images.filter(({ image }) => image === repo('win11'))
       .map(({ reference, verdict }) => [reference, verdict]);
@@ -275,7 +275,7 @@ describe('what epoch serves', () => {
     expect(keys).toHaveLength(2);
   });
 
-  it('a URL of another host, and one that names a blob, are unmanaged, each with its reason', () => {
+  test('a URL of another host, and one that names a blob, are unmanaged, each with its reason', () => {
     const foreign = rowOf(dry, NODE, `http://localhost:${fleet.epoch.port}/dl/${repo('win11')}`);
     expect(foreign).toMatchObject({ verdict: 'unmanaged', reason: 'the URL is not of this epoch', image: null });
     expect(foreign.error?.code).toBe('EPOCH_ALIAS_SUSPECTED'); // its path names what this epoch serves
@@ -284,11 +284,11 @@ describe('what epoch serves', () => {
     expect(blob.reason).toContain('by its digest');
   });
 
-  it('what the config ignores is in no report', () => {
+  test('what the config ignores is in no report', () => {
     expect(JSON.stringify(dry)).not.toContain('scratch-1');
   });
 
-  it('an image that must be there is missing where it is not, another one merely absent', () => {
+  test('an image that must be there is missing where it is not, another one merely absent', () => {
     for (const name of [NODE, BARE]) {
       expect(imageOn(dry, name, repo('needed'))).toMatchObject({
         reference: key('needed'),
@@ -300,12 +300,12 @@ describe('what epoch serves', () => {
     expect(imageOn(dry, BARE, repo('win11'))).toMatchObject({ verdict: 'absent', plan: null });
   });
 
-  it('images that no config names are judged where a node holds them, and nowhere else', () => {
+  test('images that no config names are judged where a node holds them, and nowhere else', () => {
     const names = nodeOf(dry, BARE).images.map(({ image }) => image);
     expect(new Set(names)).toEqual(new Set(['needed', 'never-pushed', 'optional', 'win11'].map(repo)));
   });
 
-  it('without discovery only what the config names is judged', async () => {
+  test('without discovery only what the config names is judged', async () => {
     await fleet.writeConfig({ images: { discover: false, track: [{ image: repo('win11') }] } });
     const named = await report(fleet, '--dry-run');
     expect(named.run.exitCode).toBe(3); // because of the URL of another host
@@ -317,7 +317,7 @@ describe('what epoch serves', () => {
     });
   });
 
-  it('a run pulls what must be there, and leaves the rest alone', async () => {
+  test('a run pulls what must be there, and leaves the rest alone', async () => {
     await fleet.writeConfig({ images: { track: [{ image: repo('needed'), presence: 'required' }] } });
     await Promise.all(fleet.nodes.map((node) => node.clearLog()));
     const ran = await report(fleet, '-i', repo('needed'));
@@ -361,14 +361,14 @@ describe('an epoch of the newer generation', () => {
   });
   afterAll(async () => await fleet?.down());
 
-  it('/dl/a/b is judged as epoch serves it, and the ambiguity is said, with the URL that has none', () => {
+  test('/dl/a/b is judged as epoch serves it, and the ambiguity is said, with the URL that has none', () => {
     const ambiguous = rowOf(dry, NODE, key('simular/win11'));
     expect(ambiguous).toMatchObject({ image: 'simular', tag: 'win11', verdict: 'in-sync', have: tagged.contentDigest });
     expect(ambiguous.reason).toContain('ambiguous');
     expect(ambiguous.reason).toContain('/dl/simular/win11/latest');
   });
 
-  it('/dl/a/b/TAG means that tag', () => {
+  test('/dl/a/b/TAG means that tag', () => {
     expect(rowOf(dry, NODE, key('simular/win11/latest'))).toMatchObject({
       image: 'simular/win11',
       tag: 'latest',
@@ -382,7 +382,7 @@ describe('an epoch of the newer generation', () => {
     });
   });
 
-  it('/dl/a/b and /dl/a/b/latest are two keys of one image', () => {
+  test('/dl/a/b and /dl/a/b/latest are two keys of one image', () => {
     for (const path of ['simular/tool', 'simular/tool/latest']) {
       expect(rowOf(dry, NODE, key(path))).toMatchObject({ image: 'simular/tool', tag: 'latest', verdict: 'in-sync' });
     }
@@ -390,7 +390,7 @@ describe('an epoch of the newer generation', () => {
     expect(dry.run.exitCode).toBe(0);
   });
 
-  it('a tracked tag is found under its own key', async () => {
+  test('a tracked tag is found under its own key', async () => {
     await fleet.writeConfig({ images: { discover: false, track: [{ image: 'simular/tool', tag: 'v2' }] } });
     const part = await report(fleet, '--dry-run', '-i', 'simular/tool:v2');
     expect(imageOn(part, NODE, 'simular/tool')).toMatchObject({
@@ -400,7 +400,7 @@ describe('an epoch of the newer generation', () => {
     expect(part.run.exitCode).toBe(0);
   });
 
-  it('the key of a tracked image that epoch serves for another one is not judged as the tracked image', async () => {
+  test('the key of a tracked image that epoch serves for another one is not judged as the tracked image', async () => {
     await fleet.writeConfig({ images: { discover: false, track: [{ image: 'simular/win11' }] } });
     const part = await report(fleet, '--dry-run');
     expect(rowOf(part, NODE, key('simular/win11')).verdict).not.toBe('stale');
@@ -412,7 +412,7 @@ describe('an epoch of the newer generation', () => {
     expect(part.run.exitCode).toBe(0);
   });
 
-  it('a re-push of one of two keys is healed under each of them', async () => {
+  test('a re-push of one of two keys is healed under each of them', async () => {
     await fleet.writeConfig();
     const again = await fleet.epoch.pushImage('simular/tool', 'latest', disk('tool again'));
     const ran = await report(fleet, '-i', 'simular/tool:latest');

@@ -2,7 +2,7 @@
 import { mkdtemp, realpath, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { startFleet, type Fleet } from '../fleet/world.ts';
 import { withPeak } from '../support/memory.ts';
@@ -42,7 +42,7 @@ beforeAll(async () => {
 });
 afterAll(async () => await fleet?.down());
 
-it('40 nodes of which each answers 60 MB of small lines take less than 300 MB, and the others are judged', async () => {
+test('40 nodes of which each answers 60 MB of small lines take less than 300 MB, and the others are judged', async () => {
   const args = ['--config', fleet.configFile, '--dry-run', '--output', 'json', '--timeout', '60s'];
   const { stdout, stderr, peakBytes } = await withPeak(dir, args);
   const dry = parseReport(stdout, stderr);

@@ -4,7 +4,7 @@ import { execFile, spawn } from 'node:child_process';
 import { access, chmod, cp, mkdir, readdir, readFile, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
 import {
   cocoonOn,
@@ -102,7 +102,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     error: imageOn(parseReport(stdout, stderr), NODE).error?.code,
   });
 
-  it('reconcile is killed in mid-pull', async () => {
+  test('reconcile is killed in mid-pull', async () => {
     stallDownloads();
     const { child, ended } = reconcile();
     ended.catch(() => undefined);
@@ -111,7 +111,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await cleanlyOver();
   });
 
-  it('reconcile is told to end in mid-pull: it says so', async () => {
+  test('reconcile is told to end in mid-pull: it says so', async () => {
     stallDownloads();
     const { child, ended } = reconcile();
     await pullBegun();
@@ -120,7 +120,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await cleanlyOver();
   });
 
-  it("the server's side of the connection is killed in mid-pull: that action failed", async () => {
+  test("the server's side of the connection is killed in mid-pull: that action failed", async () => {
     stallDownloads();
     const { ended } = reconcile();
     await pullBegun();
@@ -129,7 +129,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await cleanlyOver();
   });
 
-  it('the client stands still: the pull ends after the silence, not before', async () => {
+  test('the client stands still: the pull ends after the silence, not before', async () => {
     const { client } = await pulling({ ...as, silence: 3 });
     cleanups.push(() => client.kill('SIGKILL'));
     client.kill('SIGSTOP');
@@ -138,7 +138,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(client.exitCode).toBeNull();
   });
 
-  it('a pull that takes too long is ended on the node, and both ways of saying so are understood', async () => {
+  test('a pull that takes too long is ended on the node, and both ways of saying so are understood', async () => {
     stallDownloads();
     const { lines } = await guard(fleet, node, ['pull', incident.reference], { ...as, deadline: 1 });
     expect(lines.at(-1)).toMatch(/^ended [1-9]\d* deadline$/);
@@ -149,7 +149,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await cleanlyOver();
   });
 
-  it('a second reconcile leaves the node alone while the first pulls', async () => {
+  test('a second reconcile leaves the node alone while the first pulls', async () => {
     stallDownloads();
     const first = reconcile();
     await pullBegun();
@@ -178,7 +178,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     beforeAll(async () => (dir = await scratch(`scratch-${_name}`)));
     afterEach(async () => await until('no scratch file left', async () => (await readdir(dir)).length === 0));
 
-    it('a pull ends with its own code and words', async () => {
+    test('a pull ends with its own code and words', async () => {
       expect((await guard(fleet, node, ['pull', incident.reference], options())).lines.at(-1)).toBe('ended 0');
       const missing = await guard(fleet, node, ['pull', `${fleet.epoch.url}/dl/no/such`], options());
       expect(missing.lines.at(-1)).toBe('ended 1');
@@ -186,34 +186,34 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
       expect(isLocked(node)).toBe(false);
     });
 
-    it('standard input ends, the connection does not', async () => {
+    test('standard input ends, the connection does not', async () => {
       const { disconnect, ended } = await pulling(options());
       disconnect();
       expect((await ended).lines.at(-1)).toMatch(/^ended [1-9]\d* silence$/);
       await cleanlyOver();
     });
 
-    it('the heartbeat stops, the connection does not', async () => {
+    test('the heartbeat stops, the connection does not', async () => {
       const { fallSilent, ended } = await pulling(options({ silence: 3 }));
       fallSilent();
       expect((await ended).lines.at(-1)).toMatch(/^ended [1-9]\d* silence$/);
       await cleanlyOver();
     });
 
-    it('the client is killed', async () => {
+    test('the client is killed', async () => {
       const { client } = await pulling(options());
       client.kill('SIGKILL');
       await cleanlyOver();
     });
 
-    it('the guard itself is told to end', async () => {
+    test('the guard itself is told to end', async () => {
       const { ended } = await pulling(options());
       process.kill(await firstOn(node, 'change', 'pull'), 'SIGTERM');
       expect((await ended).lines.at(-1)).toMatch(/^ended [1-9]\d*$/);
       await cleanlyOver();
     });
 
-    it('signals were ignored before the guard began', async () => {
+    test('signals were ignored before the guard began', async () => {
       const { client } = await pulling(
         options({
           shell: ['env', `TMPDIR=${dir}`, 'dash', '-c', 'trap "" HUP INT TERM PIPE; exec "$@"', 'sh', ...shell],
@@ -224,14 +224,14 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     });
   });
 
-  it('the guard itself is killed', async () => {
+  test('the guard itself is killed', async () => {
     await pulling(as);
     process.kill(await firstOn(node, 'change', 'pull'), 'SIGKILL');
     await overBeforeUnlocked(node, 'image', 'pull');
     expect(await temporary()).toEqual([]);
   });
 
-  it('the guard is killed with all of its own: the next one removes its scratch files', async () => {
+  test('the guard is killed with all of its own: the next one removes its scratch files', async () => {
     const dir = await scratch('left-behind');
     const options = { ...as, shell: ['env', `TMPDIR=${dir}`, 'sh'] };
     await pulling(options);
@@ -248,7 +248,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await readdir(dir)).toEqual([]);
   });
 
-  it.skipIf(!isRoot)(
+  test.skipIf(!isRoot)(
     'nobody else gets at the lock, also where its directory was open; nothing else is left there',
     async () => {
       const stranger = (await fleet.createOperator({ sudo: false })).name;
@@ -270,7 +270,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     },
   );
 
-  it.skipIf(!isRoot)('what merely looks like a pull is none: of a stranger, or of another program', async () => {
+  test.skipIf(!isRoot)('what merely looks like a pull is none: of a stranger, or of another program', async () => {
     const stranger = (await fleet.createOperator({ sudo: false })).name;
     const program = join(fleet.dir, `program-${as.user ?? 'root'}`);
     await cp('/bin/sh', program, { dereference: true });
@@ -294,7 +294,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(lines).toEqual([`busy ${pid}`]);
   });
 
-  it('a pull typed by hand is seen, in whichever way it names this root directory', async () => {
+  test('a pull typed by hand is seen, in whichever way it names this root directory', async () => {
     stallDownloads();
     const dirs = ['--run-dir', node.runDir, '--log-dir', node.logDir];
     const forms: [string[], Record<string, string>][] = [
@@ -314,7 +314,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     }
   });
 
-  it('a pull of the same reference under another root directory, or of another one here, is nobody in the way', async () => {
+  test('a pull of the same reference under another root directory, or of another one here, is nobody in the way', async () => {
     const other = join(fleet.dir, 'other-root');
     const dirs = ['--run-dir', join(other, 'run'), '--log-dir', join(other, 'log')];
     const elsewhere = spawn(node.binary, ['--root-dir', other, ...dirs, 'image', 'pull', incident.reference], {
@@ -332,7 +332,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(lines.at(-1)).toBe('ended 0');
   });
 
-  it('a reference is data, whatever is in it', async () => {
+  test('a reference is data, whatever is in it', async () => {
     const trace = join(fleet.dir, 'trace');
     const hostile = [
       `$(touch ${trace})`,
@@ -352,7 +352,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await expect(access(trace)).rejects.toThrow();
   });
 
-  it('a word that begins with a dash is no reference and no snapshot', async () => {
+  test('a word that begins with a dash is no reference and no snapshot', async () => {
     await node.clearLog();
     for (const words of [
       ['pull', '--config=/tmp/other.json'],
@@ -366,7 +366,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await node.commands()).toEqual([]);
   });
 
-  it('the lock is one and the same by whichever path the root directory is reached', async () => {
+  test('the lock is one and the same by whichever path the root directory is reached', async () => {
     await pulling(as);
     const alias = join(fleet.dir, `alias-${as.user ?? 'root'}`);
     await symlink(node.rootDir, alias);
@@ -378,7 +378,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     cleanups.push(async () => await cutConnections(fleet));
   });
 
-  it.skipIf(!isOperator)('its sudo is killed: the lock is free, but the orphan is seen', async () => {
+  test.skipIf(!isOperator)('its sudo is killed: the lock is free, but the orphan is seen', async () => {
     await pulling(as);
     process.kill(await firstOn(node, 'sudo', 'image', 'pull'), 'SIGKILL');
     await until('the lock is free', () => !isLocked(node));
@@ -390,7 +390,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
 });
 
 describe('what a node may lack', () => {
-  it('nothing but coreutils, util-linux, grep, sed and a shell is needed', async () => {
+  test('nothing but coreutils, util-linux, grep, sed and a shell is needed', async () => {
     const bin = join(fleet.dir, 'minimal');
     await mkdir(bin);
     const tools = [
@@ -420,7 +420,7 @@ describe('what a node may lack', () => {
     await cleanlyOver();
   });
 
-  it('a cocoon that is a script around the real one is ended with it', async () => {
+  test('a cocoon that is a script around the real one is ended with it', async () => {
     const binary = join(fleet.dir, 'around');
     await writeFile(binary, `#!/bin/sh\n'${node.binary}' "$@"\nexit $?\n`, { mode: 0o755 });
     const { client } = await pulling({ binary });
@@ -428,7 +428,7 @@ describe('what a node may lack', () => {
     await cleanlyOver();
   });
 
-  it('the watch ends with the guard, not only with the connection', async () => {
+  test('the watch ends with the guard, not only with the connection', async () => {
     const text = await readFile(new URL('../../src/node/change.sh', import.meta.url), 'utf8');
     const words = ['abc', 'pull', node.rootDir, 'no', '60', '60', 'true', '', '', 'some/reference'];
     const open = spawn('sleep', ['60'], { stdio: ['ignore', 'pipe', 'ignore'] });
@@ -438,7 +438,7 @@ describe('what a node may lack', () => {
     await until('the watch is gone', async () => (await cocoonOn(node, 'change', 'pull')).length === 0);
   });
 
-  it('a script that was cut on its way does nothing at all', async () => {
+  test('a script that was cut on its way does nothing at all', async () => {
     await node.clearLog();
     const { client, ended } = startGuard(fleet, node, ['pull', incident.reference], {
       shell: [
@@ -473,19 +473,19 @@ describe.skipIf(!isRoot)('a lock without /run', () => {
     return lines.at(-1) ?? stderr.trim();
   };
 
-  it('lies in a directory of the own in /tmp', async () => {
+  test('lies in a directory of the own in /tmp', async () => {
     expect(await attempt()).toBe('ended 0');
     expect(await readdir(dir)).toHaveLength(1);
   });
 
-  it('is never where somebody else was first', async () => {
+  test('is never where somebody else was first', async () => {
     await mkdir(dir, { mode: 0o777 });
     await chmod(dir, 0o777);
     expect(await attempt()).toMatch(/no directory for a lock/);
     expect(await readdir(dir)).toEqual([]);
   });
 
-  it('is never at the end of a link', async () => {
+  test('is never at the end of a link', async () => {
     const elsewhere = join(fleet.dir, 'elsewhere');
     await mkdir(elsewhere);
     await run('chown', [user, elsewhere]);

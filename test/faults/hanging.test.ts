@@ -2,7 +2,7 @@
 import { mkdtemp, realpath, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Gate } from '../../src/core/model/gate.ts';
 import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
@@ -40,7 +40,7 @@ describe('beside a node that hangs', () => {
     expect(error?.hint).toContain('raise --timeout if it is only slow');
   };
 
-  it('all others are judged', () => {
+  test('all others are judged', () => {
     expectLate(dry);
     expect(imageOn(dry, STALE)).toMatchObject({ verdict: 'stale', want: incident.after.contentDigest });
     expect(imageOn(dry, FINE).verdict).toBe('in-sync');
@@ -48,12 +48,12 @@ describe('beside a node that hangs', () => {
     expect(dry.run).toMatchObject({ exitCode: 2, error: null });
   });
 
-  it('those that wait for its place are read too', () => {
+  test('those that wait for its place are read too', () => {
     expectLate(oneByOne);
     expect([STALE, FINE].map((name) => imageOn(oneByOne, name).verdict)).toEqual(['stale', 'in-sync']);
   });
 
-  it('a gate answers', () => {
+  test('a gate answers', () => {
     expect(gate.run).toMatchObject({ exitCode: 0, error: null });
     const [question] = (gate.gate as Gate).questions;
     expect(question?.nodes.map(({ node, answer }) => [node, answer])).toEqual([
@@ -63,7 +63,7 @@ describe('beside a node that hangs', () => {
     ]);
   });
 
-  it('a run heals the others', async () => {
+  test('a run heals the others', async () => {
     const ran = await report(fleet, '--timeout', '20s');
     expectLate(ran);
     expect(imageOn(ran, STALE)).toMatchObject({ outcome: 'healed', after: incident.after.contentDigest });
@@ -71,7 +71,7 @@ describe('beside a node that hangs', () => {
   });
 });
 
-it('what a node holds is asked about while another one is still being read', async () => {
+test('what a node holds is asked about while another one is still being read', async () => {
   const dir = await realpath(await mkdtemp(join(tmpdir(), 'hanging-')));
   const slow = join(dir, 'slow.sh');
   const go = join(dir, 'go');

@@ -18,7 +18,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { ImageRow } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import type { Artifact } from '../doubles/registry-content.ts';
@@ -171,7 +171,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
   });
   afterAll(() => (who = {}));
 
-  it('a stale name is imported, from all parts of a split image', async () => {
+  test('a stale name is imported, from all parts of a split image', async () => {
     await learned();
     const healed = await report(fleet);
     expect(healed.run).toMatchObject({ exitCode: 0, error: null });
@@ -190,21 +190,21 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect((await report(fleet, '--dry-run', '--deep')).run.exitCode).toBe(0);
   });
 
-  it('the registry breaks off in mid-stream: nothing is imported', async () => {
+  test('the registry breaks off in mid-stream: nothing is imported', async () => {
     await learned();
     fleet.epoch.fail({ match: BLOBS, how: 'cut', skip: 1, times: 100 });
     expect(told(await reconciling().ended)).toEqual({ code: 4, outcome: 'failed', error: 'REGISTRY_UNREACHABLE' });
     await isUntouched();
   });
 
-  it('the registry ends early, as if that were all: nothing is imported, at once', async () => {
+  test('the registry ends early, as if that were all: nothing is imported, at once', async () => {
     await learned();
     fleet.epoch.fail({ match: BLOBS, how: 'short', skip: 2, times: 100 });
     expect(told(await reconciling().ended)).toEqual({ code: 4, outcome: 'failed', error: 'REGISTRY_BLOB_MISSING' });
     await isUntouched();
   });
 
-  it('other bytes arrive: nothing is imported, after a second try', async () => {
+  test('other bytes arrive: nothing is imported, after a second try', async () => {
     await learned();
     fleet.epoch.fail({ match: BLOBS, how: 'flip', skip: 1, times: 100 });
     const { code, stdout } = await reconciling().ended;
@@ -219,7 +219,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await isUntouched();
   });
 
-  it('other bytes arrive once: the second try heals', async () => {
+  test('other bytes arrive once: the second try heals', async () => {
     await learned();
     fleet.epoch.fail({ match: BLOBS, how: 'flip', skip: 1 });
     expect(told(await reconciling().ended)).toMatchObject({ code: 0, outcome: 'healed' });
@@ -227,28 +227,28 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(reads()).toBe(6);
   });
 
-  it('the connection is killed in mid-stream: nothing is imported', async () => {
+  test('the connection is killed in mid-stream: nothing is imported', async () => {
     const { ended } = await streaming();
     await cutConnections(fleet);
     expect(told(await ended)).toEqual({ code: 4, outcome: 'failed', error: 'SSH_UNREACHABLE' });
     await isUntouched();
   });
 
-  it('reconcile is killed in mid-stream: nothing is imported', async () => {
+  test('reconcile is killed in mid-stream: nothing is imported', async () => {
     const { child, ended } = await streaming();
     ended.catch(() => undefined);
     child.kill('SIGKILL');
     await isUntouched();
   });
 
-  it('reconcile is told to end in mid-stream: nothing is imported', async () => {
+  test('reconcile is told to end in mid-stream: nothing is imported', async () => {
     const { child, ended } = await streaming();
     child.kill('SIGTERM');
     expect(told(await ended)).toEqual({ code: 143, outcome: 'failed', error: 'INTERRUPTED' });
     await isUntouched();
   });
 
-  it('the guard is killed in mid-stream: nothing is imported, and the next run removes what it left', async () => {
+  test('the guard is killed in mid-stream: nothing is imported, and the next run removes what it left', async () => {
     await configure({ rollout: { pullRetries: 0 } });
     const { ended } = await streaming();
     process.kill(Math.min(...(await cocoonOn(node, 'change', 'import'))), 'SIGKILL');
@@ -259,7 +259,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(told(await reconciling().ended)).toMatchObject({ code: 0, outcome: 'healed' });
   });
 
-  it('cocoon refuses: its words, and nothing is left', async () => {
+  test('cocoon refuses: its words, and nothing is left', async () => {
     await learned();
     await intercept('case " $* " in *" image import "*) echo "Error: the store is on fire" >&2; exit 1 ;; esac');
     const { stdout } = await reconciling().ended;
@@ -269,7 +269,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await temporary()).toEqual([]);
   });
 
-  it('the file is private, and only there while it is needed', async () => {
+  test('the file is private, and only there while it is needed', async () => {
     await learned();
     const seen = join(dir, `seen-${as.user ?? 'root'}`);
     await intercept(
@@ -284,7 +284,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await temporary()).toEqual([]);
   });
 
-  it('another reconcile changes the node: it is left alone, whatever was sent already', async () => {
+  test('another reconcile changes the node: it is left alone, whatever was sent already', async () => {
     await learned();
     await guard(fleet, node, ['pull', `${fleet.epoch.url}/dl/no/such`]); // the lock file is there now
     await node.clearLog();
@@ -299,7 +299,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await isUntouched();
   });
 
-  it('a bad blob under the name is replaced; where cocoon refuses or a process has it open, it is there as before', async () => {
+  test('a bad blob under the name is replaced; where cocoon refuses or a process has it open, it is there as before', async () => {
     const blob = await spoiled();
     const holder = spawn('sh', ['-c', 'exec 7<"$1"; echo open; exec sleep 600', 'sh', blob]);
     cleanups.push(() => holder.kill('SIGKILL'));
@@ -330,7 +330,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
   describe('the guard by itself', () => {
     const words = (): string[] => ['import', NAME, (pushed.contentDigest ?? '').slice(7), String(SIZE)];
 
-    it('takes what follows the content for the heartbeat, and ends the import without it', async () => {
+    test('takes what follows the content for the heartbeat, and ends the import without it', async () => {
       await intercept(`case " $* " in *" image import "*) trap 'kill $!; exit 1' TERM; sleep 600 & wait ;; esac`);
       const { client, fallSilent, ended } = startGuard(fleet, node, words(), { ...as, silence: 2 });
       client.stdin?.write(content);
@@ -341,7 +341,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
       expect(lines.at(-1)).toMatch(/^ended [1-9]\d* silence$/);
     });
 
-    it('gives up where the content stands still, the connection open', async () => {
+    test('gives up where the content stands still, the connection open', async () => {
       const { client, fallSilent, ended } = startGuard(fleet, node, words(), { ...as, silence: 1 });
       fallSilent();
       client.stdin?.write(content.subarray(0, SIZE / 2));
@@ -351,7 +351,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
       await isUntouched();
     });
 
-    it('is not held up by content that comes slowly', async () => {
+    test('is not held up by content that comes slowly', async () => {
       const { client, fallSilent, ended } = startGuard(fleet, node, words(), { ...as, silence: 3, deadline: 2 });
       fallSilent();
       const drip = setInterval(() => client.stdin?.write(content.subarray(0, 1000)), 100);
@@ -363,7 +363,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
   });
 });
 
-it('the content of a dead import that cannot be removed is an error, and costs the import nothing', async () => {
+test('the content of a dead import that cannot be removed is an error, and costs the import nothing', async () => {
   const old = join(node.rootDir, 'cloudimg', 'temp', 'reconcile-import.deadbeef');
   await mkdir(old);
   cleanups.push(async () => await rm(old, { recursive: true }));
@@ -379,14 +379,14 @@ it('the content of a dead import that cannot be removed is an error, and costs t
 });
 
 describe('what is planned', () => {
-  it('an image that must be there and is not', async () => {
+  test('an image that must be there and is not', async () => {
     await configure({ images: { track: [{ image: IMAGE, reference: 'other-name', presence: 'required' }] } });
     const healed = await report(fleet);
     expect(imageOn(healed, NODE)).toMatchObject({ verdict: 'missing', plan: 'import', outcome: 'healed' });
     expect(await keys()).toEqual({ [NAME]: before, 'other-name': pushed.contentDigest });
   });
 
-  it('no replacement of a bad blob unasked: the commands are printed, and work as typed', async () => {
+  test('no replacement of a bad blob unasked: the commands are printed, and work as typed', async () => {
     const blob = await spoiled();
     const left = await report(fleet);
     expect(left.run.exitCode).toBe(2);
@@ -398,7 +398,7 @@ describe('what is planned', () => {
     expect((await report(fleet, '--dry-run', '--deep')).run.exitCode).toBe(0);
   });
 
-  it('a name that nothing ties to an artifact is left alone', async () => {
+  test('a name that nothing ties to an artifact is left alone', async () => {
     await configure({ images: { track: [] } });
     const seen = await report(fleet);
     expect(seen.run).toMatchObject({ exitCode: 3, error: { code: 'NOTHING_JUDGED' } });
@@ -407,7 +407,7 @@ describe('what is planned', () => {
     await isUntouched();
   });
 
-  it('a name that a snapshot uses for its base, as newer vk-cocoon imports them', async () => {
+  test('a name that a snapshot uses for its base, as newer vk-cocoon imports them', async () => {
     const key = `${IMAGE}:latest`;
     const base = makeQcow2({ seed: 'tied', size: SIZE });
     await node.cocoonWith(base, 'image', 'import', key);
@@ -426,7 +426,7 @@ describe('what is planned', () => {
     expect(snapshotOn(healed, NODE, 'simular/tied:v1').verdict).toBe('clonable');
   });
 
-  it('nothing, where what it should become is not known', async () => {
+  test('nothing, where what it should become is not known', async () => {
     await rm(join(dir, 'state'), { recursive: true, force: true });
     await configure({ images: { ...TRACKED.images, stream: false } });
     const seen = await report(fleet);
@@ -437,7 +437,7 @@ describe('what is planned', () => {
     await isUntouched();
   });
 
-  it('no more than there is room for, twice', async () => {
+  test('no more than there is room for, twice', async () => {
     const [keep, room] = [10 * SIZE, 2 * SIZE];
     await configure({ rollout: { minFreeBytes: keep } });
     await shadow(dir, NODE, 'df', `printf 'Avail\\n${keep + room - 1}\\n'`);
@@ -448,7 +448,7 @@ describe('what is planned', () => {
     expect(told(await reconciling().ended)).toMatchObject({ code: 0, outcome: 'healed' });
   });
 
-  it('no raw disk, which cocoon does not import: nothing is sent', async () => {
+  test('no raw disk, which cocoon does not import: nothing is sent', async () => {
     await fleet.epoch.pushImage('simular/raw', 'latest', {
       content: Buffer.alloc(SIZE, 7),
       mediaType: 'application/vnd.cocoonstack.disk.raw',
@@ -461,7 +461,7 @@ describe('what is planned', () => {
   });
 });
 
-it('memory is bounded, however slowly the node takes the content', async () => {
+test('memory is bounded, however slowly the node takes the content', async () => {
   const huge = makeQcow2({ seed: 'huge', size: 160 * 2 ** 20, clusterBits: 16 });
   const { contentDigest } = await fleet.epoch.pushImage('simular/huge', 'latest', { content: huge });
   await configure({ images: { track: [{ image: 'simular/huge', reference: NAME }] } });

@@ -2,7 +2,7 @@
 import { mkdtemp, realpath, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import type { Artifact } from '../doubles/registry-content.ts';
@@ -77,7 +77,7 @@ describe('where nobody reads the parts', () => {
   beforeAll(async () => await fleet.writeConfig({ images: { stream: false }, rollout: { canary: 0 } }));
   afterEach(beHonest);
 
-  it('false hashes of two nodes change no row of another node', async () => {
+  test('false hashes of two nodes change no row of another node', async () => {
     const liars = ['liar-1', 'liar-2'];
     const honest = await othersOf(liars);
     for (const name of liars) await lieOfHashes(name);
@@ -88,7 +88,7 @@ describe('where nobody reads the parts', () => {
     expect(imageOn(seen, 'fresh-1')).toMatchObject({ verdict: 'in-sync', want: null });
   });
 
-  it('the word of a liar holds for itself until it is asked for depth, and is honest', async () => {
+  test('the word of a liar holds for itself until it is asked for depth, and is honest', async () => {
     await rm(join(dir, 'state'), { recursive: true, force: true });
     await lieOfHashes('liar-1');
     const own = async (...args: string[]): Promise<string> =>
@@ -101,7 +101,7 @@ describe('where nobody reads the parts', () => {
   });
 });
 
-it('what an earlier version believed of a node is not believed', async () => {
+test('what an earlier version believed of a node is not believed', async () => {
   const answer = await fetch(`${fleet.epoch.url}/v2/${IMAGE}/manifests/latest`);
   const manifest = answer.headers.get('docker-content-digest');
   const learned = { content: { digest: old.contentDigest, source: 'node' }, disproved: [now.contentDigest] };

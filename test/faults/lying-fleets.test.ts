@@ -3,7 +3,7 @@
 import { mkdtemp, realpath } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startStage, type Stage } from '../support/lying-fleet.ts';
 
 const [, first = '1', last = '10'] = /^(?:(\d+)-)?(\d+)$/.exec(process.env['RECONCILE_LIARS'] ?? '') ?? [];
@@ -34,7 +34,7 @@ async function saidOfOthers(liars: string[], runs: string[][]): Promise<Record<s
   return Object.fromEntries(said);
 }
 
-it(`in ${SEEDS.length} fleets liars change no row but their own`, { timeout: SEEDS.length * 10_000 }, async () => {
+test(`in ${SEEDS.length} fleets liars change no row but their own`, { timeout: SEEDS.length * 10_000 }, async () => {
   const asked = stage.images.flatMap(({ key, hot }) => ['--image', key, '--snapshot', hot]);
   const lied = [['--dry-run'], ['--dry-run', '--deep'], ['gate', ...asked], ['gate', '--deep', ...asked]];
   const later = [['--dry-run'], ['gate', ...asked]];

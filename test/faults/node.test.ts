@@ -1,7 +1,7 @@
 // A node's trouble is an error of that node alone: a stable code, a hint, and all other nodes are read and judged.
 import { appendFile, chmod, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
 import type { NodeReport, Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
@@ -174,14 +174,14 @@ describe('real nodes', () => {
     await fleet?.down();
   });
 
-  it.each(['fine', 'fine-sqlite'])('leave the others alone: %s is in sync, and its snapshot clonable', (name) => {
+  test.each(['fine', 'fine-sqlite'])('leave the others alone: %s is in sync, and its snapshot clonable', (name) => {
     expect(node(name)).toMatchObject({ status: 'observed', error: null });
     expect(imageOn(dry, name)).toMatchObject({ verdict: 'in-sync', have: image.contentDigest });
     expect(snapshotOn(dry, name).verdict).toBe('clonable');
   });
 
   describe('that cannot be reached', () => {
-    it.each([
+    test.each([
       ['refuses', 'SSH_UNREACHABLE', /connection refused/, /sshd running/],
       ['silent', 'SSH_TIMEOUT', /the SSH handshake took longer than 1.0 s/, /ssh\.connectTimeout/],
       ['frozen', 'SSH_TIMEOUT', /took longer than 1.0 s/, /ssh\.connectTimeout/],
@@ -195,7 +195,7 @@ describe('real nodes', () => {
       expect(node(name)).toMatchObject({ images: [], snapshots: [], cocoonVersion: null, indexSource: null });
     });
 
-    it('because its host key is unknown are told the ssh-keyscan line that adds it', () => {
+    test('because its host key is unknown are told the ssh-keyscan line that adds it', () => {
       const { port } = fleet.node('stranger');
       expect(node('stranger')).toMatchObject({ status: 'unreachable', error: { code: 'SSH_HOST_KEY_UNKNOWN' } });
       expect(node('stranger').error?.hint).toMatch(
@@ -205,7 +205,7 @@ describe('real nodes', () => {
   });
 
   describe('that cannot be read', () => {
-    it.each([
+    test.each([
       ['no-cocoon', 'NODE_COCOON_MISSING', /there is no cocoon \(\/nowhere\/cocoon\)/],
       ['no-root', 'NODE_STORE_MISSING', /there is no store of cocoon under \/nowhere\/cocoon/],
       ['other-root', 'NODE_STORE_MISSING', /there is no store of cocoon under .*\/nodes\/other-root\/run/],
@@ -224,7 +224,7 @@ describe('real nodes', () => {
       expect(node(name)).toMatchObject({ images: [], snapshots: [], indexSource: null });
     });
 
-    it.skipIf(!isRoot).each([
+    test.skipIf(!isRoot).each([
       ['needs-root', /permission denied: .*\/nodes\/needs-root\/root/],
       ['closed-directory', /permission denied: .*\/nodes\/closed-directory\/root\/cloudimg/],
       ['sudo-refused', /permission denied: sudo: a password is required/],
@@ -236,42 +236,42 @@ describe('real nodes', () => {
   });
 
   describe('whose store is odd but can be read', () => {
-    it('an entry that is null is none', () => {
+    test('an entry that is null is none', () => {
       expect(node('null-entry').status).toBe('observed');
       expect(node('null-entry').images).toHaveLength(1);
       expect(imageOn(dry, 'null-entry').verdict).toBe('in-sync');
     });
 
-    it('a JSON index beside meta.db does not count, and that is said', () => {
+    test('a JSON index beside meta.db does not count, and that is said', () => {
       expect(node('stray-equal')).toMatchObject({ status: 'observed', indexSource: 'sqlite' });
       expect(node('stray-equal').notes).toEqual([expect.stringContaining('meta.db, which is the one that counts')]);
       expect(imageOn(dry, 'stray-equal').verdict).toBe('in-sync');
     });
 
-    it('a JSON index beside meta.db that names another digest leaves that image unknown', () => {
+    test('a JSON index beside meta.db that names another digest leaves that image unknown', () => {
       expect(node('stray-differs').status).toBe('observed');
       const row = imageOn(dry, 'stray-differs');
       expect(row).toMatchObject({ verdict: 'unknown', plan: null, have: image.contentDigest });
       expect(row.reason).toContain('name different digests');
     });
 
-    it('a damaged JSON index beside meta.db does not count either', () => {
+    test('a damaged JSON index beside meta.db does not count either', () => {
       expect(node('stray-corrupt')).toMatchObject({ status: 'observed', indexSource: 'sqlite', error: null });
       expect(node('stray-corrupt').notes).toEqual([expect.stringContaining('which is the one that counts')]);
       expect(imageOn(dry, 'stray-corrupt').verdict).toBe('in-sync');
     });
 
-    it('a store that holds nothing yet is an empty node, and that is said', () => {
+    test('a store that holds nothing yet is an empty node, and that is said', () => {
       expect(node('no-store')).toMatchObject({ status: 'observed', indexSource: 'none', error: null, images: [] });
       expect(node('no-store').notes).toEqual(['cocoon has no store there yet']);
     });
 
-    it('a file name with line ends cannot pass for lines of the answer', () => {
+    test('a file name with line ends cannot pass for lines of the answer', () => {
       expect(node('newline-file')).toMatchObject({ status: 'observed', error: null });
       expect(imageOn(dry, 'newline-file').verdict).toBe('in-sync');
     });
 
-    it('an overlay on a relative path breaks its snapshot and nothing else', () => {
+    test('an overlay on a relative path breaks its snapshot and nothing else', () => {
       expect(node('relative-backing')).toMatchObject({ status: 'observed', error: null });
       expect(imageOn(dry, 'relative-backing').verdict).toBe('in-sync');
       expect(snapshotOn(dry, 'relative-backing')).toMatchObject({
@@ -281,7 +281,7 @@ describe('real nodes', () => {
       });
     });
 
-    it('a configuration with bytes that are no text breaks its snapshot and nothing else', () => {
+    test('a configuration with bytes that are no text breaks its snapshot and nothing else', () => {
       expect(node('binary-config')).toMatchObject({ status: 'observed', error: null });
       expect(snapshotOn(dry, 'binary-config')).toMatchObject({
         verdict: 'broken',
@@ -290,14 +290,14 @@ describe('real nodes', () => {
     });
   });
 
-  it('an incomplete picture beside a broken snapshot is 2, and without it 3', async () => {
+  test('an incomplete picture beside a broken snapshot is 2, and without it 3', async () => {
     expect(dry.run.exitCode).toBe(2);
     const part = await report(fleet, '--dry-run', '-w', 'fine', '-w', 'truncated', '-w', 'refuses');
     expect(part.run.exitCode).toBe(3);
     expect(part.summary.nodes).toEqual({ total: 3, observed: 1, unreachable: 1, unreadable: 1 });
   });
 
-  it('hostile names never reach the terminal', async () => {
+  test('hostile names never reach the terminal', async () => {
     expect(node('bidi-reference').images[0]).toMatchObject({ verdict: 'unmanaged', reference: 'evil\u202egpj.exe' });
     const only = ['ansi-reference', 'bidi-reference', 'ansi-snapshot', 'newline-file', 'binary-config'];
     const { stdout, stderr } = await reconcile(
@@ -313,7 +313,7 @@ describe('real nodes', () => {
     expect(stderr).not.toMatch(HOSTILE);
   });
 
-  it('a run writes nothing to a node that it could not read', async () => {
+  test('a run writes nothing to a node that it could not read', async () => {
     const trees = async (): Promise<unknown> =>
       await Promise.all(['truncated', 'converting', 'wrong-table'].map((name) => treeOf(rootOf(name))));
     const before = await trees();
@@ -378,20 +378,20 @@ describe('nodes whose answers are not what the probe says', () => {
   });
   afterAll(async () => await fleet?.down());
 
-  it('leave the others alone', () => {
+  test('leave the others alone', () => {
     expect(imageOn(dry, 'fine').verdict).toBe('in-sync');
     expect(dry.run.exitCode).toBe(3);
   });
 
-  it('what a login shell says before the answer does no harm', () => {
+  test('what a login shell says before the answer does no harm', () => {
     expect(nodeOf(dry, 'chatty')).toMatchObject({ status: 'observed', cocoonVersion: 'v0.3.8', freeBytes: 1 });
   });
 
-  it('what comes after it is not waited for, and is no part of it', () => {
+  test('what comes after it is not waited for, and is no part of it', () => {
     expect(nodeOf(dry, 'talks-after-it')).toMatchObject({ status: 'observed', freeBytes: 1 });
   });
 
-  it.each([
+  test.each([
     ['closed', /torn: its end mark is missing; it said: This account is currently not available\.$/],
     ['talks', /torn: its end mark is missing; it said: Welcome to this machine$/],
     ['torn', /torn: its end mark is missing/],
@@ -408,25 +408,25 @@ describe('nodes whose answers are not what the probe says', () => {
     expect(nodeOf(dry, name).error?.message).not.toMatch(HOSTILE);
   });
 
-  it('an index nested without end is corrupt and nothing worse', () => {
+  test('an index nested without end is corrupt and nothing worse', () => {
     expect(nodeOf(dry, 'deep')).toMatchObject({ status: 'unreadable', error: { code: 'NODE_INDEX_CORRUPT' } });
   });
 
-  it('a key that means something to JavaScript is a key like any other', () => {
+  test('a key that means something to JavaScript is a key like any other', () => {
     expect(nodeOf(dry, 'prototype').images).toMatchObject([{ reference: '__proto__', verdict: 'unmanaged' }]);
   });
 
-  it('a directory with control characters in its name is denied without them', () => {
+  test('a directory with control characters in its name is denied without them', () => {
     expect(nodeOf(dry, 'ansi-denied')).toMatchObject({ error: { code: 'NODE_PERMISSION_DENIED' } });
     expect(nodeOf(dry, 'ansi-denied').error?.message).not.toMatch(HOSTILE);
   });
 
-  it('a command that dies with its connection is no answer', () => {
+  test('a command that dies with its connection is no answer', () => {
     expect(nodeOf(dry, 'dies')).toMatchObject({ status: 'unreachable', error: { code: 'SSH_UNREACHABLE' } });
     expect(nodeOf(dry, 'dies').error?.message).toContain('connection lost');
   });
 
-  it('where sudo is not installed, permission is denied, in the words of the shell', () => {
+  test('where sudo is not installed, permission is denied, in the words of the shell', () => {
     expect(nodeOf(dry, 'sudo-missing')).toMatchObject({ error: { code: 'NODE_PERMISSION_DENIED' } });
     expect(nodeOf(dry, 'sudo-missing').error?.message).toContain('sudo: not found');
   });

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { build } from 'esbuild';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadInventory, openClients } from '../../src/cli/setup.ts';
 import { loadConfig } from '../../src/config/load.ts';
 import type { Io } from '../../src/cli/io.ts';
@@ -115,7 +115,7 @@ async function applyElsewhere(plan: string): Promise<Applied> {
   return JSON.parse(stdout) as Applied;
 }
 
-it('a plan written to disk is carried out by another process, from nothing but that', async () => {
+test('a plan written to disk is carried out by another process, from nothing but that', async () => {
   const { reference, after } = await breakAsInTheIncident(fleet, [FIRST, THIRD]);
   const third = fleet.node(THIRD);
   const old = makeQcow2({ seed: 'of another time', size: 256 * 1024 });

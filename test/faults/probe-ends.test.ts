@@ -4,7 +4,7 @@ import { execFile } from 'node:child_process';
 import { mkdir, readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { startFleet, type Fleet, type FleetNode, type NodeSpec } from '../fleet/world.ts';
@@ -98,7 +98,7 @@ afterAll(async () => {
 });
 
 describe('a cocoon whose version never ends costs its own node some seconds, and leaves nothing', () => {
-  it.each(['fine', ...Object.keys(ODD)])('%s', async (name) => {
+  test.each(['fine', ...Object.keys(ODD)])('%s', async (name) => {
     await gone(name);
     expect(nodeOf(dry, name)).toMatchObject({ status: 'observed', error: null });
     expect(imageOn(dry, name).verdict).toBe('in-sync');
@@ -106,7 +106,7 @@ describe('a cocoon whose version never ends costs its own node some seconds, and
 });
 
 describe('nor does one whose lists never end, on a private copy of its store', () => {
-  it.each(['fine-sqlite', ...Object.keys(ODD_LISTS)])('%s', async (name) => {
+  test.each(['fine-sqlite', ...Object.keys(ODD_LISTS)])('%s', async (name) => {
     await gone(name);
     expect(await readdir(tempOf(name))).toEqual([]);
     expect(nodeOf(dry, name).status).toBe(name === 'fine-sqlite' ? 'observed' : 'unreadable');
@@ -114,7 +114,7 @@ describe('nor does one whose lists never end, on a private copy of its store', (
 });
 
 describe('a store whose private copy cannot be made is not said to be broken', () => {
-  it.each([
+  test.each([
     ['full', 'NO_SPACE', /No space left on device/],
     ['closed', 'NODE_PERMISSION_DENIED', /Read-only file system|Permission denied/],
     ['missing', 'NODE_TEMP_UNUSABLE', /No such file or directory/],
@@ -133,7 +133,7 @@ describe('nothing outlives the connection', () => {
   const lists = (name: string) => async (): Promise<boolean> =>
     (await strays(fleet.node(name))).some((process) => process.includes('image list'));
 
-  it.each(['cut', 'cut-sudo'])('where it is cut in the middle of a list: %s', async (name) => {
+  test.each(['cut', 'cut-sudo'])('where it is cut in the middle of a list: %s', async (name) => {
     const { child, ended } = start(['-c', fleet.configFile, '-n', '-w', name]);
     await until('a list', lists(name));
     await cutConnections(fleet);
@@ -143,7 +143,7 @@ describe('nothing outlives the connection', () => {
     expect(await readdir(tempOf(name))).toEqual([]);
   });
 
-  it('and what a probe left that was killed itself, the next one removes', async () => {
+  test('and what a probe left that was killed itself, the next one removes', async () => {
     const node = fleet.node('guard-killed');
     const { child, ended } = start(['-c', fleet.configFile, '-n', '-w', node.name]);
     await until('a list', lists(node.name));

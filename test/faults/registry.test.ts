@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { start, type RunOptions, type Run } from '../support/reconcile.ts';
 
 let dir: string;
@@ -52,7 +52,7 @@ async function collecting(): Promise<string[]> {
 }
 
 describe('a registry that drips, under forced garbage collection', () => {
-  it('is given up after the deadline of a request', async () => {
+  test('is given up after the deadline of a request', async () => {
     const url = await serve(drip);
     const { code, stdout } = await digest({ url, timeout: '1s', retries: 1 }, ['a/b'], { node: await collecting() });
     expect({ code, stdout }).toEqual({
@@ -61,7 +61,7 @@ describe('a registry that drips, under forced garbage collection', () => {
     });
   });
 
-  it('is given up after the deadline of the run', async () => {
+  test('is given up after the deadline of the run', async () => {
     const url = await serve(drip);
     const args = ['a/b', '--timeout', '3s'];
     const { code, stdout } = await digest({ url, timeout: '60s' }, args, { node: await collecting() });
@@ -83,7 +83,7 @@ describe('a login', () => {
   }
   const hostOf = (url: string): string => new URL(url).host;
 
-  it('is sent to nobody that its registry redirects to, nor to a realm that is named there', async () => {
+  test('is sent to nobody that its registry redirects to, nor to a realm that is named there', async () => {
     const seen: string[] = [];
     const other = await serve((request, response) => {
       seen.push(String(request.headers.authorization));
@@ -98,7 +98,7 @@ describe('a login', () => {
     expect(new Set(seen)).toEqual(new Set(['undefined']));
   });
 
-  it('is sent to no token server on another host that was named over http', async () => {
+  test('is sent to no token server on another host that was named over http', async () => {
     const seen: string[] = [];
     const tokens = await serve((request, response) => {
       seen.push(String(request.headers.authorization));
@@ -113,7 +113,7 @@ describe('a login', () => {
     expect(seen.every((header) => header === 'undefined')).toBe(true);
   });
 
-  it('is not shown where an answer echoes it, as it is or encoded', async () => {
+  test('is not shown where an answer echoes it, as it is or encoded', async () => {
     const seen: string[] = [];
     const registry = await serve((request, response) => {
       const { authorization = '' } = request.headers;
@@ -128,7 +128,7 @@ describe('a login', () => {
     expect(said).not.toContain(encoded);
   });
 
-  it('that is wanted is said, with the files that were looked at and the helper that is not run', async () => {
+  test('that is wanted is said, with the files that were looked at and the helper that is not run', async () => {
     const registry = await serve((_request, response) =>
       response.writeHead(401).end('{"errors":[{"code":"UNAUTHORIZED"}]}'),
     );
@@ -142,7 +142,7 @@ describe('a login', () => {
   });
 });
 
-it('a proxy of the environment leads to registries, but to those that NO_PROXY names', async () => {
+test('a proxy of the environment leads to registries, but to those that NO_PROXY names', async () => {
   const seen: string[] = [];
   const proxy = await serve((request, response) => {
     seen.push(String(request.url));

@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { chmod, cp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import type { Artifact } from '../doubles/registry-content.ts';
@@ -134,7 +134,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
   });
   afterAll(() => (who = {}));
 
-  it('a truncated blob is set aside, pulled and verified, and the bad file is gone', async () => {
+  test('a truncated blob is set aside, pulled and verified, and the bad file is gone', async () => {
     await spoil(cut());
     const healed = await report(fleet, '--repair', 'replace');
     expect(healed.run).toMatchObject({ exitCode: 0, error: null });
@@ -158,7 +158,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect((await report(fleet, '--dry-run', '--deep')).run.exitCode).toBe(0);
   });
 
-  it('a rotten blob of the right size is seen by --deep alone, and replaced', async () => {
+  test('a rotten blob of the right size is seen by --deep alone, and replaced', async () => {
     await spoil(rotten());
     expect((await report(fleet, '--repair', 'replace')).run.exitCode).toBe(0);
     await isBack(rotten());
@@ -168,7 +168,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await isBack(content);
   });
 
-  it.each([
+  test.each([
     ['is refused', 404, 'PULL_FAILED'],
     ['brings other bytes', 'flip', 'VERIFY_MISMATCH'],
     ['ends early', 'short', 'VERIFY_MISMATCH'],
@@ -182,35 +182,35 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect((await stat(blob)).ino).toBe(ino);
   });
 
-  it('the connection is killed in mid-pull: the old file is back', async () => {
+  test('the connection is killed in mid-pull: the old file is back', async () => {
     const { ended } = await replacing();
     await cutConnections(fleet);
     expect(told(await ended)).toEqual({ code: 4, outcome: 'failed', error: 'SSH_UNREACHABLE' });
     await isOverAndBack();
   });
 
-  it('reconcile is killed in mid-pull: the old file is back', async () => {
+  test('reconcile is killed in mid-pull: the old file is back', async () => {
     const { child, ended } = await replacing();
     ended.catch(() => undefined);
     child.kill('SIGKILL');
     await isOverAndBack();
   });
 
-  it('reconcile is told to end in mid-pull: the old file is back', async () => {
+  test('reconcile is told to end in mid-pull: the old file is back', async () => {
     const { child, ended } = await replacing();
     child.kill('SIGTERM');
     expect(told(await ended)).toEqual({ code: 143, outcome: 'failed', error: 'INTERRUPTED' });
     await isOverAndBack();
   });
 
-  it('it takes too long: the old file is back', async () => {
+  test('it takes too long: the old file is back', async () => {
     await fleet.writeConfig({ ...who, rollout: { pullTimeout: '2s', pullRetries: 0 } });
     const { ended } = await replacing();
     expect(told(await ended)).toEqual({ code: 4, outcome: 'failed', error: 'PULL_TIMEOUT' });
     await isOverAndBack();
   });
 
-  it.each([
+  test.each([
     ['fails', 404],
     ['works', null],
   ] as const)('the guard itself is killed: the next run, whose pull %s, leaves no file aside', async (_how, how) => {
@@ -231,7 +231,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await isBack(how === null ? content : cut());
   });
 
-  it('the guard itself is killed: another try within the same run begins from the old file', async () => {
+  test('the guard itself is killed: another try within the same run begins from the old file', async () => {
     const { ended } = await replacing();
     fleet.epoch.heal();
     process.kill(Math.min(...(await cocoonOn(node, 'change', 'replace'))), 'SIGKILL');
@@ -244,7 +244,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await isBack(content);
   });
 
-  it('garbage collection in between takes neither the file aside nor what will be put back', async () => {
+  test('garbage collection in between takes neither the file aside nor what will be put back', async () => {
     const { child, ended } = await replacing();
     const { code, stderr } = await node.cocoon('gc');
     expect(code, stderr).toBe(0);
@@ -254,7 +254,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     await isOverAndBack();
   });
 
-  it('never while the record of a VM says that it runs', async () => {
+  test('never while the record of a VM says that it runs', async () => {
     expect((await node.cocoon('vm', 'clone', '--name', 'guest', SNAPSHOT)).code).toBe(0);
     cleanups.push(async () => await node.cocoon('vm', 'rm', '--force', 'guest'));
     await spoil(cut());
@@ -268,7 +268,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await pulls()).toEqual([]);
   });
 
-  it('never while a process has the file open', async () => {
+  test('never while a process has the file open', async () => {
     await spoil(cut());
     const holder = spawn('sh', ['-c', 'exec 7<"$1"; echo open; exec sleep 600', 'sh', blob]);
     cleanups.push(() => holder.kill('SIGKILL'));
@@ -278,7 +278,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     expect(await pulls()).toEqual([]);
   });
 
-  it('never while another reconcile changes the node', async () => {
+  test('never while another reconcile changes the node', async () => {
     await spoil(cut());
     await guard(fleet, node, ['pull', `${fleet.epoch.url}/dl/no/such`]); // the lock file is there now
     const holder = spawn('sh', ['-c', 'exec 9<"$1"; flock 9; echo held; exec sleep 600', 'sh', lockFile(node)]);
@@ -293,7 +293,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
 });
 
 describe('what is never replaced', () => {
-  it.each([
+  test.each([
     ['qcow2 version 2', makeQcow2({ seed: 'old', version: 2 })],
     ['a raw disk', Buffer.concat([Buffer.from([0xeb, 0x63, 0x90]), Buffer.alloc(200_000, 7)])],
   ])('a blob that cocoon converted from %s', async (what, bytes) => {
@@ -312,7 +312,7 @@ describe('what is never replaced', () => {
     expect(before.equals(await readFile(file))).toBe(true);
   });
 
-  it('anything, where the config does not allow it: the commands are printed, and work as typed', async () => {
+  test('anything, where the config does not allow it: the commands are printed, and work as typed', async () => {
     await spoil(cut());
     const dry = await report(fleet);
     expect(dry.run.exitCode).toBe(2);
@@ -332,7 +332,7 @@ describe.each([
   ['dash', ['dash']],
   ['bash', ['bash', '--posix']],
 ])('the script in %s', (_name, shell) => {
-  it('replaces under a root directory whose name needs quoting', async () => {
+  test('replaces under a root directory whose name needs quoting', async () => {
     const rootDir = join(fleet.dir, `root of ${shell[0]}'s "$HOME" *`);
     const file = join(rootDir, 'cloudimg', 'blobs', `${(pushed.contentDigest ?? '').slice(7)}.qcow2`);
     const cocoon = async (...argv: string[]): Promise<unknown> =>
@@ -347,7 +347,7 @@ describe.each([
     await rm(lockFile({ ...node, rootDir }), { force: true });
   });
 
-  it('leaves all as it is where there is nothing to replace', async () => {
+  test('leaves all as it is where there is nothing to replace', async () => {
     await rm(blob);
     const { lines, stderr, code } = await guard(
       fleet,
@@ -397,7 +397,7 @@ describe('a base that a snapshot pins', () => {
     return Object.fromEntries(Object.entries(images).map(([key, { content_sum }]) => [key, content_sum]));
   };
 
-  it('is pulled by its blob URL where that is allowed; the key of the tag stays', async () => {
+  test('is pulled by its blob URL where that is allowed; the key of the tag stays', async () => {
     expect(await cloneOld()).toBe(1);
     const before = await keys();
     const healed = await only('--repair', 'restore');
@@ -418,7 +418,7 @@ describe('a base that a snapshot pins', () => {
     expect(again.run.exitCode).toBe(0);
   });
 
-  it('is not restored unasked: the command is printed, and works as typed', async () => {
+  test('is not restored unasked: the command is printed, and works as typed', async () => {
     const left = await only();
     expect(left.run.exitCode).toBe(2);
     const { plan, commands } = snapshotOn(left, NODE, HOT);
@@ -429,7 +429,7 @@ describe('a base that a snapshot pins', () => {
     expect(await cloneOld()).toBe(0);
   });
 
-  it('comes with other bytes than its name says: failed, and said', async () => {
+  test('comes with other bytes than its name says: failed, and said', async () => {
     fleet.epoch.fail({ match: /^GET \/v2\/simular\/old\/blobs\//, how: 'flip', times: 100 });
     const failed = await only('--repair', 'restore');
     expect(failed.run.exitCode).toBe(4);
@@ -437,7 +437,7 @@ describe('a base that a snapshot pins', () => {
     expect(await cloneOld()).toBe(1);
   });
 
-  it('is there and cut short: replaced by its blob URL where that is allowed; where other bytes come, put back', async () => {
+  test('is there and cut short: replaced by its blob URL where that is allowed; where other bytes come, put back', async () => {
     const file = node.blobFile(old.contentDigest ?? '');
     const good = makeQcow2({ seed: 'old', size: SIZE });
     const bad = good.subarray(0, SIZE / 2);
@@ -474,7 +474,7 @@ describe('a base that a snapshot pins', () => {
     expect((await readFile(file)).equals(good)).toBe(true);
   });
 
-  it('is lost where epoch does not have it any more: no pull, and the two ways out', async () => {
+  test('is lost where epoch does not have it any more: no pull, and the two ways out', async () => {
     fleet.epoch.deleteBlob(old.contentDigest ?? '');
     const lost = await only('--repair', 'restore');
     expect(lost.run.exitCode).toBe(2);

@@ -6,7 +6,7 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough, type Duplex } from 'node:stream';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { createTransports } from '../../src/ssh/connect/jump.ts';
 import type { LoggedIn } from '../../src/ssh/connect/disconnect.ts';
 import { createSsh, type Ssh, type SshOptions } from '../../src/ssh/client.ts';
@@ -132,7 +132,7 @@ async function failure(promise: Promise<unknown>): Promise<ErrorInfo> {
 }
 
 describe('one run', () => {
-  it('with every trouble at once says each by its name, and reads all other nodes', async () => {
+  test('with every trouble at once says each by its name, and reads all other nodes', async () => {
     const frozen = await startNode('frozen');
     await frozen.freeze();
     cleanups.push(() => frozen.thaw());
@@ -174,7 +174,7 @@ describe('one run', () => {
     expect(nodeOf(observed, 'dying').error?.message).toContain('connection lost');
   });
 
-  it('ends before its deadline, with the other nodes read', async () => {
+  test('ends before its deadline, with the other nodes read', async () => {
     const mute = await startFake(() => neverAnswers);
     const good = fleet.nodes.map(({ name, host, port }) => ({ name, host, port, ...cocoon }));
     await fleet.writeConfig({ nodes: [...good, { name: 'mute', host: mute.host, port: mute.port, ...cocoon }] });
@@ -183,7 +183,7 @@ describe('one run', () => {
     expect(nodeOf(observed, 'mute').error?.code).toBe('SSH_TIMEOUT');
   });
 
-  it('connects to no more nodes at once than files may be open, and says so', async () => {
+  test('connects to no more nodes at once than files may be open, and says so', async () => {
     await fleet.writeConfig({ nodes: fleet.nodes.map(({ name, host, port }) => ({ name, host, port, ...cocoon })) });
     const child = spawn(
       'sh',
@@ -220,7 +220,7 @@ describe('a connection', () => {
     return relay;
   }
 
-  it('has sshd prove no other host keys: nobody would use them', async () => {
+  test('has sshd prove no other host keys: nobody would use them', async () => {
     const server = await startNode('terse', ['LogLevel DEBUG1']);
     const connection = await client().connect(node(server), never);
     await connection.exec('true', limits);
@@ -230,7 +230,7 @@ describe('a connection', () => {
     expect(await readFile(log, 'utf8')).not.toContain('hostkeys-prove');
   });
 
-  it('is never tried again where the identity or the host key is refused', async () => {
+  test('is never tried again where the identity or the host key is refused', async () => {
     const server = await startNode('strict');
     const relay = await startRelay(server);
     await trust({ ...relay, hostKeys: server.hostKeys });
@@ -241,7 +241,7 @@ describe('a connection', () => {
     expect(relay.count).toBe(2);
   });
 
-  it('that is reset or closed before its handshake is tried again until it stands', async () => {
+  test('that is reset or closed before its handshake is tried again until it stands', async () => {
     const server = await startNode('flaky');
     const relay = await startRelay(server, (count, socket) => {
       if (count === 1) socket.resetAndDestroy();
@@ -253,13 +253,13 @@ describe('a connection', () => {
     expect((await connection.exec('echo ok', limits)).stdout.toString()).toBe('ok\n');
   });
 
-  it('whose TCP connection is not answered is tried once more in half of its time', async () => {
+  test('whose TCP connection is not answered is tried once more in half of its time', async () => {
     const deaf = await startDeaf();
     const error = await failure(client().connect(node(deaf, { connectTimeoutMs: 400 }), never));
     expect(error).toMatchObject({ code: 'SSH_TIMEOUT', message: expect.stringContaining('took longer than 0.4 s') });
   });
 
-  it('is the only one to its node: an older one is closed', async () => {
+  test('is the only one to its node: an older one is closed', async () => {
     const server = await startNode('single');
     const ssh = client();
     const first = await ssh.connect(node(server), never);
@@ -269,7 +269,7 @@ describe('a connection', () => {
     expect((await second.exec('echo ok', limits)).stdout.toString()).toBe('ok\n');
   });
 
-  it('that breaks while a node is read is made once more, and no more', async () => {
+  test('that breaks while a node is read is made once more, and no more', async () => {
     for (const [deaths, status] of [
       [1, 'observed'],
       [2, 'unreachable'],
@@ -281,7 +281,7 @@ describe('a connection', () => {
     }
   });
 
-  it('through a jump host that was started anew goes through it again', async () => {
+  test('through a jump host that was started anew goes through it again', async () => {
     const [jump, inner] = [await startNode('jump'), await startNode('inner')];
     const ssh = client();
     const through = node(inner, { jumps: [node(jump)] });
@@ -297,7 +297,7 @@ describe('a connection', () => {
     expect((await second.exec('echo ok', limits)).stdout.toString()).toBe('ok\n');
   });
 
-  it('through a jump host that forwards nothing says so, and costs no other node anything', async () => {
+  test('through a jump host that forwards nothing says so, and costs no other node anything', async () => {
     const [jump, inner] = [await startNode('closed-jump', ['AllowTcpForwarding no']), await startNode('inner-2')];
     const ssh = client();
     const [error, direct] = await Promise.all([
@@ -311,7 +311,7 @@ describe('a connection', () => {
     expect((await direct.exec('echo ok', limits)).stdout.toString()).toBe('ok\n');
   });
 
-  it('through a frozen jump host ends in time, and a jump host that refuses us is asked once for all nodes', async () => {
+  test('through a frozen jump host ends in time, and a jump host that refuses us is asked once for all nodes', async () => {
     const frozen = await startNode('frozen-jump');
     await frozen.freeze();
     cleanups.push(() => frozen.thaw());
@@ -333,7 +333,7 @@ describe('a connection', () => {
 });
 
 describe('a jump host', () => {
-  it('gets another connection only when the first one carries as much as it can', async () => {
+  test('gets another connection only when the first one carries as much as it can', async () => {
     let logins = 0;
     const transports = createTransports(
       () => {
@@ -368,7 +368,7 @@ describe('a jump host', () => {
 });
 
 describe('the limiter', () => {
-  it('lets everything through until something is dropped, then less, and then more again', async () => {
+  test('lets everything through until something is dropped, then less, and then more again', async () => {
     let said = 0;
     const limiter = createLimiter(() => (said += 1));
     const enter = (): ReturnType<typeof limiter.enter> => limiter.enter(never);
@@ -386,7 +386,7 @@ describe('the limiter', () => {
     while (limiter.limit() < Infinity) (await enter()).succeeded();
   });
 
-  it('halves with each drop, and keeps those beyond waiting in order', async () => {
+  test('halves with each drop, and keeps those beyond waiting in order', async () => {
     const limiter = createLimiter();
     const permits = await Promise.all(Array.from({ length: 8 }, () => limiter.enter(never)));
     permits[0]?.dropped();
@@ -403,7 +403,7 @@ describe('the limiter', () => {
     expect(limiter.limit()).toBeGreaterThan(4);
   });
 
-  it('forgets who gives up waiting', async () => {
+  test('forgets who gives up waiting', async () => {
     const limiter = createLimiter();
     (await limiter.enter(never)).dropped();
     const first = await limiter.enter(never);

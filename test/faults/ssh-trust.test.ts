@@ -4,7 +4,7 @@ import { mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { createSsh, type Connection, type Ssh } from '../../src/ssh/client.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
 import type { Node } from '../../src/core/model/node.ts';
@@ -63,7 +63,7 @@ const failure = async (of: Node): Promise<unknown> => {
   return error instanceof ReconcileError ? error.info : error;
 };
 
-it('is added in the form that ssh reads, and trusted from then on', async () => {
+test('is added in the form that ssh reads, and trusted from then on', async () => {
   await connect(node('new/known_hosts'));
   expect(await linesOf('new/known_hosts')).toEqual([`[127.0.0.1]:${server.port} ${key}`]);
   expect((await stat(at('new/known_hosts'))).mode & 0o077).toBe(0);
@@ -74,7 +74,7 @@ it('is added in the form that ssh reads, and trusted from then on', async () => 
   await run('ssh', [...asSsh, '-i', at('key'), '-p', String(server.port), '127.0.0.1', 'true']);
 });
 
-it('is added to the first file, by its alias, on a line of its own', async () => {
+test('is added to the first file, by its alias, on a line of its own', async () => {
   await writeFile(at('torn'), '# no newline at the end');
   await writeFile(at('other'), '');
   await connect(node('torn', { hostKeyAlias: 'Alias', knownHostsFiles: [at('torn'), at('other')] }));
@@ -82,7 +82,7 @@ it('is added to the first file, by its alias, on a line of its own', async () =>
   expect(await readFile(at('other'), 'utf8')).toBe('');
 });
 
-it('is refused when it has changed or is revoked, and the file stays as it is', async () => {
+test('is refused when it has changed or is revoked, and the file stays as it is', async () => {
   const stranger = (await readFile(at('stranger.pub'), 'utf8')).trim();
   for (const [line, code] of [
     [`[127.0.0.1]:${server.port} ${stranger}\n`, 'SSH_HOST_KEY_MISMATCH'],
@@ -94,7 +94,7 @@ it('is refused when it has changed or is revoked, and the file stays as it is', 
   }
 });
 
-it('is added once by two runs at the same time, for each of many nodes, and no line is torn', async () => {
+test('is added once by two runs at the same time, for each of many nodes, and no line is torn', async () => {
   await writeFile(at('many'), '');
   const hosts = Array.from({ length: 30 }, (_, i) => `127.0.2.${i + 1}`);
   const runs = [client(), client()];
@@ -116,7 +116,7 @@ async function holdLock(file: string): Promise<{ free: () => Promise<unknown> }>
   };
 }
 
-it('waits for a lock that another run holds, and then sees what that one has written', async () => {
+test('waits for a lock that another run holds, and then sees what that one has written', async () => {
   const stranger = (await readFile(at('stranger.pub'), 'utf8')).trim();
   await writeFile(at('locked'), '');
   const holder = await holdLock('locked');
@@ -132,7 +132,7 @@ it('waits for a lock that another run holds, and then sees what that one has wri
   expect((await linesOf('locked')).slice(2)).toEqual([`[127.0.2.1]:${server.port} ${key}`]);
 });
 
-it('waits for a lock no longer than the connection may take', async () => {
+test('waits for a lock no longer than the connection may take', async () => {
   await writeFile(at('stuck'), '');
   const holder = await holdLock('stuck');
   const error = await failure(node('stuck', { connectTimeoutMs: 1_500 }));
@@ -141,7 +141,7 @@ it('waits for a lock no longer than the connection may take', async () => {
   expect(await linesOf('stuck')).toEqual([]);
 });
 
-it('is not lost when another file takes the name meanwhile', async () => {
+test('is not lost when another file takes the name meanwhile', async () => {
   await writeFile(at('renamed'), '');
   const holder = await holdLock('renamed');
   const accepted = connect(node('renamed'));
@@ -152,7 +152,7 @@ it('is not lost when another file takes the name meanwhile', async () => {
   expect(await linesOf('renamed')).toEqual(['# by ssh-keygen -R', `[127.0.0.1]:${server.port} ${key}`]);
 });
 
-it('cannot be added where the file cannot be written', async () => {
+test('cannot be added where the file cannot be written', async () => {
   const error = await failure(node('any', { knownHostsFiles: ['/proc/known_hosts'] }));
   expect(error).toMatchObject({
     code: 'CONFIG_INVALID',

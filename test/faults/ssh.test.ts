@@ -8,7 +8,7 @@ import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import ssh2 from 'ssh2';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { createSsh } from '../../src/ssh/client.ts';
 import type { Connection, ExecOptions, Ssh, SshOptions } from '../../src/ssh/client.ts';
 import { ReconcileError } from '../../src/core/errors.ts';
@@ -140,18 +140,18 @@ describe('a command', () => {
     return () => ssh.close();
   });
 
-  it('has its output, error output and exit code', async () => {
+  test('has its output, error output and exit code', async () => {
     const result = await exec('echo out; echo err >&2; exit 7');
     expect(result).toEqual({ stdout: Buffer.from('out\n'), stderr: 'err\n', code: 7, signal: null });
   });
 
-  it('reads its input to the end', async () => {
+  test('reads its input to the end', async () => {
     const script = `echo "$((6 * 7))"\n# ${'x'.repeat(300_000)}\ncat\n`;
     expect((await exec('sh -s', { stdin: script })).stdout.toString()).toBe('42\n');
     expect((await exec('cat; echo end')).stdout.toString()).toBe('end\n');
   });
 
-  it('may say much, whole or with the tail of its error output', async () => {
+  test('may say much, whole or with the tail of its error output', async () => {
     const { stdout, stderr } = await exec("head -c 8000000 /dev/zero | tr '\\0' a; seq 1 200000 >&2", {
       maxStdoutBytes: 8_000_000,
       maxStderrBytes: 14,
@@ -160,11 +160,11 @@ describe('a command', () => {
     expect(stderr).toBe('199999\n200000\n');
   });
 
-  it('that dies by a signal has no code', async () => {
+  test('that dies by a signal has no code', async () => {
     expect(await exec('kill -9 $$')).toMatchObject({ code: null, signal: 'SIGKILL' });
   });
 
-  it('that floods its output is an error of its own, and the connection goes on', async () => {
+  test('that floods its output is an error of its own, and the connection goes on', async () => {
     expect(await failure(exec('exec yes', { maxStdoutBytes: 100_000 }))).toMatchObject({
       code: 'NODE_ANSWER_INVALID',
       message: expect.stringContaining('more than 100000 bytes'),
@@ -172,19 +172,19 @@ describe('a command', () => {
     expect((await exec('echo still here')).stdout.toString()).toBe('still here\n');
   });
 
-  it('that floods its error output keeps only the tail', async () => {
+  test('that floods its error output keeps only the tail', async () => {
     const { stderr } = await exec('head -c 20000000 /dev/zero >&2; echo last >&2', { maxStderrBytes: 5 });
     expect(stderr).toBe('last\n');
   });
 
-  it('that floods its error output without end is an error too', async () => {
+  test('that floods its error output without end is an error too', async () => {
     expect(await failure(exec('exec yes >&2'))).toMatchObject({
       code: 'NODE_ANSWER_INVALID',
       message: expect.stringContaining('more than 32000000 bytes of error output'),
     });
   });
 
-  it('hands on its output as it comes, and what takes it may end the command', async () => {
+  test('hands on its output as it comes, and what takes it may end the command', async () => {
     let bytes = 0;
     const onStdout = (piece: Buffer): boolean => {
       bytes += piece.length;
@@ -197,13 +197,13 @@ describe('a command', () => {
     expect((await exec('echo still here')).stdout.toString()).toBe('still here\n');
   });
 
-  it('that takes too long is ended, by name', async () => {
+  test('that takes too long is ended, by name', async () => {
     const error = await failure(exec('exec sleep 1000', { timeoutMs: 300, what: 'the nap' }));
     expect(error).toMatchObject({ code: 'SSH_TIMEOUT', message: expect.stringContaining('the nap took longer') });
     expect((await exec('echo still here')).stdout.toString()).toBe('still here\n');
   });
 
-  it('ends with the reason of its signal, before and while it runs', async () => {
+  test('ends with the reason of its signal, before and while it runs', async () => {
     const controller = new AbortController();
     const reason = new Error('the operator said so');
     const file = at('abort');
@@ -215,29 +215,29 @@ describe('a command', () => {
     expect(await exec('true', { signal: controller.signal }).catch((error: unknown) => error)).toBe(reason);
   });
 
-  it('is done although a child holds its output open', async () => {
+  test('is done although a child holds its output open', async () => {
     const result = await exec('sleep 1000 & echo done');
     expect(result).toMatchObject({ code: 0, stdout: Buffer.from('done\n') });
   });
 
-  it('feels the heartbeat at once and again', async () => {
+  test('feels the heartbeat at once and again', async () => {
     const { stdout } = await exec('head -c3', { heartbeatMs: 20 });
     expect(stdout.toString()).toBe('xxx');
     const slow = await exec('head -c1; echo; exec sleep 0', { heartbeatMs: 1_000_000 });
     expect(slow.stdout.toString()).toBe('x\n');
   });
 
-  it('reads its input before the heartbeat', async () => {
+  test('reads its input before the heartbeat', async () => {
     const { stdout } = await exec('read line; echo "$line"; head -c2', { stdin: 'data\n', heartbeatMs: 20 });
     expect(stdout.toString()).toBe('data\nxx');
   });
 
-  it('runs beside others', async () => {
+  test('runs beside others', async () => {
     const results = await Promise.all([1, 2, 3].map((n) => exec(`echo ${n}`)));
     expect(results.map(({ stdout }) => stdout.toString())).toEqual(['1\n', '2\n', '3\n']);
   });
 
-  it('that the server refuses to run is an error', async () => {
+  test('that the server refuses to run is an error', async () => {
     const one = await startNode('one-session', { config: ['MaxSessions 0'] });
     const refused = await client().connect(node(one.port, { knownHostsFiles: [at('known-one-session')] }), never);
     expect(await failure(refused.exec('true', limits()))).toMatchObject({
@@ -253,21 +253,21 @@ describe('the host key', () => {
     return failure(client().connect(node(server.port, { knownHostsFiles: [at(name)] }), never));
   };
 
-  it('that nobody knows', async () => {
+  test('that nobody knows', async () => {
     const { code, message, hint } = await connectWith('unknown', '# nothing\n');
     expect(code).toBe('SSH_HOST_KEY_UNKNOWN');
     expect(message).toMatch(/it offers ED25519 SHA256:\S{43}\)/);
     expect(hint).toContain(`ssh-keyscan -p ${server.port} 127.0.0.1 >> ${at('unknown')}`);
   });
 
-  it('that only a certificate authority would vouch for', async () => {
+  test('that only a certificate authority would vouch for', async () => {
     const [key] = await server.hostKeys();
     const { code, hint } = await connectWith('authority', `\n@cert-authority * ${key}\n`);
     expect(code).toBe('SSH_HOST_KEY_UNKNOWN');
     expect(hint).toMatch(/@cert-authority of \S+\/authority:2 does not count.*ssh-keyscan -p/);
   });
 
-  it('that is another than known', async () => {
+  test('that is another than known', async () => {
     const stranger = (await readFile(at('stranger.pub'), 'utf8')).trim();
     const { code, message } = await connectWith('changed', `# old\n[127.0.0.1]:${server.port} ${stranger}\n`);
     expect(code).toBe('SSH_HOST_KEY_MISMATCH');
@@ -275,14 +275,14 @@ describe('the host key', () => {
     expect(message).toContain(`${at('changed')}:2`);
   });
 
-  it('that is revoked', async () => {
+  test('that is revoked', async () => {
     const [key] = await server.hostKeys();
     const { code, message } = await connectWith('revoked', `127.0.0.1 ${key}\n@revoked * ${key}\n`);
     expect(code).toBe('SSH_HOST_KEY_REVOKED');
     expect(message).toContain(`${at('revoked')}:2`);
   });
 
-  it('is asked for in the type that is known', async () => {
+  test('is asked for in the type that is known', async () => {
     const keys = await server.hostKeys();
     for (const type of ['ssh-rsa', 'ecdsa-sha2-nistp256']) {
       await writeFile(at(type), `[127.0.0.1]:${server.port} ${keys.find((key) => key.startsWith(type))}\n`);
@@ -291,7 +291,7 @@ describe('the host key', () => {
     }
   });
 
-  it('cannot be judged without a readable file', async () => {
+  test('cannot be judged without a readable file', async () => {
     const error = await failure(client().connect(node(server.port, { knownHostsFiles: [dir] }), never));
     expect(error).toMatchObject({ code: 'CONFIG_INVALID', message: expect.stringContaining(dir) });
   });
@@ -316,20 +316,20 @@ describe('the identity', () => {
     return agentSocket;
   }
 
-  it('that the server rejects is named', async () => {
+  test('that the server rejects is named', async () => {
     const error = await failure(connectWith([at('stranger'), at('encrypted')]));
     expect(error.code).toBe('SSH_AUTH_FAILED');
     expect(error.message).toContain(`${at('stranger')}, ${at('encrypted')}: it needs a passphrase`);
   });
 
-  it('that is encrypted is no use alone, and no harm beside another', async () => {
+  test('that is encrypted is no use alone, and no harm beside another', async () => {
     const error = await failure(connectWith([at('encrypted')]));
     expect(error).toMatchObject({ code: 'SSH_IDENTITY_UNUSABLE', message: expect.stringContaining(at('encrypted')) });
     expect(error.message).toContain('passphrase');
     await works(connectWith([at('encrypted'), at('key')]));
   });
 
-  it('that is no key, or only its public half', async () => {
+  test('that is no key, or only its public half', async () => {
     await writeFile(at('rubbish'), 'hello\n');
     for (const [file, problem] of [
       ['rubbish', 'Unsupported key format'],
@@ -340,13 +340,13 @@ describe('the identity', () => {
     }
   });
 
-  it('that the config names must be there, a default one need not', async () => {
+  test('that the config names must be there, a default one need not', async () => {
     const error = await failure(connectWith([at('absent'), at('key')]));
     expect(error).toMatchObject({ code: 'SSH_IDENTITY_UNUSABLE', message: expect.stringContaining(at('absent')) });
     await works(connectWith([], { defaultIdentityFiles: [at('absent'), at('key')] }));
   });
 
-  it('comes as Ed25519, RSA and ECDSA, and signs without being asked for it first', async () => {
+  test('comes as Ed25519, RSA and ECDSA, and signs without being asked for it first', async () => {
     await makeKey('rsa', 'rsa');
     await makeKey('ecdsa', 'ecdsa');
     for (const name of ['key', 'rsa', 'ecdsa']) {
@@ -362,7 +362,7 @@ describe('the identity', () => {
     }
   });
 
-  it('is offered before the server says that it may be, where it signs in one way only', async () => {
+  test('is offered before the server says that it may be, where it signs in one way only', async () => {
     const NEWKEYS = Buffer.from('0000000c0a15', 'hex');
     const SERVICE_REQUEST_BYTES = 100; // more than it takes, and less than with an offer
     const relay = await startOther((near) => {
@@ -387,13 +387,13 @@ describe('the identity', () => {
     await works(client().connect(node(relay.port, way), never));
   });
 
-  it('comes from the agent, where its file is encrypted too', async () => {
+  test('comes from the agent, where its file is encrypted too', async () => {
     const agentSocket = await startAgent(at('key'));
     await works(connectWith([at('encrypted')], { agentSocket }));
     await works(connectWith([at('stranger')], { agentSocket }));
   });
 
-  it('is offered in the order of ssh: named keys of the agent, its others, then the files', async () => {
+  test('is offered in the order of ssh: named keys of the agent, its others, then the files', async () => {
     for (const name of ['order-1', 'order-2', 'order-3']) await makeKey(name, 'ed25519');
     const agentSocket = await startAgent(at('order-1'), at('order-2'));
     const files = [at('stranger'), at('order-2')];
@@ -430,7 +430,7 @@ describe('the identity', () => {
     expect(offered).toEqual(hashes);
   });
 
-  it('that is encrypted is opened with the passphrase, or that of a file, once and quietly', async () => {
+  test('that is encrypted is opened with the passphrase, or that of a file, once and quietly', async () => {
     const said: string[] = [];
     const log: SshOptions['log'] = (...line) => said.push(JSON.stringify(line));
     await writeFile(at('passphrase'), 'secret\n');
@@ -447,7 +447,7 @@ describe('the identity', () => {
     expect(said.join('\n')).not.toMatch(/secret|sesame/);
   });
 
-  it('is opened once for all nodes', async () => {
+  test('is opened once for all nodes', async () => {
     const parse = vi.spyOn(ssh2.utils, 'parseKey');
     cleanups.push(() => parse.mockRestore());
     const ssh = client({ passphrase: { text: 'secret', file: null } });
@@ -459,7 +459,7 @@ describe('the identity', () => {
     expect(parse.mock.calls.filter(([, passphrase]) => passphrase !== undefined)).toHaveLength(1);
   });
 
-  it('that the agent holds needs no passphrase, and no private file', async () => {
+  test('that the agent holds needs no passphrase, and no private file', async () => {
     await run('cp', [at('encrypted'), at('to-agent')]);
     await run('ssh-keygen', ['-q', '-p', '-P', 'secret', '-N', '', '-f', at('to-agent')]);
     const agentSocket = await startAgent(at('to-agent'));
@@ -469,7 +469,7 @@ describe('the identity', () => {
     await works(only('encrypted.pub'));
   });
 
-  it('has a certificate, which is not supported', async () => {
+  test('has a certificate, which is not supported', async () => {
     await makeKey('certified', 'ed25519');
     await makeKey('authority-key', 'ed25519');
     const sign = ['-q', '-s', at('authority-key'), '-I', 'someone', '-n', userInfo().username, at('certified.pub')];
@@ -478,12 +478,12 @@ describe('the identity', () => {
     expect(hint).toContain(`user certificates (${at('certified-cert.pub')}) are not supported`);
   });
 
-  it('of an ssh config may lack its file', async () => {
+  test('of an ssh config may lack its file', async () => {
     const lenient = { identityFiles: [at('absent'), at('key')], mayLackIdentityFiles: true };
     await works(client().connect(node(server.port, lenient), never));
   });
 
-  it('is not looked for in an agent that is gone', async () => {
+  test('is not looked for in an agent that is gone', async () => {
     await works(connectWith([at('key')], { agentSocket: at('no-agent') }));
     const error = await failure(connectWith([at('stranger')], { agentSocket: at('no-agent') }));
     expect(error).toMatchObject({
@@ -493,7 +493,7 @@ describe('the identity', () => {
     expect(await failure(connectWith([], { agentSocket: at('no-agent') }))).toMatchObject({ code: 'SSH_AUTH_FAILED' });
   });
 
-  it('is offered no more often than servers bear', async () => {
+  test('is offered no more often than servers bear', async () => {
     const names = Array.from({ length: 7 }, (_, i) => `many-${i}`);
     await Promise.all(names.map((name) => makeKey(name, 'ed25519')));
     const agentSocket = await startAgent(...names.map(at));
@@ -502,14 +502,14 @@ describe('the identity', () => {
     expect(error.message).toContain('3 more not offered');
   });
 
-  it('is missing altogether', async () => {
+  test('is missing altogether', async () => {
     expect(await failure(connectWith([]))).toMatchObject({
       code: 'SSH_AUTH_FAILED',
       message: expect.stringContaining('none to offer'),
     });
   });
 
-  it('is cut off by a server with little patience', async () => {
+  test('is cut off by a server with little patience', async () => {
     const names = ['few-1', 'few-2', 'few-3'];
     await Promise.all(names.map((name) => makeKey(name, 'ed25519')));
     const { port } = await startNode('impatient', { config: ['MaxAuthTries 2'] });
@@ -519,14 +519,14 @@ describe('the identity', () => {
 });
 
 describe('a server', () => {
-  it('that refuses the connection', async () => {
+  test('that refuses the connection', async () => {
     const gone = await startNode('gone');
     await gone.stop();
     const error = await failure(client().connect(node(gone.port), never));
     expect(error).toMatchObject({ code: 'SSH_UNREACHABLE', message: expect.stringContaining('connection refused') });
   });
 
-  it('that is found by a name, and refuses by that name', async () => {
+  test('that is found by a name, and refuses by that name', async () => {
     const keys = (await server.hostKeys()).map((key) => `localhost ${key}\n`);
     await writeFile(at('known-by-name'), keys.join(''));
     const named = node(server.port, { host: 'localhost', knownHostsFiles: [at('known-by-name')] });
@@ -537,25 +537,25 @@ describe('a server', () => {
     expect(error).toMatchObject({ code: 'SSH_UNREACHABLE', message: expect.stringContaining('connection refused') });
   });
 
-  it('whose name nobody knows', async () => {
+  test('whose name nobody knows', async () => {
     const error = await failure(client().connect(node(22, { host: 'no-such-node.invalid' }), never));
     expect(error.code).toBe('SSH_UNREACHABLE');
   });
 
-  it('that accepts the connection and says nothing', async () => {
+  test('that accepts the connection and says nothing', async () => {
     const { port } = await startOther(() => undefined);
     const error = await failure(client().connect(node(port, { connectTimeoutMs: 300 }), never));
     expect(error).toMatchObject({ code: 'SSH_TIMEOUT', message: expect.stringContaining('the SSH handshake') });
   });
 
-  it('that is frozen before the connection', async () => {
+  test('that is frozen before the connection', async () => {
     const frozen = await startNode('frozen');
     await frozen.freeze();
     const error = await failure(client().connect(node(frozen.port, { connectTimeoutMs: 300 }), never));
     expect(error.code).toBe('SSH_TIMEOUT');
   });
 
-  it('that speaks something else', async () => {
+  test('that speaks something else', async () => {
     const { port } = await startOther((socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'));
     expect((await failure(client().connect(node(port), never))).code).toBe('SSH_UNREACHABLE');
     const endless = await startOther((socket) => {
@@ -567,7 +567,7 @@ describe('a server', () => {
     expect((await failure(client().connect(node(endless.port), never))).code).toBe('SSH_UNREACHABLE');
   });
 
-  it('that hangs up before the handshake is asked again', async () => {
+  test('that hangs up before the handshake is asked again', async () => {
     let connections = 0;
     const { port } = await startOther((socket, count) => {
       connections = count;
@@ -578,7 +578,7 @@ describe('a server', () => {
     expect(connections).toBe(5);
   });
 
-  it('that throttles is reached at the third try', async () => {
+  test('that throttles is reached at the third try', async () => {
     const { port } = await startOther((socket, count) => {
       if (count === 1) return socket.end('Exceeded MaxStartups\r\n');
       if (count === 2) return socket.resetAndDestroy();
@@ -593,7 +593,7 @@ describe('a server', () => {
     expect((await connection.exec('echo ok', limits())).stdout.toString()).toBe('ok\n');
   });
 
-  it('that throttles for good says so', async () => {
+  test('that throttles for good says so', async () => {
     const full = await startNode('full', { maxStartups: '1:100:1' });
     const holder = connect(full.port, '127.0.0.1');
     cleanups.push(() => holder.destroy());
@@ -605,7 +605,7 @@ describe('a server', () => {
     });
   });
 
-  it('is left alone when the run is over', async () => {
+  test('is left alone when the run is over', async () => {
     const { port } = await startOther(() => undefined);
     const controller = new AbortController();
     const reason = new Error('over');
@@ -632,7 +632,7 @@ describe('a connection', () => {
     return { own, ssh, connection, running };
   }
 
-  it('that is lost ends its command, and no exit code is made up', async () => {
+  test('that is lost ends its command, and no exit code is made up', async () => {
     const { own, connection, running } = await begun('killed');
     await own.stop();
     expect(await running).toMatchObject({
@@ -643,7 +643,7 @@ describe('a connection', () => {
     connection.close();
   });
 
-  it('to a frozen server ends its command after three questions without answer', async () => {
+  test('to a frozen server ends its command after three questions without answer', async () => {
     const { own, running } = await begun('stopped', { keepaliveMs: 100 });
     await own.freeze();
     expect(await running).toMatchObject({
@@ -652,7 +652,7 @@ describe('a connection', () => {
     });
   });
 
-  it('that is closed ends its command, also one to a frozen server', async () => {
+  test('that is closed ends its command, also one to a frozen server', async () => {
     const { own, ssh, connection, running } = await begun('closed');
     await own.freeze();
     connection.close();
@@ -662,7 +662,7 @@ describe('a connection', () => {
     await until(() => !process.getActiveResourcesInfo().includes('TCPSocketWrap'));
   });
 
-  it('that fails costs no other node anything', async () => {
+  test('that fails costs no other node anything', async () => {
     const silent = await startOther(() => undefined);
     const ssh = client();
     const ask = async (port: number): Promise<string> => {

@@ -4,7 +4,7 @@ import { cp, mkdtemp, realpath, writeFile } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Report } from '../../src/core/model/report.ts';
 import { makeQcow2 } from '../doubles/cocoon/fixtures.ts';
 import { silent, startTcpServer, type TcpServerHandle } from '../doubles/ssh-server.ts';
@@ -122,7 +122,7 @@ function nameOf(trouble: string): string {
   return trouble.replaceAll(' ', '-');
 }
 
-it(`one of each trouble among ${NODES} nodes costs its own row, within 40 s and 300 MB, and leaves nothing running`, async () => {
+test(`one of each trouble among ${NODES} nodes costs its own row, within 40 s and 300 MB, and leaves nothing running`, async () => {
   const before = new Set(await marked(join(dir, 'nodes')));
   const args = ['--config', fleet.configFile, '--dry-run', '--output', 'json', '--timeout', '40s'];
   const { stdout, stderr, peakBytes } = await withPeak(dir, args);

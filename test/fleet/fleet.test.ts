@@ -4,7 +4,7 @@ import { access, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { parse } from 'yaml';
 import {
   answer,
@@ -88,7 +88,7 @@ describe('a fleet after the incident', () => {
   });
   afterAll(() => fleet?.down());
 
-  it('has a config that names epoch and every node', async () => {
+  test('has a config that names epoch and every node', async () => {
     const config = parse(await readFile(fleet.configFile, 'utf8')) as Record<string, unknown>;
     expect(config).toMatchObject({
       epoch: { url: fleet.epoch.url },
@@ -99,7 +99,7 @@ describe('a fleet after the incident', () => {
     expect(config['nodes']).toContainEqual({ name, host, port, pool: 'gpu', binary, rootDir, runDir, logDir });
   });
 
-  it('writes the config anew with other keys, from the same beginning each time', async () => {
+  test('writes the config anew with other keys, from the same beginning each time', async () => {
     const read = async () => parse(await readFile(fleet.configFile, 'utf8')) as Record<string, unknown>;
     await fleet.writeConfig({ ssh: { user: 'someone' }, verify: { clone: 'vm' }, nodes: ['n[1-2]'] });
     expect(await read()).toMatchObject({
@@ -112,13 +112,13 @@ describe('a fleet after the incident', () => {
     expect((await read())['nodes']).toHaveLength(4);
   });
 
-  it('can be reached with the ssh of this system', async () => {
+  test('can be reached with the ssh of this system', async () => {
     const node = fleet.node('cocoonset-node-1');
     const said = await ssh(node, fleet, 'cat; echo oops >&2; exit 7', 'through stdin');
     expect(said).toEqual({ code: 7, stdout: 'through stdin', stderr: 'oops\n' });
   });
 
-  it.each(['cocoonset-node-1', 'cocoonset-node-4'])('clones on %s, which has what epoch serves', async (name) => {
+  test.each(['cocoonset-node-1', 'cocoonset-node-4'])('clones on %s, which has what epoch serves', async (name) => {
     const node = fleet.node(name);
     const { code, stdout, stderr } = await node.cocoon('image', 'inspect', incident.reference);
     expect([code, stderr]).toEqual([0, '']);
@@ -128,7 +128,7 @@ describe('a fleet after the incident', () => {
     expect(await node.cocoon('vm', 'rm', '--force', 'test')).toMatchObject({ code: 0 });
   });
 
-  it.each(['cocoonset-node-2', 'cocoonset-node-3'])(
+  test.each(['cocoonset-node-2', 'cocoonset-node-3'])(
     'fails to clone on %s, in the words of the incident',
     async (name) => {
       const node = fleet.node(name);
@@ -144,7 +144,7 @@ describe('a fleet after the incident', () => {
     },
   );
 
-  it('serves the snapshot with the digest of its base', async () => {
+  test('serves the snapshot with the digest of its base', async () => {
     const [repo, tag] = incident.snapshot.split(':');
     const manifest = (await (await fetch(`${fleet.epoch.url}/v2/${repo}/manifests/${tag}`)).json()) as {
       config: { digest: string };
@@ -153,7 +153,7 @@ describe('a fleet after the incident', () => {
     expect(config).toMatchObject({ image: incident.reference, imageDigest: incident.after.contentDigest });
   });
 
-  it('logs every call of cocoon, argument by argument', async () => {
+  test('logs every call of cocoon, argument by argument', async () => {
     const node = fleet.node('cocoonset-node-1');
     await node.clearLog();
     const odd = ['no"\\such', "it's\n\t\u001b[1m", '', 'a,b', '$(id) *', '漢'];
@@ -163,7 +163,7 @@ describe('a fleet after the incident', () => {
     expect(await node.commands()).toEqual([odd, [], ['version']]);
   });
 
-  it('hands its environment to cocoon and no other node', async () => {
+  test('hands its environment to cocoon and no other node', async () => {
     if (process.env['COCOON_BIN']) return;
     const [one, two] = [fleet.node('cocoonset-node-1'), fleet.node('cocoonset-node-2')];
     await one.setEnv({ COCOON_DOUBLE_VERSION: "v9'9" });
@@ -173,7 +173,7 @@ describe('a fleet after the incident', () => {
     expect((await one.cocoon('version')).stdout).not.toContain("v9'9");
   });
 
-  it.runIf(isRoot)('lets an operator in, who becomes root by sudo, and one who cannot', async () => {
+  test.runIf(isRoot)('lets an operator in, who becomes root by sudo, and one who cannot', async () => {
     const node = fleet.node('cocoonset-node-1');
     const operator = await fleet.createOperator();
     const login = { ...fleet, user: operator.name };
@@ -200,19 +200,19 @@ describe.each<Transport>(['sshd', 'in-process'])('nodes by %s', (transport) => {
   });
   afterAll(() => fleet?.down());
 
-  it('run commands with stdin, both outputs and an exit code', async () => {
+  test('run commands with stdin, both outputs and an exit code', async () => {
     const said = await ssh(fleet.node('n1'), fleet, 'cat; echo oops >&2; exit 7', 'in');
     expect(said).toEqual({ code: 7, stdout: 'in', stderr: 'oops\n' });
   });
 
-  it('refuse a stranger', async () => {
+  test('refuse a stranger', async () => {
     const other = await startFleet({ nodes: 0 });
     const login = { ...fleet, identityFile: other.identityFile };
     expect((await ssh(fleet.node('n1'), login, 'true')).stderr).toMatch(/Permission denied/);
     await other.down();
   });
 
-  it('let a command live on when its client goes away', async () => {
+  test('let a command live on when its client goes away', async () => {
     const node = fleet.node('n1');
     const file = join(node.dir, 'lived-on');
     const client = spawn('ssh', sshArgs(node, fleet, `echo began; cat >/dev/null; sleep 0.2; touch '${file}'`), {
@@ -223,7 +223,7 @@ describe.each<Transport>(['sshd', 'in-process'])('nodes by %s', (transport) => {
     await until(async () => !(await gone(file)));
   });
 
-  it('end what ran in their sessions when they stop, and come back', async () => {
+  test('end what ran in their sessions when they stop, and come back', async () => {
     const node = fleet.node('n1');
     await ssh(node, fleet, 'setsid sleep 1000 >/dev/null 2>&1 </dev/null & exit 0');
     expect((await marked(node.dir)).length).toBeGreaterThan(0);
@@ -235,7 +235,7 @@ describe.each<Transport>(['sshd', 'in-process'])('nodes by %s', (transport) => {
     expect((await ssh(node, fleet, 'true')).code).toBe(0);
   });
 
-  it('accept and keep silent while frozen', async () => {
+  test('accept and keep silent while frozen', async () => {
     const node = fleet.node('n1');
     await node.freeze();
     expect((await ssh(node, fleet, 'true')).stderr).toMatch(/timed out during banner exchange/);
@@ -243,7 +243,7 @@ describe.each<Transport>(['sshd', 'in-process'])('nodes by %s', (transport) => {
     expect((await ssh(node, fleet, 'true')).code).toBe(0);
   });
 
-  it('show another host key after a change', async () => {
+  test('show another host key after a change', async () => {
     const node = fleet.node('n1');
     await node.changeHostKey();
     expect((await ssh(node, fleet, 'true')).stderr).toMatch(/REMOTE HOST IDENTIFICATION HAS CHANGED/);
@@ -251,7 +251,7 @@ describe.each<Transport>(['sshd', 'in-process'])('nodes by %s', (transport) => {
     expect((await ssh(node, fleet, 'true')).code).toBe(0);
   });
 
-  it('leave no process and no file', async () => {
+  test('leave no process and no file', async () => {
     await ssh(fleet.node('n2'), fleet, 'setsid sleep 1000 >/dev/null 2>&1 </dev/null & exit 0');
     const pids = fleet.pids();
     await fleet.down();
@@ -295,18 +295,18 @@ describe('servers that misbehave', () => {
       argument.replace(/^StrictHostKeyChecking=yes$/, 'StrictHostKeyChecking=no'),
     );
 
-  it('answer what a test wants, or run the command', async () => {
+  test('answer what a test wants, or run the command', async () => {
     const server = await hooked();
     expect(await run('ssh', anyHost(server, 'fine'))).toMatchObject({ code: 3, stdout: 'out' });
     expect(await run('ssh', anyHost(server, 'echo real'))).toMatchObject({ code: 0, stdout: 'real\n' });
   });
 
-  it('die in the middle of a command', async () => {
+  test('die in the middle of a command', async () => {
     const server = await hooked();
     expect(await run('ssh', anyHost(server, 'dead'))).toMatchObject({ code: 255, stdout: 'half' });
   });
 
-  it('flood, or never answer, until the client goes away', async () => {
+  test('flood, or never answer, until the client goes away', async () => {
     const server = await hooked();
     const flooded = spawn('sh', ['-c', 'ssh "$@" | head -c 3000000 | wc -c', 'sh', ...anyHost(server, 'flood')]);
     const count = await new Promise((resolve) =>
@@ -318,7 +318,7 @@ describe('servers that misbehave', () => {
     waiting.kill();
   });
 
-  it('talk something else than SSH, or nothing', async () => {
+  test('talk something else than SSH, or nothing', async () => {
     const web = await startTcpServer(garbage);
     const mute = await startTcpServer(silent);
     ends.push(web.stop, mute.stop);
@@ -343,7 +343,7 @@ describe('scripts/fleet', () => {
     ((await (await fetch(`${url}/v2/simular/win11/manifests/latest`)).json()) as { layers: { digest: string }[] })
       .layers[0]?.digest;
 
-  it('starts a fleet that outlives the command, and prints its config only', async () => {
+  test('starts a fleet that outlives the command, and prints its config only', async () => {
     const up = await fleetCommand('up', '--nodes', '3', '--drift', '1', '--sqlite', '1', '--dir', dir);
     expect(up).toEqual({ code: 0, stdout: `${join(dir, 'reconcile.yaml')}\n`, stderr: '' });
     const config = await writtenConfig();
@@ -357,13 +357,13 @@ describe('scripts/fleet', () => {
     expect(counts.filter((count) => count === 1)).toHaveLength(1); // the drifted one never fetched the second
   });
 
-  it('pushes to it', async () => {
+  test('pushes to it', async () => {
     const { epoch } = await writtenConfig();
     const pushed = await fleetCommand('push', '--dir', dir, 'simular/win11:latest', '--seed', 'x');
     expect(pushed).toMatchObject({ code: 0, stdout: `simular/win11:latest ${await digestAt(epoch.url)}\n` });
   });
 
-  it('refuses a directory that is taken, and bad sizes', async () => {
+  test('refuses a directory that is taken, and bad sizes', async () => {
     const lines = async (...args: string[]) => {
       const { code, stderr } = await fleetCommand(...args);
       return [code, stderr.trimEnd().split('\n').length];
@@ -375,7 +375,7 @@ describe('scripts/fleet', () => {
     expect(await lines('up')).toEqual([1, 1]);
   });
 
-  it('takes it down without a trace, however often', async () => {
+  test('takes it down without a trace, however often', async () => {
     const state = JSON.parse(await readFile(join(dir, 'fleet.json'), 'utf8')) as { server: string };
     const { nodes, epoch } = await writtenConfig();
     expect(await fleetCommand('down', '--dir', dir)).toMatchObject({ code: 0 });
@@ -387,7 +387,7 @@ describe('scripts/fleet', () => {
     expect(state.server).toMatch(/^\d+@\d+$/);
   });
 
-  it('takes down what a killed background process left', async () => {
+  test('takes down what a killed background process left', async () => {
     await fleetCommand('up', '--nodes', '1', '--drift', '0', '--dir', dir);
     const { nodes } = await writtenConfig();
     const { server } = JSON.parse(await readFile(join(dir, 'fleet.json'), 'utf8')) as { server: string };

@@ -138,6 +138,8 @@ const others: Plant[] = [
     'export const misused = (): void => [1].forEach(async () => await Promise.resolve());',
     'no-misused-promises',
   ],
+  ['../test/words.test.ts', "import { it } from 'vitest';", IMPORT, 'one word for a test'],
+  ['../test/words.test.ts', "import { test } from 'vitest';", null],
 ];
 
 const CYCLE = 'no-cycle';
@@ -162,7 +164,7 @@ let dir: string;
 /** `file:line` → what the linter says there. */
 const found = new Map<string, Diagnostic[]>();
 const lines = new Map<string, string[]>();
-const placeOf = ([file, code]: Plant): string => `src/${file}:${(lines.get(file) ?? []).indexOf(code) + 1}`;
+const placeOf = ([file, code]: Plant): string => `${join('src', file)}:${(lines.get(file) ?? []).indexOf(code) + 1}`;
 
 beforeAll(() => {
   dir = mkdtempSync(join(tmpdir(), 'reconcile-lint-'));
@@ -173,11 +175,15 @@ beforeAll(() => {
     mkdirSync(dirname(join(dir, 'src', file)), { recursive: true });
     writeFileSync(join(dir, 'src', file), `${code.join('\n')}\nexport {};\n`);
   }
-  const { stdout, stderr } = spawnSync(join(root, 'node_modules/.bin/oxlint'), ['--type-aware', '-f', 'json', 'src'], {
-    cwd: dir,
-    encoding: 'utf8',
-    maxBuffer: 2 ** 26,
-  });
+  const { stdout, stderr } = spawnSync(
+    join(root, 'node_modules/.bin/oxlint'),
+    ['--type-aware', '-f', 'json', 'src', 'test'],
+    {
+      cwd: dir,
+      encoding: 'utf8',
+      maxBuffer: 2 ** 26,
+    },
+  );
   expect(stderr).toBe('');
   const { diagnostics } = JSON.parse(stdout) as { diagnostics: Diagnostic[] };
   expect(diagnostics.filter(({ code }) => code === undefined)).toEqual([]); // what cannot be parsed is not linted

@@ -1,7 +1,7 @@
 // The table of scenarios in test/README.md is made of the same data: UPDATE_README=1 writes it anew.
 import { readFile, writeFile } from 'node:fs/promises';
 import { format, resolveConfig } from 'prettier';
-import { expect, it } from 'vitest';
+import { expect, test } from 'vitest';
 import { SCENARIOS } from './all.ts';
 import { KEY, SNAPSHOT, type Scenario } from './scenario.ts';
 
@@ -37,7 +37,7 @@ function rowOf({ id, state, config, args = [], expect: expected }: Scenario): st
   return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
 }
 
-it('the table in test/README.md is what the scenarios say', async () => {
+test('the table in test/README.md is what the scenarios say', async () => {
   const readme = await readFile(README, 'utf8');
   const [before = '', rest = ''] = readme.split(BEGIN);
   const [, after = ''] = rest.split(END);

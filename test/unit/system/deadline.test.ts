@@ -2,7 +2,7 @@
 import { getEventListeners } from 'node:events';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { settleOnce, startDeadline, unlessAborted, withDeadline } from '../../../src/system/deadline.ts';
 
 setFlagsFromString('--expose-gc');
@@ -24,7 +24,7 @@ async function underCollection<T>(promise: Promise<T>): Promise<T> {
 }
 
 describe('under forced garbage collection', () => {
-  it('work ends by its deadline, heedful or not', async () => {
+  test('work ends by its deadline, heedful or not', async () => {
     const outer = new AbortController();
     const limits = { signal: outer.signal, timeout: late };
     const all = [
@@ -40,12 +40,12 @@ describe('under forced garbage collection', () => {
     expect(getEventListeners(outer.signal, 'abort')).toEqual([]);
   });
 
-  it('a signal of a deadline that nobody keeps is aborted, and what listens to it hears', async () => {
+  test('a signal of a deadline that nobody keeps is aborted, and what listens to it hears', async () => {
     const heard = Promise.all([1, 2, 3].map(() => heedful(startDeadline({ timeout: late }).signal)));
     expect(await underCollection(heard)).toEqual(['heeded', 'heeded', 'heeded']);
   });
 
-  it('the outer signal ends all that hangs on it, at any depth, with its own reason', async () => {
+  test('the outer signal ends all that hangs on it, at any depth, with its own reason', async () => {
     const outer = new AbortController();
     const run = startDeadline({ signal: outer.signal, timeout: { ...late, afterMs: 60_000 } });
     const all = [1, 2, 3].map(() =>
@@ -60,7 +60,7 @@ describe('under forced garbage collection', () => {
 });
 
 describe('what is over', () => {
-  it('is over once, cleaned up once, and keeps no listener and no clock', async () => {
+  test('is over once, cleaned up once, and keeps no listener and no clock', async () => {
     const outer = new AbortController();
     const seen: unknown[] = [];
     const value = await settleOnce<string>({ signal: outer.signal, timeout: late }, ({ done, fail, onEnd, isOver }) => {
@@ -75,7 +75,7 @@ describe('what is over', () => {
     expect(getEventListeners(outer.signal, 'abort')).toEqual([]);
   });
 
-  it('does not begin where its signal is aborted, and a throw is a failure', async () => {
+  test('does not begin where its signal is aborted, and a throw is a failure', async () => {
     const aborted = AbortSignal.abort(new Error('long ago'));
     const begin = (): never => expect.fail('begun');
     await expect(settleOnce({ signal: aborted }, begin)).rejects.toThrow('long ago');
@@ -86,7 +86,7 @@ describe('what is over', () => {
     await expect(thrown).rejects.toThrow('thrown');
   });
 
-  it('work that fails after its deadline fails nobody', async () => {
+  test('work that fails after its deadline fails nobody', async () => {
     const failing = withDeadline({ timeout: late }, async (signal) => {
       await heedful(signal);
       throw new Error('too late to matter');
@@ -94,7 +94,7 @@ describe('what is over', () => {
     await expect(failing).rejects.toThrow('late');
   });
 
-  it('a signal has as many listeners as there are nodes, without a warning', async () => {
+  test('a signal has as many listeners as there are nodes, without a warning', async () => {
     const warnings: Error[] = [];
     const onWarning = (warning: Error): void => void warnings.push(warning);
     process.on('warning', onWarning);

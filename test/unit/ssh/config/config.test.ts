@@ -6,7 +6,7 @@ import { tmpdir, userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import PQueue from 'p-queue';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadSshConfig } from '../../../../src/ssh/config/config.ts';
 import { expandPath, tokensOf } from '../../../../src/ssh/config/tokens.ts';
 import { loadTargets } from '../../../../src/ssh/targets.ts';
@@ -491,7 +491,7 @@ const normal = (answer: Record<string, unknown> | null): unknown =>
       };
 
 describe('what we find is what `ssh -G` finds', () => {
-  it.each(cases)('$name', async ({ name, config, files = {}, hosts, user }) => {
+  test.each(cases)('$name', async ({ name, config, files = {}, hosts, user }) => {
     for (const [path, text] of Object.entries(files)) await write(path, text);
     const file = await write(`${name}.conf`, config);
     for (const host of hosts) {
@@ -502,7 +502,7 @@ describe('what we find is what `ssh -G` finds', () => {
   });
 
   // each alone, in a block that does not apply: ssh looks at all lines
-  it.each([
+  test.each([
     'HostNmae x',
     'User',
     'User a b',
@@ -552,7 +552,7 @@ describe('what we find is what `ssh -G` finds', () => {
     expect(await ours(file, 'node1')).toBeNull();
   });
 
-  it('in 300 files made at random', { timeout: 60_000 }, async () => {
+  test('in 300 files made at random', { timeout: 60_000 }, async () => {
     const next = random(23);
     const made = Array.from({ length: 300 }, () => randomFile(next));
     const queue = new PQueue({ concurrency: 4 });
@@ -629,12 +629,12 @@ function randomCriteria(next: () => number): string {
 describe('a file', () => {
   const load = async (text: string) => loadSshConfig(await write('config', text), { home, env });
 
-  it('that is not there says nothing', async () => {
+  test('that is not there says nothing', async () => {
     const found = (await loadSshConfig(join(home, 'no-such-file'), { home, env })).find({ host: 'N', defaultUser: me });
     expect(found).toMatchObject({ hostName: 'n', port: null, user: null, identityFiles: null, proxyJump: null });
   });
 
-  it('never runs a command', async () => {
+  test('never runs a command', async () => {
     const config = await load('Match exec "touch HOME/ran"\n  User never\nMatch !exec false\n  User never\n');
     expect(config.find({ host: 'node1', defaultUser: me }).user).toBeNull();
     await expect(access(join(home, 'ran'))).rejects.toThrow('ENOENT');
@@ -644,13 +644,13 @@ describe('a file', () => {
     expect(asks.ignored).toEqual([`match tagged (${home}/config:1)`]);
   });
 
-  it('says what is passed over, each keyword once, those of included files too', async () => {
+  test('says what is passed over, each keyword once, those of included files too', async () => {
     await write('more', 'ControlPath x\nForwardAgent yes\n');
     const config = await load('Host a\n  ControlPath y\n  User op\nHost *\n  Include HOME/more\n');
     expect(config.ignored).toEqual([`controlpath (${home}/config:2)`, `forwardagent (${home}/more:2)`]);
   });
 
-  it('includes relative names from ~/.ssh, sorted, and passes over what is not there', async () => {
+  test('includes relative names from ~/.ssh, sorted, and passes over what is not there', async () => {
     await write('.ssh/conf.d/20-b', 'User b\n');
     await write('.ssh/conf.d/10-a', 'User a\nPort 10\n');
     await write('.ssh/plain', 'Port 9\n');
@@ -659,7 +659,7 @@ describe('a file', () => {
     expect(config.find({ host: 'n', defaultUser: me })).toMatchObject({ user: 'a', port: 10, hostKeyAlias: 'home' });
   });
 
-  it.each([
+  test.each([
     ['User "op\n', ':1: a quote is not closed'],
     ['\nUser\n', ':2: user has no value'],
     ['= =\n', ':1: this is no line of an ssh config'],
@@ -686,14 +686,14 @@ describe('a file', () => {
     expect(error).toMatchObject({ info: { code: 'CONFIG_INVALID', message: expect.stringContaining(problem) } });
   });
 
-  it('that cannot be read, or that never ends, is an error', async () => {
+  test('that cannot be read, or that never ends, is an error', async () => {
     await expect(loadSshConfig(home, { home, env })).rejects.toThrow(`${home}: is not a regular file`);
     await run('mkfifo', [join(home, 'pipe')]);
     await expect(load('Include HOME/pipe\n')).rejects.toThrow(`${home}/pipe: is not a regular file`);
     expect((await loadSshConfig('/dev/null', { home, env })).find({ host: 'n', defaultUser: me }).user).toBeNull();
   });
 
-  it('that others may write is refused where ssh refuses it', async () => {
+  test('that others may write is refused where ssh refuses it', async () => {
     const loose = await write('loose', 'User op\n');
     await chmod(loose, 0o666);
     const named = await loadSshConfig(loose, { home, env });
@@ -706,7 +706,7 @@ describe('a file', () => {
     await chmod(usual, 0o644);
   });
 
-  it('names its files by the environment', async () => {
+  test('names its files by the environment', async () => {
     await write('by-env/file', 'User op\n');
     const around = { home, env: { WHERE: `${home}/by-env` } };
     const config = await loadSshConfig(await write('config', 'Include ${WHERE}/f*\n'), around);
@@ -737,7 +737,7 @@ Host bastion
   User jumper
 `;
 
-  it('comes from the defaults where nothing says anything', async () => {
+  test('comes from the defaults where nothing says anything', async () => {
     const nothing = {
       host: 'Node1',
       port: 22,
@@ -751,7 +751,7 @@ Host bastion
     expect((await targets(''))('node2')).toEqual({ target: { ...nothing, host: 'node2' }, jumps: [] });
   });
 
-  it('comes from the ssh config, paths and names expanded', async () => {
+  test('comes from the ssh config, paths and names expanded', async () => {
     const { target, jumps } = (await targets(everything))('node1');
     expect(target).toEqual({
       host: '10.0.0.11',
@@ -768,7 +768,7 @@ Host bastion
     expect(jumps).toMatchObject([{ host: 'bastion', port: 22, user: 'jumper' }]);
   });
 
-  it('comes from the config first, and from the node before that', async () => {
+  test('comes from the config first, and from the node before that', async () => {
     const common = { user: 'c', port: 1, identityFiles: ['/c'], knownHostsFiles: ['/kc'], connectTimeoutMs: 1 };
     const of = await targets(everything, { ...common, proxyJump: ['b'], acceptNewHostKey: true });
     const rest = { host: '10.0.0.11', hostKeyAlias: 'one', identitiesOnly: true, globalKnownHostsFiles: ['/etc/gkh'] };
@@ -782,7 +782,7 @@ Host bastion
     expect(second).toEqual({ target: { ...rest, ...own }, jumps: [] });
   });
 
-  it('has tokens expanded as ssh does', async () => {
+  test('has tokens expanded as ssh does', async () => {
     const of = await targets(`
 Host node1
   HostName %h.example
@@ -804,7 +804,7 @@ Host node1
     expect(asSsh).toContain('%-node1.example-node1-2222-op-alias-');
   });
 
-  it('has a way of several machines, of which the first may have one too', async () => {
+  test('has a way of several machines, of which the first may have one too', async () => {
     const of = await targets(
       `
 Host b1
@@ -829,12 +829,12 @@ Host node*
     expect(of('node2').jumps).toBe(jumps);
   });
 
-  it('has no way that never ends', async () => {
+  test('has no way that never ends', async () => {
     const of = await targets('Host *\n  ProxyJump b\n');
     expect(() => of('n')).toThrow('more than 8 machines');
   });
 
-  it('has an IPv6 address in its one form, and says which command would lead to it', async () => {
+  test('has an IPv6 address in its one form, and says which command would lead to it', async () => {
     expect((await targets('', {}, null))('2001:DB8:0::1').target.host).toBe('2001:db8::1');
     const of = await targets('Host far\n  ProxyCommand nc %h %p\nHost near\n  ProxyCommand none\n');
     const told = { proxyCommand: `${home}/.ssh/config:2` };
@@ -843,7 +843,7 @@ Host node*
     expect(of('near').target.proxyCommand).toBeUndefined();
   });
 
-  it.each(['~op/x', '/k/${UNSET_}', '/k/%Z'])('has no file %s', async (path) => {
+  test.each(['~op/x', '/k/${UNSET_}', '/k/%Z'])('has no file %s', async (path) => {
     const of = await targets(`UserKnownHostsFile ${path}\n`);
     expect(() => of('n')).toThrow('the ssh config: ');
   });

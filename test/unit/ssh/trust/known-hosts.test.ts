@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import PQueue from 'p-queue';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { matchHosts } from '../../../../src/ssh/trust/host-patterns.ts';
 import {
   fingerprint,
@@ -257,11 +257,11 @@ function parsed(files: string[]): KnownHosts {
 }
 
 describe('the table', () => {
-  it.each(rows)('$name: $expect', ({ files, host = 'node1', port = 22, expect: expected }) => {
+  test.each(rows)('$name: $expect', ({ files, host = 'node1', port = 22, expect: expected }) => {
     expect(judged(parsed(files(keys)), host, port)).toBe(expected);
   });
 
-  it('agrees with ssh, row by row', { timeout: 120_000 }, async () => {
+  test('agrees with ssh, row by row', { timeout: 120_000 }, async () => {
     const queue = new PQueue({ concurrency: 8 });
     const said = await Promise.all(rows.map((row, index) => queue.add(() => sshSays(row, index))));
     const words = (row: Row): string => (row.expect.startsWith('revoked') ? 'revoked' : row.expect); // ssh names no line
@@ -300,7 +300,7 @@ async function sshSays(row: Row, index: number): Promise<string> {
 }
 
 describe('what is asked for', () => {
-  it('puts the types of known keys first and leaves SHA-1 out', () => {
+  test('puts the types of known keys first and leaves SHA-1 out', () => {
     const first = (text: string): string[] => parsed([text]).keyTypesFor('node1', 22);
     expect(first('')).toEqual([
       'ssh-ed25519',
@@ -318,7 +318,7 @@ describe('what is asked for', () => {
 });
 
 describe('a certificate authority', () => {
-  it('is named where it is all there is, with and without a port', () => {
+  test('is named where it is all there is, with and without a port', () => {
     const known = parsed([`# ours\n@cert-authority node1,[node2]:2222 ${keys.ed25519}\n`]);
     const authority = { verdict: 'unknown', authority: { file: '1', line: 2 } };
     expect(known.check('node1', 22, blobOf(keys.other))).toEqual(authority);
@@ -329,7 +329,7 @@ describe('a certificate authority', () => {
 });
 
 describe('files', () => {
-  it('that do not exist hold nothing, and each is read once per cache', async () => {
+  test('that do not exist hold nothing, and each is read once per cache', async () => {
     const file = join(dir, 'once');
     await writeFile(file, `node1 ${keys.ed25519}\n`);
     const cache: KnownHostsCache = new Map();
@@ -342,13 +342,13 @@ describe('files', () => {
     );
   });
 
-  it('that cannot be read are an error that names them', async () => {
+  test('that cannot be read are an error that names them', async () => {
     const error = await loadKnownHosts({ own: [dir], global: [] }).catch((caught: unknown) => caught);
     expect((error as ReconcileError).info).toMatchObject({ code: 'CONFIG_INVALID' });
     expect((error as ReconcileError).message).toContain(dir);
   });
 
-  it('with thousands of hashed names are each hashed until found, and the order of questions changes no answer', () => {
+  test('with thousands of hashed names are each hashed until found, and the order of questions changes no answer', () => {
     const names = Array.from({ length: 300 }, (_, i) => `node${i}`);
     const text = names.map((name, i) => `${hashed(name)} ${i % 2 === 0 ? keys.ed25519 : keys.other}\n`).join('');
     const forwards = parsed([text]);
@@ -362,18 +362,18 @@ describe('files', () => {
 });
 
 describe('names and keys', () => {
-  it('are looked up as ssh does', () => {
+  test('are looked up as ssh does', () => {
     expect(lookupName('Node1', 22)).toBe('node1');
     expect(lookupName('Node1', 2222)).toBe('[node1]:2222');
   });
 
-  it('match without going astray in many stars', () => {
+  test('match without going astray in many stars', () => {
     expect(matchHosts(`${'*a'.repeat(60)}b`, 'a'.repeat(2_000))).toBe(false);
     expect(matchHosts(hashed('node1'), 'node1')).toBe(true);
     expect(matchHosts('a*,!ab', 'ab')).toBe(false);
   });
 
-  it('have the fingerprint that ssh-keygen prints', async () => {
+  test('have the fingerprint that ssh-keygen prints', async () => {
     for (const name of ['ed25519', 'ecdsa', 'rsa']) {
       const { stdout } = await run('ssh-keygen', ['-l', '-f', join(dir, `${name}.pub`)]);
       const [, hash, type] = /(SHA256:\S+).*\((\w+)\)/.exec(stdout) ?? [];
