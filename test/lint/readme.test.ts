@@ -1,9 +1,11 @@
-/** The README's tables of options and of exit codes are those of the program. */
+/** The README's tables of options, exit codes, verdicts and outcomes are those of the program. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { COMMANDS } from '../../src/cli/args/commands.ts';
 import { EXIT_CODES } from '../../src/core/model/exit-codes.ts';
+import { OUTCOMES } from '../../src/core/model/result.ts';
+import { IMAGE_VERDICTS, SNAPSHOT_VERDICTS } from '../../src/core/model/verdict.ts';
 
 const root = new URL('../../', import.meta.url).pathname;
 
@@ -20,5 +22,26 @@ test('they have every option and every exit code', () => {
   }
   for (const { code, meaning } of Object.values(EXIT_CODES)) {
     expect(readme).toMatch(new RegExp(`^\\| ([\\d, ]*, )?${code}\\b.*\\| ${meaning} +\\|$`, 'm'));
+  }
+});
+
+test.each([
+  ['image verdicts', IMAGE_VERDICTS],
+  ['snapshot verdicts', SNAPSHOT_VERDICTS],
+  ['outcomes', OUTCOMES],
+])('the table of %s has a full row for each word, and no other', (name, words) => {
+  const readme = readFileSync(`${root}README.md`, 'utf8');
+  const [, table = ''] = readme.split(`<!-- ${name} -->`);
+  const [head = '', , ...rows] = table.split(`<!-- end of ${name} -->`)[0]?.trim().split('\n') ?? [];
+  const cells = (row: string): string[] =>
+    row
+      .split('|')
+      .slice(1, -1)
+      .map((cell) => cell.trim());
+  expect(rows).toHaveLength(words.length);
+  expect(new Set(rows.map((row) => cells(row)[0]))).toEqual(new Set(words.map((word) => `\`${word}\``)));
+  for (const row of rows) {
+    expect(cells(row)).toHaveLength(cells(head).length);
+    expect(cells(row)).not.toContain('');
   }
 });

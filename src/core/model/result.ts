@@ -1,7 +1,18 @@
 /** What came of what was done. */
 import type { ErrorInfo } from './error.ts';
 
-export type Outcome = 'healed' | 'failed' | 'skipped' | 'superseded';
+export const OUTCOMES = [
+  /** The node was read again, and has what its registry serves now. */
+  'healed',
+  /** Something had begun on the node and did not end well. */
+  'failed',
+  /** Nothing was begun on the node. */
+  'skipped',
+  /** The tag moved during the run, and the node has what it serves now. */
+  'superseded',
+] as const;
+
+export type Outcome = (typeof OUTCOMES)[number];
 
 export interface Step {
   step: 'pull' | 'replace' | 'restore' | 'import' | 'verify' | 'clone';
