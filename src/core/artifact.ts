@@ -1,4 +1,4 @@
-/** Manifests → what a node records after a pull: the content digest, and only where it is certain (contract §E). */
+/** Manifests → what a node records after a pull: the content digest, and only where it is certain. */
 import { errorInfo } from './errors.ts';
 import { isPlainQcow2 } from './qcow2.ts';
 import type { ContentDigestSource, DesiredImage, DesiredKind } from './model/desired.ts';
@@ -32,7 +32,7 @@ const INDEX_TYPES = new Set([
 ]);
 const DISK_LAYER = /^application\/vnd\.cocoonstack\.(windows\.)?disk\.(qcow2|raw)(\.part)?$/;
 
-/** What an artifact is, in epoch's own order of evidence (contract E.7): layer types do not count. */
+/** What an artifact is, by what epoch looks at and in its order: layer types do not count. */
 export function kindOf(manifest: Manifest): ArtifactKind {
   if (manifest.artifactType !== null && CLOUD_IMAGE_TYPES.has(manifest.artifactType)) return 'cloud-image';
   if (manifest.artifactType === 'application/vnd.cocoonstack.snapshot.v1+json') return 'snapshot';
@@ -53,7 +53,8 @@ export interface Content {
 }
 
 /**
- * The content of a cloud image. With one disk layer a node records that layer's digest (contract E.9). No algebra
+ * The content of a cloud image. With one disk layer a node records that layer's digest
+ * (conformance: a qcow2 v3 image is stored unchanged under its digest, read-only). No algebra
  * turns the digests of several parts into the digest of the joined file, so that, and every other shape, has no
  * content digest and says why.
  */
@@ -98,7 +99,7 @@ export function contentOf(image: string, manifest: Manifest): Content {
   };
 }
 
-/** Epoch joins parts in the order of their titles compared byte by byte (contract E.9): `part.10` before `part.2`. */
+/** `part.10` comes before `part.2` (conformance: joins parts in bytewise order of their titles). */
 function compareBytes(a: string, b: string): number {
   return Buffer.compare(Buffer.from(a), Buffer.from(b));
 }
@@ -115,7 +116,7 @@ export function hasUnpaddedTitles({ layers }: Manifest): boolean {
 }
 
 /**
- * How cocoon will store a download (contract C.1 step 4), told from the first bytes of the disk: qcow2 version 3
+ * How cocoon will store a download, told from the first bytes of the disk: qcow2 version 3
  * without a backing file is kept as it is, anything else is converted, and a converted blob's bytes prove nothing.
  */
 export function storedAs(head: Uint8Array): 'as-is' | 'converted' {

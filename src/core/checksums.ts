@@ -1,4 +1,4 @@
-/** SHA256SUMS layers: the digest of the joined file, where one says it and nothing contradicts it (contract E.7). */
+/** SHA256SUMS layers: the digest of the joined file, where one says it and nothing contradicts it. */
 import { isDigest } from './reference.ts';
 
 export interface Part {

@@ -1,4 +1,4 @@
-/** The header of a qcow2 file, as far as it matters here (contract B.5): big-endian numbers from its first byte on. */
+/** The header of a qcow2 file, as far as it matters here: big-endian numbers from its first byte on. */
 
 /** Of the header, what tells a base image from another file. */
 export const HEADER_BYTES = 20;

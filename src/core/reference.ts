@@ -12,7 +12,7 @@ export function hexOf(digest: string): string {
   return digest.slice('sha256:'.length);
 }
 
-/** Whether cocoon takes a key as a URL, and so as a cloud image to download (contract A.7). */
+/** Whether cocoon takes a key as a URL, and so as a cloud image to download. */
 export function isUrl(reference: string): boolean {
   return /^https?:\/\//.test(reference);
 }
@@ -62,7 +62,7 @@ function isRegistry(host: string): boolean {
   return REGISTRY.test(host) && URL.canParse(`http://${host}`);
 }
 
-/** `repo[:tag]` of a snapshot, split at the first colon as vk-cocoon does (contract F.3); null when it is none. */
+/** `repo[:tag]` of a snapshot, split at the first colon as vk-cocoon does; null when it is none. */
 export function parseSnapshotName(text: string): { repository: string; tag: string } | null {
   const colon = text.indexOf(':');
   const repository = colon === -1 ? text : text.slice(0, colon);
@@ -70,7 +70,7 @@ export function parseSnapshotName(text: string): { repository: string; tag: stri
   return isRepository(repository) && isTag(tag) ? { repository, tag } : null;
 }
 
-/** The name under which vk-cocoon keeps `repo:tag` on a node: `latest` is left out (contract F.3). */
+/** The name under which vk-cocoon keeps `repo:tag` on a node: `latest` is left out. */
 export function localSnapshotName(snapshot: string): string {
   return snapshot.endsWith(':latest') ? snapshot.slice(0, -':latest'.length) : snapshot;
 }
@@ -86,7 +86,10 @@ export type Meaning =
   | { kind: 'download'; path: string }
   /** A digest form at epoch, `/dl/…/sha256:…` or `/v2/…/blobs/sha256:…`: immutable, so it never goes stale. */
   | { kind: 'immutable' }
-  /** An OCI reference at epoch's own host, which cocoon cannot pull without a credential (contract E.2). */
+  /**
+   * An OCI reference at epoch's own host, which cocoon cannot pull without a credential
+   * (conformance: a registry that gives an empty token cannot be pulled from).
+   */
   | { kind: 'epoch-oci'; repository: string; tag: string }
   /** Any other URL. */
   | { kind: 'foreign-url' }
@@ -155,8 +158,8 @@ export function downloadOf(reference: string): { address: string; path: string }
 }
 
 /**
- * The two readings of `/dl/PATH` (contract E.6): the whole path as a repository with tag `latest`, and, on newer
- * servers only and there first, the last segment as the tag.
+ * The two readings of `/dl/PATH`: the whole path as a repository with tag `latest`, and, on newer servers only and there
+ * first, the last segment as the tag (conformance: lets repository a with tag b shadow a/b:latest).
  */
 export function readingsOf(path: string): {
   whole: { repository: string; tag: string } | null;

@@ -60,7 +60,7 @@ export function parseReply(stdout: string, nonce: string, stderr: string): Chang
   return reply;
 }
 
-/** The last lines of what was said; cocoon ends with `Error: …` (contract A.2). */
+/** The last lines of what was said; cocoon ends with `Error: …`. */
 function takeLastLines(stderr: string): string {
   return stderr.trim().split('\n').slice(-4).join('; ');
 }

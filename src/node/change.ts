@@ -14,7 +14,7 @@ import { MAX_CHANGE_BYTES } from './limits.ts';
 import type { NodeSession } from './session.ts';
 import type { Connection } from '../ssh/client.ts';
 
-/** The guard ends its command when it hears nothing for this long (contract §K). */
+/** The guard ends its command when it hears nothing for this long. */
 const SILENCE_SECONDS = 30;
 /** How long all else but the command itself may take there, before the connection is given up, in ms. */
 const GRACE_MS = { pull: 60_000, replace: 600_000, import: 600_000, canary: 120_000, remove: 180_000, tidy: 600_000 };

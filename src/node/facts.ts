@@ -9,7 +9,7 @@ import { MAX_ENTRIES } from './limits.ts';
 import { explainCopyFailure, isFull } from './private-copy.ts';
 import type { DirectoryFact, RawAnswer } from './answer/answer.ts';
 
-/** Below the root directory (contract B.1). */
+/** Below the root directory. */
 const CLOUD_INDEX = 'cloudimg/db/images.json';
 const OCI_INDEX = 'oci/db/images.json';
 const SNAPSHOT_INDEX = 'snapshot/db/snapshots.json';
@@ -84,7 +84,7 @@ function parseStrayEntries(raw: RawAnswer): IndexEntry[] | null {
   }
 }
 
-/** References that both live stores know, with different digests (contract B.7). */
+/** References that both live stores know, with different digests. */
 function findConflicts(stored: IndexEntry[], json: IndexEntry[]): string[] {
   return stored
     .filter((entry) =>
@@ -93,7 +93,10 @@ function findConflicts(stored: IndexEntry[], json: IndexEntry[]): string[] {
     .map((entry) => entry.reference);
 }
 
-/** Contract B.2 and B.3: a missing index is an empty one, null entries are skipped, the key is the reference. */
+/**
+ * A missing index is an empty one, and the key is the reference
+ * (conformance: null entries of an index are skipped).
+ */
 function parseJsonEntries(raw: RawAnswer): IndexEntry[] {
   const cloud = parseRecords(raw.texts, CLOUD_INDEX, 'images').map(([reference, record, where]): IndexEntry => ({
     reference,
@@ -128,7 +131,7 @@ function parseRecords(texts: RawAnswer['texts'], file: string, table: string): [
   });
 }
 
-/** `cocoon … list -o json` of a SQLite store; an empty store says so in words (contract A.5). */
+/** `cocoon … list -o json` of a SQLite store (conformance: `image list -o json` says "No images found." and succeeds). */
 function parseList(raw: RawAnswer, kind: 'image' | 'snapshot' | 'vm', node: Node): JsonObject[] {
   const where = `cocoon ${kind} list`;
   const output = (raw.texts[`${kind}-list`] ?? '').trim();
@@ -197,7 +200,7 @@ function parseListedSnapshots(raw: RawAnswer, node: Node): SnapshotRecord[] {
   });
 }
 
-/** Contract B.6: pending VMs are records too, and every record keeps its base. */
+/** Pending VMs are records too, and every record keeps its base. */
 function parseJsonVms(raw: RawAnswer): VmFact[] {
   return ['cloudhypervisor', 'firecracker'].flatMap((hypervisor) =>
     parseRecords(raw.texts, `${hypervisor}/db/vms.json`, 'vms').map(([, record, where]) => parseVm(record, where)),
@@ -258,7 +261,7 @@ function describeSnapshot({ id, name, record, dataDir }: SnapshotRecord, raw: Ra
 }
 
 /**
- * What a clone needs beside the base blob (contract D.2 steps 13 to 15): firmware, kernel and initrd from the payload
+ * What a clone needs beside the base blob: firmware, kernel and initrd from the payload
  * of the hypervisor's own `config.json`, layers from the sidecar. What lies under cocoon's `oci` belongs to the base.
  */
 function needsOf(

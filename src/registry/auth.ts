@@ -55,7 +55,10 @@ export function tokenUrl(challenge: Challenge & { scheme: 'bearer' }, repository
   return url.href;
 }
 
-/** A token server's answer → token; null for an empty one, which must not be sent (contract E.2). */
+/**
+ * A token server's answer → token; null for an empty one, which must not be sent
+ * (conformance: gives an empty token to nobody in particular).
+ */
 export function parseToken(body: string): string | null {
   const answer = object(parseJsonUnquoted(body), 'the token answer');
   return optionalText(answer['token'], 'token', 65_536) ?? optionalText(answer['access_token'], 'access_token', 65_536);

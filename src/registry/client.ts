@@ -1,4 +1,4 @@
-/** Epoch and OCI registries over HTTP: manifests, blobs and tags, each answer validated and bounded (contract §E). */
+/** Epoch and OCI registries over HTTP: manifests, blobs and tags, each answer validated and bounded. */
 import { createHash } from 'node:crypto';
 import type { Manifest } from '../core/artifact.ts';
 import { fault, type ReconcileError } from '../core/errors.ts';

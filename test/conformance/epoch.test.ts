@@ -1,4 +1,4 @@
-// What a client sees of epoch (contract E), one row each. Runs against the double, or against the epoch at EPOCH_URL, which
+// What a client sees of epoch, one row each. Runs against the double, or against the epoch at EPOCH_URL, which
 // must be one that may be written to with EPOCH_REGISTRY_TOKEN. Rows that need a fault or the May server run on the double only.
 import { randomBytes } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';

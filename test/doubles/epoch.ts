@@ -1,4 +1,4 @@
-// An epoch registry in this process: what contract E says a client sees, in memory, with faults on demand.
+// An epoch registry in this process: what a client sees of it, in memory, with faults on demand.
 import { randomUUID } from 'node:crypto';
 import {
   createServer,
@@ -324,7 +324,7 @@ function answer(settings: Settings, request: Request): Answer {
   return { ...given, headers: { ...CORS, ...given.headers } };
 }
 
-/** The 401 of contract E.2, or undefined where the request may go on. */
+/** The 401 to a request that needs a token and has none, or undefined where the request may go on. */
 function refusal(settings: Settings, request: Request): Answer | undefined {
   if (!request.path.startsWith('/v2/') || request.path === '/v2/token') return undefined;
   const writes = ['PUT', 'POST', 'PATCH', 'DELETE'].includes(request.method);

@@ -1,4 +1,4 @@
-// What lies in a registry: manifests and blobs of every shape that epoch knows (contract E.7, E.8), and pushing them over HTTP.
+// What lies in a registry: manifests and blobs of every shape that epoch knows, and pushing them over HTTP.
 import {
   digestOf,
   makeBootLayer,

@@ -182,7 +182,7 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
 }
 
 /**
- * The incident (contract D.4): the tag was pushed again, most nodes refreshed their copy, the drifted ones did not, and a
+ * The incident: the tag was pushed again, most nodes refreshed their copy, the drifted ones did not, and a
  * snapshot baked on the new content came to all of them.
  */
 export async function breakAsInTheIncident(fleet: Fleet, drifted: string[]): Promise<Incident> {

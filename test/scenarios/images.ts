@@ -14,7 +14,7 @@ const SHORT_AND_TIED: Scenario['node'] = {
   damage: { A: 'short' },
 };
 
-/** Somebody has tried to mend a bad blob already: the index has the size of the bad file now (contract A.5). */
+/** Somebody has tried to mend a bad blob already: the index has the size of the bad file now. */
 const shortAndPulledAgain = async (stage: Stage): Promise<void> => {
   await truncate(stage.node.blobFile(stage.digest('A')), 20_000);
   await stage.node.pull(stage.spell('/dl/simular/win11'), true);

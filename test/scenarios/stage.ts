@@ -323,7 +323,7 @@ async function settleEpoch(scenario: Scenario, stage: Stage): Promise<void> {
   for (const letter of state.rotten ?? []) epoch.damageBlob(blobsOf(letter).at(-1) ?? '', (b) => harmed(b, 'flipped'));
 }
 
-/** What `docker login` leaves behind: cocoon pulls from these registries with a credential only (contract E.2). */
+/** What `docker login` leaves behind: cocoon pulls from these registries with a credential only. */
 function dockerConfig(registries: Epoch[]): object {
   const auth = ({ token }: Epoch): string => Buffer.from(`x:${token}`).toString('base64');
   return { auths: Object.fromEntries(registries.map((one) => [new URL(one.url).host, { auth: auth(one) }])) };

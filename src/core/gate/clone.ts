@@ -39,7 +39,7 @@ const CLONE_ANSWER: Record<SnapshotVerdict, Answer> = {
 
 export function cloneAnswer(node: NodeFacts, image: string, facts: GateFacts, inSync: boolean): Said {
   const snapshot = snapshotAsked(image);
-  // A node knows it by its local name; what is there under that name is used as it is, for ever (contract F.4).
+  // A node knows it by its local name; what is there under that name is used as it is, for ever: vk-cocoon fetches no snapshot twice.
   const fact = node.observation.observed?.snapshots.find(({ name }) => name === localSnapshotName(snapshot));
   const row = node.findings.snapshots.find((r) => r.snapshot === snapshot && r.id === (fact?.id ?? null));
   if (row === undefined) return say('unknown', 'UNKNOWN', PLAIN_REASON.unknown);

@@ -1,4 +1,4 @@
-/** CocoonSet manifests → what a gate asks: every image that they name, and where it is to start (contract F.2, F.3). */
+/** CocoonSet manifests → what a gate asks: every image that they name, and where it is to start. */
 import { fault } from '../errors.ts';
 import { ShapeError, array, object, optionalText, type JsonObject } from '../json.ts';
 import type { Refusal, StartMode } from '../model/gate.ts';

@@ -10,7 +10,7 @@ export interface Question extends Pick<
   GateQuestion,
   'source' | 'set' | 'role' | 'toolbox' | 'mode' | 'image' | 'nodeName'
 > {
-  /** The node pulls the image with `--force` before it starts (mode `run` alone; contract F.4). */
+  /** The node pulls the image with `--force` before it starts (mode `run` alone). */
   forcePull: boolean;
   /** Null: every pool. */
   pools: string[] | null;
@@ -112,7 +112,7 @@ function unasked(source: string, what: string): Refusal {
 
 /**
  * The snapshot that a clone of this image string asks epoch for: split at the first colon, tag `latest` where there is
- * none (contract F.3). `host:5000/x` is therefore the repository `host` with the tag `5000/x`, which is no tag at all.
+ * none, as vk-cocoon does. `host:5000/x` is therefore the repository `host` with the tag `5000/x`, which is no tag at all.
  */
 export function snapshotAsked(image: string): string {
   const colon = image.indexOf(':');

@@ -132,7 +132,7 @@ export function judgeLayers(
   return judgeGone(comparison, base, baseDigest, words);
 }
 
-/** cocoon looks for the digest in the index, and pulls by digest where it is not there (contract D.3): a cold start. */
+/** cocoon looks for the digest in the index, and pulls by digest where it is not there: a cold start. */
 export function judgeOciEntry(comparison: Comparison, entry: IndexEntry, digest: string): Judgement | null {
   if (entry.digest !== digest) return null;
   const desired = judgedAs(comparison, entry.reference);

@@ -20,7 +20,7 @@ const CHECKED = {
   sha256: 'checked: sha256 of every byte',
   converted: 'cocoon converted the download: only presence and header can be verified',
 };
-/** The same of a container image: there is no cheap way to see whether its layers are whole (contract C.6). */
+/** The same of a container image: there is no cheap way to see whether its layers are whole. */
 export const OCI_CHECKED = 'checked: each of its files is present; whether the layers are whole cannot be told';
 
 /** No proof of anything: such a blob is never taken for a bad one. */
@@ -30,8 +30,8 @@ const UNHASHED = 'the bytes of the blob could not be hashed';
 export type Form = Pick<DesiredImage, 'sizeBytes' | 'stored'>;
 
 /**
- * Judges the blob of a cloud image. The index's own size proves nothing (contract A.5): a forced pull keeps a bad file
- * and then records its size. A converted blob has other bytes than the download, so only its presence and its header
+ * Judges the blob of a cloud image. The index's own size proves nothing
+ * (conformance: --force keeps a damaged blob of the same digest, and records its size). A converted blob has other bytes than the download, so only its presence and its header
  * can be looked at.
  * @param desired what is known of the content that has exactly this digest, or null where nothing is
  */
@@ -72,8 +72,8 @@ function hasPlainHeader(blob: BlobFact): boolean {
 }
 
 /**
- * Judges the files of a container image: every layer, a kernel and an initrd, as cocoon itself looks for them (contract
- * C.6). There is no cheap way to see whether they are whole.
+ * Judges the files of a container image: every layer, a kernel and an initrd, as cocoon itself looks for them
+ * (conformance: a missing layer, then a missing kernel, of an OCI guest). There is no cheap way to see whether they are whole.
  */
 export function ociState(
   { cocoon }: Node,
@@ -113,8 +113,8 @@ export function isInUse(observed: Observed, digest: string): boolean {
 }
 
 /**
- * What keeps a blob alive when cocoon collects garbage: index entries, and the records of VMs and snapshots (contract
- * A.12). Names for people.
+ * What keeps a blob alive when cocoon collects garbage: index entries, and the records of VMs and snapshots
+ * (conformance: keeps a blob that a snapshot pins). Names for people.
  */
 export function keepersOf(observed: Observed, digest: string): string[] {
   const hex = hexOf(digest);

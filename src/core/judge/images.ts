@@ -182,7 +182,7 @@ export function canBeHad({ image, reference, digest, kept }: Evidence): boolean 
   return digest !== null || !isTied(image, reference);
 }
 
-/** A cloud image under a name that is no URL: cocoon would look for it at an OCI registry (contract C.7). */
+/** A cloud image under a name that is no URL: cocoon would look for it at an OCI registry. */
 export function isTied({ kind }: DesiredImage, reference: string): boolean {
   return kind === 'cloud-image' && !isUrl(reference);
 }

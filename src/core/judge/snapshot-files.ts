@@ -5,7 +5,7 @@ import type { Node } from '../model/node.ts';
 import type { Observed, SnapshotFact } from '../model/observed.ts';
 
 /**
- * What makes a snapshot unusable whatever its base is (contract D.2 steps 12 to 15), or null. A snapshot of Cloud
+ * What makes a snapshot unusable whatever its base is, or null: what a clone looks at before it opens the base. A snapshot of Cloud
  * Hypervisor needs `cocoon.json` since v0.3.8.
  */
 export function whyUnusable(observed: Observed, fact: SnapshotFact): string | null {
@@ -45,7 +45,7 @@ export function blobHex(node: Pick<Node, 'cocoon'>, path: string): string | null
   return /^([0-9a-f]{64})\.qcow2$/.exec(path.slice(prefix.length))?.[1] ?? null;
 }
 
-/** The digest that a record pins: its own field, or for older ones the single blob that it names (contract B.5). */
+/** The digest that a record pins: its own field, or for older ones the single blob that it names. */
 export function pinnedBy(fact: SnapshotFact): string | null {
   if (fact.baseDigest !== null) return fact.baseDigest;
   const [only, ...more] = fact.blobIds;

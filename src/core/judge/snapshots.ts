@@ -1,6 +1,7 @@
 /**
  * Snapshot verdicts: can a clone of this snapshot work on this node? The index is not the judge here: the hypervisor
- * opens the absolute path in the header of the overlay, whatever any index says (contract B.5, D.2).
+ * opens the absolute path in the header of the overlay, whatever any index says
+ * (conformance: the incident: a missing base shows only when the hypervisor restores).
  */
 import { localSnapshotName } from '../reference.ts';
 import type { Catalog } from '../model/catalog.ts';
@@ -16,7 +17,7 @@ import { isInPool, judgedAs, type Comparison } from './scope.ts';
 import { openedBase, pinnedBy, whyUnusable } from './snapshot-files.ts';
 import { watchedOn } from './watched.ts';
 
-/** `save` writes a pending record before the data; gc takes it for abandoned after this long (contract A.12). */
+/** `save` writes a pending record before the data; gc takes it for abandoned after this long. */
 const PENDING_MS = 24 * 3600 * 1000;
 
 /** The verdict on every snapshot of the node, and on every tracked one that its pool should be able to start. */
@@ -81,7 +82,7 @@ function judgeLocal(comparison: Comparison, fact: SnapshotFact): SnapshotFinding
   }
 }
 
-/** Nobody fetches a snapshot again that a node holds already (contract F.4), whatever its tag serves by now. */
+/** vk-cocoon fetches no snapshot again that a node holds already, whatever its tag serves by now. */
 function withNews({ snapshots }: Catalog, fact: SnapshotFact, judged: SnapshotFinding): SnapshotFinding {
   const served = snapshots.find(({ snapshot }) => localSnapshotName(snapshot) === fact.name);
   if (served === undefined || fact.pending) return judged;

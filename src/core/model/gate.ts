@@ -1,7 +1,7 @@
 /** What a gate was asked, and what it answers. */
 import type { ErrorInfo } from './error.ts';
 
-/** How a node starts what a question names: a clone of a hot snapshot, or a new VM from an image (contract F.3). */
+/** How a node starts what a question names: a clone of a hot snapshot, or a new VM from an image. */
 export type StartMode = 'clone' | 'run';
 
 export type Answer = 'yes' | 'no' | 'unknown';

@@ -89,7 +89,7 @@ export interface Observed {
   indexSource: 'json' | 'sqlite' | 'none';
   freeBytes: number;
   entries: IndexEntry[];
-  /** References that two live stores map to different digests (contract B.7). */
+  /** References that two live stores map to different digests. */
   conflicts: string[];
   blobs: Record<string, BlobFact>;
   /** Every file outside `cloudimg/blobs` that an entry or a snapshot needs, by absolute path. */

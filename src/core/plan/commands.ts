@@ -6,8 +6,8 @@ import type { CocoonSettings } from '../model/node.ts';
 
 /**
  * The argument vector of one cocoon command. The root directory is always passed, so that what was read and what is
- * changed are the same; run and log directories only where the config sets them (contract A.1: a moved root does not
- * move them).
+ * changed are the same; run and log directories only where the config sets them: a moved root does not
+ * move them.
  */
 function cocoonArgv(cocoon: CocoonSettings, ...args: string[]): string[] {
   const run = cocoon.runDir === null ? [] : ['--run-dir', cocoon.runDir];
@@ -20,14 +20,15 @@ function typed(cocoon: CocoonSettings, argv: string[]): string {
   return (cocoon.sudo ? ['sudo', ...argv] : argv).map(shellQuote).join(' ');
 }
 
-/** Where a cloud image's blob lies (contract B.2). */
+/** Where a cloud image's blob lies. */
 function blobPath(cocoon: CocoonSettings, digest: string): string {
   return `${cocoon.rootDir}/cloudimg/blobs/${hexOf(digest)}.qcow2`;
 }
 
 /**
  * What a person types to replace a bad blob once no VM runs on it: a forced pull alone keeps a non-empty file, and a
- * file set aside must not end in `.qcow2`, or gc takes it for a blob (contract C.1).
+ * file set aside must not end in `.qcow2`, or gc takes it for a blob
+ * (conformance: leaves a file set aside in blobs/ under another extension).
  */
 export function replaceCommands(cocoon: CocoonSettings, reference: string, digest: string): string[] {
   const blob = blobPath(cocoon, digest);
@@ -39,7 +40,8 @@ export function replaceCommands(cocoon: CocoonSettings, reference: string, diges
 
 /**
  * The same for an image under a name, which has no URL to pull: its disk comes from the registry, part after part, is
- * compared with its digest, and imported in place of the bad file, which an import would keep (contract C.1).
+ * compared with its digest, and imported in place of the bad file, which an import would keep
+ * (conformance: a file whose blob is there is only entered).
  */
 export function reimportCommands(
   cocoon: CocoonSettings,

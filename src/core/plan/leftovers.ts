@@ -31,7 +31,7 @@ export function leftoverAt(path: string): Leftover | null {
 
 /**
  * Everything that was left, but for a bad blob that an action of this plan brings anew: to put the file back first would
- * make cocoon keep it (contract C.1), so the guard of that action removes or puts back what lies beside its blob.
+ * make cocoon keep it, so the guard of that action removes or puts back what lies beside its blob.
  */
 export function planTidying(observations: Observation[], actions: Action[]): Tidying[] {
   return observations

@@ -80,7 +80,7 @@ function isFromEpoch(name: string): boolean {
 }
 
 /**
- * Newer vk-cocoon imports cloud images under `repo:tag` (contract F.4). Where a snapshot names such a key as its base,
+ * Newer vk-cocoon imports cloud images under `repo:tag`. Where a snapshot names such a key as its base,
  * and epoch has that artifact, the key is tied to it.
  */
 async function tiedBy(asking: Asking, key: string, bases: ReadonlySet<string>): Promise<DesiredImage[]> {

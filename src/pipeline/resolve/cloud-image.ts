@@ -103,7 +103,7 @@ export async function formOf(
   }
 }
 
-/** Whether this epoch serves a tag as the last segment of a path under /dl (contract E.6). */
+/** Whether this epoch is a newer one (conformance: serves /dl/NAME/REF by tag and by manifest digest). */
 export async function servesTagPath({ epoch, signal }: Inquiry, reading: Reading): Promise<boolean | ErrorInfo> {
   try {
     return await epoch.servesTagPath(reading.repository, reading.tag, signal);

@@ -21,7 +21,7 @@ export async function resolveReference(asking: Asking, key: string, architecture
   const meaning = meaningOf(key, asking.addresses);
   if (meaning.kind === 'download') return await download(asking, meaning.path);
   if (meaning.kind !== 'epoch-oci') return [];
-  // Epoch's own container images can be judged, but not pulled by cocoon without a credential (contract E.2).
+  // Epoch's own container images can be judged, but not pulled by cocoon without a credential.
   const { repository, tag } = meaning;
   const unpullable = `cocoon cannot pull it from epoch without a credential for its host: an image under /dl/${repository} it can`;
   const image = `${new URL(asking.addresses[0]).host}/${repository}`;
@@ -43,7 +43,7 @@ export async function resolveTracked(
   return [{ ...found, unpullable: await whyUnpullable(asking, found) }];
 }
 
-/** What `/dl/PATH` means to this epoch (contract E.6): newer ones take the last segment for a tag first. */
+/** What `/dl/PATH` means to this epoch: newer ones take the last segment for a tag first. */
 async function download(asking: Asking, path: string): Promise<DesiredImage[]> {
   const { whole, split } = readingsOf(path);
   const asTag = split === null ? null : (await manifestAt(asking, split)).manifest;
@@ -65,7 +65,7 @@ async function download(asking: Asking, path: string): Promise<DesiredImage[]> {
   return whole === null ? [] : [await imageAtEpoch(asking, whole)];
 }
 
-/** Older epochs serve the tag `latest` under /dl and no other (contract E.6): another has no URL that cocoon could pull. */
+/** Older epochs serve the tag `latest` under /dl and no other: another has no URL that cocoon could pull. */
 async function whyUnpullable(asking: Asking, image: DesiredImage): Promise<string | null> {
   const { image: repository, tag, reference, contentDigest } = image;
   const isTagPath = reference === epochReference(asking.addresses[0], repository, tag) && tag !== 'latest';

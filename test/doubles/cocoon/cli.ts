@@ -1,4 +1,4 @@
-// The command tree with its flags, and the parser that behaves as cobra's does (contract A.1, A.2).
+// The command tree with its flags, and the parser that behaves as cobra's does.
 import { appendFileSync } from 'node:fs';
 import { print, type Invocation } from './command.ts';
 import { layout, loadConfig } from './config.ts';

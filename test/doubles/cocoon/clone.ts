@@ -1,4 +1,4 @@
-// `vm clone`: every check in the order of contract D.2, with its text.
+// `vm clone`: every check in cocoon's own order, with its text.
 import { copyFileSync, linkSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { basename, join } from 'node:path';
@@ -345,7 +345,7 @@ function relocate(sidecar: StorageConfig[], runDir: string, cow: string): Storag
   });
 }
 
-/** `stat` of OCI layers, kernel, initrd and firmware; the base of a cloud image is not among them (contract D.2). */
+/** `stat` of OCI layers, kernel, initrd and firmware; the base of a cloud image is not among them. */
 function verifyBaseFiles(disks: StorageConfig[], boot: BootConfig | undefined): void {
   for (const disk of disks) if (disk.role === 'layer') wrapMissing(`base layer ${disk.path}`, disk.path);
   const files = { kernel: boot?.kernel_path, initrd: boot?.initrd_path, firmware: boot?.firmware_path };

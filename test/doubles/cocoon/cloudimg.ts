@@ -1,4 +1,4 @@
-// Cloud images: download, sniff, convert, commit (contract C.1, C.2).
+// Cloud images: download, sniff, convert, commit.
 import { createHash } from 'node:crypto';
 import {
   chmodSync,

@@ -21,7 +21,7 @@ export function printJson(value: unknown): void {
   print(`${goJson(value, 2)}\n`);
 }
 
-/** A list in the format that `--format` asks for; anything but `json` is a table (contract A.5). */
+/** A list in the format that `--format` asks for; anything but `json` is a table. */
 export function printList(call: Invocation, items: unknown[], header: string[], row: (item: never) => string[]): void {
   if (call.flags.get('format') === 'json') printJson(items);
   else print(table([header, ...items.map((item) => row(item as never))]));

@@ -1,4 +1,4 @@
-// Global configuration and the layout under root_dir, run_dir and log_dir (contract A.1, B.1).
+// Global configuration and the layout under root_dir, run_dir and log_dir.
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { join } from 'node:path';

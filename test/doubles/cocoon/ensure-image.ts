@@ -1,4 +1,4 @@
-// `vm clone --pull`: fetches the base image where the index does not have it; never fails, only logs (contract D.3).
+// `vm clone --pull`: fetches the base image where the index does not have it; never fails, only logs.
 import type { Invocation } from './command.ts';
 import { faults } from './faults.ts';
 import { findImage, initImages, type BackendName } from './images.ts';

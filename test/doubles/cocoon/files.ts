@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { constants, inflateRawSync } from 'node:zlib';
 import { goSystemError } from './text.ts';
 
-/** Creates directories with mode 0750 (contract A.1). */
+/** Creates directories with mode 0750. */
 export function ensureDirs(...dirs: string[]): void {
   for (const dir of dirs) {
     const first = firstMissing(dir);
@@ -26,7 +26,7 @@ function firstMissing(dir: string): string {
   return parent === dir ? dir : firstMissing(parent);
 }
 
-/** A regular file that is not empty: all that cocoon ever asks of a blob (contract C.1). */
+/** A regular file that is not empty: all that cocoon ever asks of a blob. */
 export function isValidFile(path: string): boolean {
   return fileSize(path) > 0;
 }
@@ -64,7 +64,7 @@ export function readFile(path: string): Buffer {
   }
 }
 
-/** Temporary file in the same directory, then rename: readers see the old document or the new one (contract B.4). */
+/** Temporary file in the same directory, then rename: readers see the old document or the new one. */
 export function writeAtomically(path: string, data: string): void {
   const temporary = join(dirname(path), `.tmp-${randomBytes(5).readUInt32BE()}`);
   try {
@@ -88,7 +88,7 @@ export function gunzipLoosely(data: Buffer): Buffer {
   return inflateRawSync(data.subarray(at), { finishFlush: constants.Z_SYNC_FLUSH });
 }
 
-/** A fresh identifier: 26 characters of base32 (contract 0.3). */
+/** A fresh identifier: 26 characters of base32. */
 export function newId(): string {
   const alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567';
   return Array.from(randomBytes(26), (byte) => alphabet[byte % 32]).join('');

@@ -50,7 +50,7 @@ export interface SnapshotOptions {
 
 const SOURCE_VM = 'KNXXK4TDMVLE2SKBMFZWK2LMNR';
 
-/** The `config` of snapshot.json: what `snapshot inspect` shows after the import (contract A.10). */
+/** The `config` of snapshot.json: what `snapshot inspect` shows after the import. */
 export function makeSnapshotConfig(options: SnapshotOptions = {}): Record<string, unknown> {
   const type = options.imageType ?? (options.layers ? 'oci' : 'cloudimg');
   const blobIds = options.blobIds ?? options.layers ?? (options.imageDigest ? [hexOf(options.imageDigest)] : []);
@@ -74,7 +74,7 @@ export function makeSnapshotConfig(options: SnapshotOptions = {}): Record<string
   };
 }
 
-/** The data files of a Cloud Hypervisor snapshot (contract B.5), without snapshot.json. */
+/** The data files of a Cloud Hypervisor snapshot, without snapshot.json. */
 export function makeSnapshotFiles(options: SnapshotOptions = {}): TarEntry[] {
   const rootDir = options.rootDir ?? '/var/lib/cocoon';
   const sourceDir = `${options.runDir ?? `${rootDir}/run`}/cloudhypervisor/${SOURCE_VM}`;
@@ -112,7 +112,7 @@ export function makeSnapshotFiles(options: SnapshotOptions = {}): TarEntry[] {
   return files.filter((file) => !options.omit?.includes(file.name));
 }
 
-/** An archive for `cocoon snapshot import`: snapshot.json first, then the data files (contract A.10). */
+/** An archive for `cocoon snapshot import`: snapshot.json first, then the data files. */
 export function makeSnapshotArchive(options: SnapshotOptions = {}): Buffer {
   const envelope = { config: makeSnapshotConfig(options), version: options.archiveVersion ?? 1 };
   const members = [{ name: 'snapshot.json', data: Buffer.from(`${JSON.stringify(envelope, null, 2)}\n`) }];

@@ -1,4 +1,4 @@
-// `gc`: removes what no index entry, snapshot or VM refers to (contract A.12).
+// `gc`: removes what no index entry, snapshot or VM refers to.
 import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { flag, isSet, type Invocation } from './command.ts';

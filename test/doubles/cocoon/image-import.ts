@@ -1,4 +1,4 @@
-// `image import NAME [FILE…]`: qcow2 becomes a cloud image, tar an OCI image (contract A.9).
+// `image import NAME [FILE…]`: qcow2 becomes a cloud image, tar an OCI image.
 import { createHash } from 'node:crypto';
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';

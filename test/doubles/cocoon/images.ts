@@ -1,4 +1,4 @@
-// `image list|inspect|rm` and what both image backends share (contract A.5, A.6, A.8).
+// `image list|inspect|rm` and what both image backends share.
 import { isSet, print, printJson, printList, type Invocation } from './command.ts';
 import { faults } from './faults.ts';
 import { ensureDirs, isValidFile } from './files.ts';
@@ -114,7 +114,7 @@ export async function removeImages(call: Invocation): Promise<void> {
   if (deleted.length === 0) log.info('no matching images found');
 }
 
-/** `image pull [--force] IMAGE…`: URLs are cloud images, all else comes from a registry (contract A.7). */
+/** `image pull [--force] IMAGE…`: URLs are cloud images, all else comes from a registry. */
 export async function pullImages(call: Invocation): Promise<void> {
   initImages(call);
   for (const ref of call.args) {
@@ -130,7 +130,7 @@ export async function pullImages(call: Invocation): Promise<void> {
   }
 }
 
-/** The entry that `vm run` would boot from: exact key, or full digest; no prefixes (contract D.8). */
+/** The entry that `vm run` would boot from: exact key, or full digest; no prefixes. */
 export function lookupExactly<E extends Entry>(images: Entries<E>, id: string): E | null {
   const byDigest = Object.values(images).find((entry) => entry && [id, `sha256:${id}`].includes(digestOfEntry(entry)));
   return images[id] ?? byDigest ?? null;

@@ -1,4 +1,4 @@
-// SIGINT and SIGTERM cancel what is under way; every command then cleans up and fails by itself (contract C.5, D.5).
+// SIGINT and SIGTERM cancel what is under way; every command then cleans up and fails by itself.
 
 const controller = new AbortController();
 

@@ -1,4 +1,4 @@
-// Advisory flock(2) locks on the sibling *.lock files (contract B.4).
+// Advisory flock(2) locks on the sibling *.lock files.
 //
 // Node has no flock; flock(1) can lock a descriptor that it inherits. The lock belongs to the open file description,
 // so it stays with us when flock(1) ends, and the kernel frees it when we close the descriptor or die.

@@ -1,4 +1,4 @@
-// Log lines on stderr as zerolog's console writer prints them (contract A.3).
+// Log lines on stderr as zerolog's console writer prints them.
 import { writeSync } from 'node:fs';
 import { constants } from 'node:os';
 
@@ -18,7 +18,7 @@ export function setLogLevel(level: string): void {
 
 /**
  * Writes at once, so that output is complete whatever ends the process. Like every Go program this one dies of a
- * closed stdout or stderr, in the middle of its work and without cleaning up (contract K).
+ * closed stdout or stderr, in the middle of its work and without cleaning up.
  */
 export function writeOut(descriptor: 1 | 2, text: string): void {
   let rest = Buffer.from(text);

@@ -1,4 +1,4 @@
-// `meta init|convert` of newer releases: JSON files into the SQLite store (contract B.7).
+// `meta init|convert` of newer releases: JSON files into the SQLite store.
 import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Invocation } from './command.ts';

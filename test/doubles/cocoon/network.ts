@@ -1,4 +1,4 @@
-// Guest networks as far as a client sees them: which conflist, which address, which record (contract B.6, D.2).
+// Guest networks as far as a client sees them: which conflist, which address, which record.
 import { readdirSync, readFileSync, existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Invocation } from './command.ts';

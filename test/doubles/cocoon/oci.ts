@@ -1,4 +1,4 @@
-// OCI images: layers become EROFS files, kernel and initrd are taken out of them (contract C.6).
+// OCI images: layers become EROFS files, kernel and initrd are taken out of them.
 import { createHash } from 'node:crypto';
 import { mkdirSync, renameSync, rmSync, writeFileSync, existsSync } from 'node:fs';
 import { basename, dirname, join, normalize } from 'node:path';
@@ -209,7 +209,7 @@ function move(from: string, to: string): void {
   renameSync(from, to);
 }
 
-/** The digest of an imported image: it exists in no registry (contract C.6). */
+/** The digest of an imported image: it exists in no registry. */
 export function importedDigest(layers: Layer[]): string {
   return `sha256:${createHash('sha256')
     .update(layers.map(({ hex }) => hex).join(''))

@@ -1,4 +1,4 @@
-// The qcow2 format: writing small valid images, and reading the header fields that cocoon reads (contract B.5, C.1).
+// The qcow2 format: writing small valid images, and reading the header fields that cocoon reads.
 import { createCipheriv, createHash } from 'node:crypto';
 
 /** Where the four bytes `QFI\xfb` begin a file, it is a qcow2 image. */
@@ -87,7 +87,7 @@ export function makeQcow2(options: Qcow2Options = {}): Buffer {
   return image;
 }
 
-/** The writable disk of a guest on a cloud image: empty, 10 GiB, backed by an absolute path (contract B.5). */
+/** The writable disk of a guest on a cloud image: empty, 10 GiB, backed by an absolute path. */
 export function makeOverlay(backingPath: string, virtualSize = 10 * 2 ** 30): Buffer {
   return makeQcow2({ backing: backingPath, virtualSize, clusterBits: 13, size: 0 });
 }

@@ -1,4 +1,4 @@
-// The documents that cocoon keeps (contract B.2, B.3, B.5, B.6); field order is that of the files.
+// The documents that cocoon keeps; field order is that of the files.
 
 export interface CloudimgEntry {
   ref: string;
@@ -120,7 +120,7 @@ export interface NetworkIndex {
   networks: Entries<{ network: object; id: string; type: string; vm_id: string; if_name: string }>;
 }
 
-/** Resolves an ID, a name or a unique ID prefix of three characters and more (contract A.10); null when unknown. */
+/** Resolves an ID, a name or a unique ID prefix of three characters and more; null when unknown. */
 export function resolveRef<R>(items: Entries<R>, names: Record<string, string>, ref: string): string | null {
   if (items[ref]) return ref;
   const named = names[ref];

@@ -1,4 +1,4 @@
-// A client of OCI registries as cocoon's library behaves: ping, token, manifest, blobs (contract A.7, C.6, E.2).
+// A client of OCI registries as cocoon's library behaves: ping, token, manifest, blobs.
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -8,7 +8,7 @@ import { getFollowing, readBody } from './http.ts';
 import { quote } from './text.ts';
 
 export interface Reference {
-  /** As typed: the index key (contract C.6). */
+  /** As typed: the index key. */
   typed: string;
   registry: string;
   repository: string;

@@ -1,4 +1,4 @@
-// `vm run`: boots from an image that the index resolves (contract D.8).
+// `vm run`: boots from an image that the index resolves.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { flag, isSet, printJson, wantsJson, type Invocation } from './command.ts';

@@ -1,4 +1,4 @@
-// `snapshot list|inspect|rm|import|export` (contract A.10, B.5).
+// `snapshot list|inspect|rm|import|export`.
 import { closeSync, ftruncateSync, openSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -187,7 +187,7 @@ function parseEnvelope(bytes: Buffer): { config: SnapshotConfig; version: number
   }
 }
 
-/** Sparse members carry a map of their data segments (contract A.10). */
+/** Sparse members carry a map of their data segments. */
 function extract(path: string, data: Buffer, mode: number, pax: Record<string, string>): void {
   const fd = openSync(path, 'w', mode);
   const map = pax['COCOON.sparse.map'];

@@ -1,4 +1,4 @@
-// The JSON engine: one compact document per file, replaced by rename under an exclusive lock (contract B.4).
+// The JSON engine: one compact document per file, replaced by rename under an exclusive lock.
 import { copyFileSync, existsSync } from 'node:fs';
 import { faults } from './faults.ts';
 import { readFile, writeAtomically } from './files.ts';

@@ -1,4 +1,4 @@
-// The SQLite engine of newer releases, through Debian's sqlite3 command (contract B.7).
+// The SQLite engine of newer releases, through Debian's sqlite3 command.
 import { spawn } from 'node:child_process';
 import { linkSync, existsSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';

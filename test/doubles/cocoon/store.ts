@@ -1,4 +1,4 @@
-// Which engine keeps the metadata, and the one interface that commands see (contract B.4, B.7).
+// Which engine keeps the metadata, and the one interface that commands see.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { layout, type Config } from './config.ts';
@@ -69,7 +69,7 @@ export async function openStore<N extends StoreName>(config: Config, name: N): P
 
 let warned = false;
 
-/** An explicit setting, else an existing database, else existing JSON files, else SQLite (contract B.7). */
+/** An explicit setting, else an existing database, else existing JSON files, else SQLite. */
 export function chooseEngine(config: Config): 'json' | 'sqlite' {
   const { metaDb, metaManifest } = layout(config);
   if (existsSync(metaManifest)) {

@@ -1,4 +1,4 @@
-// Tar archives as cocoon writes and reads them: flat, ustar, with PAX records for sparse members (contract A.10).
+// Tar archives as cocoon writes and reads them: flat, ustar, with PAX records for sparse members.
 
 export interface TarEntry {
   name: string;

@@ -14,7 +14,7 @@ export function quote(text: string): string {
   return JSON.stringify(text);
 }
 
-/** The current time as Go marshals it: local zone, up to nine digits of a second, no trailing zeros (contract 0.3). */
+/** The current time as Go marshals it: local zone, up to nine digits of a second, no trailing zeros. */
 export function goTime(date = new Date()): string {
   const nanos = String(date.getMilliseconds() * 1_000_000 + Math.floor(Math.random() * 1_000_000)).padStart(9, '0');
   const fraction = nanos.replace(/0+$/, '');
@@ -51,7 +51,7 @@ export function binarySize(bytes: number): string {
   return scaled(bytes, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']);
 }
 
-/** A size in the units of this generation (contract A.14). */
+/** A size in the units of this generation. */
 export function humanSize(bytes: number): string {
   return faults.newer ? binarySize(bytes) : decimalSize(bytes);
 }

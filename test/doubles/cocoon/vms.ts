@@ -1,4 +1,4 @@
-// `vm list|inspect|stop|rm` (contract A.11).
+// `vm list|inspect|stop|rm`.
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { flag, isSet, print, printJson, printList, wantsJson, type Invocation } from './command.ts';
@@ -195,7 +195,7 @@ async function forEachVm(
   else if (succeeded.length === 0) log.info(`no VMs ${verb === 'rm' ? 'deleted' : 'stopped'}`);
 }
 
-/** `vm name "x" …` refusals, in the order of the checks (contract D.2). */
+/** `vm name "x" …` refusals, in the order of the checks. */
 export function validateGuest(config: Vm['config']): void {
   const pattern = '^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$';
   if (!config.name) throw new Error('vm name cannot be empty');
