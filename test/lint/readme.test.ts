@@ -1,4 +1,4 @@
-/** The README's tables of options, exit codes, verdicts and outcomes are those of the program. */
+/** The README's tables of options, exit codes, verdicts and outcomes are those of the program; so are the words of the schema. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
@@ -44,4 +44,19 @@ test.each([
     expect(cells(row)).toHaveLength(cells(head).length);
     expect(cells(row)).not.toContain('');
   }
+});
+
+test('the schema of the report knows the same verdicts and outcomes', () => {
+  const { $defs } = JSON.parse(readFileSync(`${root}config/report.schema.json`, 'utf8')) as {
+    $defs: {
+      image: { properties: { verdict: { enum: string[] } } };
+      snapshotVerdict: { enum: string[] };
+      outcome: { enum: (string | null)[] };
+      summary: { properties: Record<'images' | 'snapshots', { required: string[] }> };
+    };
+  };
+  const { images, snapshots } = $defs.summary.properties;
+  expect([$defs.image.properties.verdict.enum, images.required]).toEqual([IMAGE_VERDICTS, IMAGE_VERDICTS]);
+  expect([$defs.snapshotVerdict.enum, snapshots.required]).toEqual([SNAPSHOT_VERDICTS, SNAPSHOT_VERDICTS]);
+  expect(new Set($defs.outcome.enum)).toEqual(new Set([...OUTCOMES, null]));
 });
