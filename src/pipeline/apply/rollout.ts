@@ -31,7 +31,7 @@ interface Progress {
 
 /**
  * Applies the actions of each wave before those of the next. An image goes past its canaries only when every one of
- * them is healed; for one that another run or a VM holds, so that nothing was begun there, the next node stands in. Past
+ * them is healed; for one that another run or a VM holds, so that nothing was begun there, the next node takes its place. Past
  * the failure budget nothing new starts; what was not started is `skipped` with the reason.
  * @returns one result per action, in the order of the plan
  */
