@@ -1,6 +1,7 @@
 /** What a command may touch of the outside: handed in by `program.ts`, the only one behind it that knows `process`. */
 import type { ReconcileError } from '../core/errors.ts';
 import type { Signal } from '../core/model/exit-codes.ts';
+import { plain } from '../core/text.ts';
 import type { LogLevel } from './args/options.ts';
 
 export interface Io {
@@ -46,5 +47,5 @@ export function levelOf(options: { logLevel: LogLevel | undefined; quiet: boolea
 
 /** `reconcile: what happened` and what to do, on stderr. */
 export function complain(io: Io, { info }: ReconcileError): void {
-  io.err(`reconcile: ${info.message}\n  ${info.hint}\n`);
+  io.err(`reconcile: ${plain(info.message)}\n  ${plain(info.hint)}\n`);
 }

@@ -1,6 +1,6 @@
 /** Log lines on stderr: pretty on a terminal, JSON elsewhere. Synchronous, so that none is lost at the end. */
 import { redact } from '../system/secrets.ts';
-import { formatBytes } from '../core/text.ts';
+import { formatBytes, plain } from '../core/text.ts';
 import type { JudgeEvents } from '../pipeline/judge.ts';
 import type { CommonOptions } from './args/options.ts';
 import { levelOf, wantsColor, type Io } from './io.ts';
@@ -23,7 +23,12 @@ export async function createLog(options: CommonOptions, io: Io): Promise<Log> {
     : pino.destination({ fd: 2, sync: true });
   stream.on('error', () => undefined); // a full disk ends the log and not the run
   const logger = pino(settings, stream);
-  return (at, message, fields) => logger[at](redact(fields), redact(message));
+  return (at, message, fields) => logger[at](printable(redact(fields)), plain(redact(message)));
+}
+
+function printable(fields: Record<string, unknown>): Record<string, unknown> {
+  const entries = Object.entries(fields).map(([key, value]) => [key, typeof value === 'string' ? plain(value) : value]);
+  return Object.fromEntries(entries) as Record<string, unknown>;
 }
 
 /** Reading and judging as they go. What is wrong with a node is also in the report, so it is no warning here. */

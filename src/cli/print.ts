@@ -2,6 +2,7 @@
 import { ReconcileError } from '../core/errors.ts';
 import { EXIT_CODES } from '../core/model/exit-codes.ts';
 import { isAnyNamed } from '../core/plan/select.ts';
+import { printableJson } from '../core/text.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
 import type { Report } from '../core/model/report.ts';
 import { redact } from '../system/secrets.ts';
@@ -43,5 +44,5 @@ function complaintsOf({ run, gate }: Report): ErrorInfo[] {
 
 /** What a command that only looks says as JSON. */
 export function printJson(io: Io, tool: Tool, error: Report['run']['error'], found: Record<string, unknown[]>): void {
-  io.out(`${JSON.stringify(redact({ schemaVersion: 1, tool, error, ...found }), null, 2)}\n`);
+  io.out(printableJson(redact({ schemaVersion: 1, tool, error, ...found })));
 }

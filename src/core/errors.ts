@@ -283,7 +283,7 @@ const catalog = {
   }),
   ARTIFACT_UNSUPPORTED: (a: { image: string; why: string }): Words => ({
     message: `${a.image}: ${clip(a.why, 300)}`,
-    hint: 'push it in a form that can be checked (one layer, qcow2 v3 without a backing file), or leave it out by images.ignore',
+    hint: 'push it in a form that can be checked (one layer, qcow2 v3 without backing file, external data or encryption), or leave it out by images.ignore',
   }),
 
   // steps of an action

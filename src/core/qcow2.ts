@@ -20,6 +20,34 @@ export function isPlainQcow2(head: Uint8Array): boolean {
   return view.getUint32(4) === 3 && view.getBigUint64(8) === 0n;
 }
 
+/** Bits of the incompatible features, at byte 72 of a header of version 3. */
+const CORRUPT = 1n << 1n;
+const EXTERNAL_DATA = 1n << 2n;
+/** A header of version 3 is at least so long, in bytes, one of version 2 ends before that. */
+const LEAST_BYTES = { 2: 72, 3: 104 } as const;
+
+/**
+ * Why a pull of a disk that begins so gives nodes nothing that a guest can start from, or null: an external data file is
+ * on no node, nothing there has the key of an encrypted disk, and what is marked corrupt or cut short cannot be opened.
+ * @param head its first bytes, at least 104 of them unless the disk itself is shorter
+ */
+export function whyUnusable(head: Uint8Array): string | null {
+  if (!isQcow2(head)) return null;
+  const view = viewOf(head);
+  const version = head.length < 8 ? 3 : view.getUint32(4);
+  if (version !== 2 && version !== 3) return `it is a qcow2 of version ${version}, which nobody knows`;
+  const least = LEAST_BYTES[version];
+  if (head.length < least) return `its qcow2 header is cut short: ${head.length} bytes and not ${least}`;
+  const method = view.getUint32(32);
+  if (method !== 0)
+    return `the disk is encrypted (${method === 2 ? 'LUKS' : `method ${method}`}), and no node has its key`;
+  if (version === 2) return null;
+  const features = view.getBigUint64(72);
+  if ((features & CORRUPT) !== 0n) return 'the disk is marked corrupt: qemu-img check -r all mends it, or a copy does';
+  if ((features & EXTERNAL_DATA) !== 0n) return 'the disk keeps its data in an external file, which no node has';
+  return null;
+}
+
 /** Where in an overlay the path of its backing file is, in bytes; null where it names none. */
 export function backingPlace(head: Uint8Array): { from: number; to: number } | null {
   if (!isQcow2(head) || head.length < HEADER_BYTES) return null;

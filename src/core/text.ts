@@ -1,18 +1,29 @@
 /** Text for people: control characters out, digests shortened, durations and bytes parsed and printed. */
 
 /**
- * Removes what a terminal would act on: C0 and C1 controls, ANSI sequences, bidirectional overrides.
- * Newlines and tabs become single spaces, so that one message stays one line.
+ * Removes what a terminal would act on, and what nobody sees: control characters, ANSI sequences, all that changes the
+ * direction of text or has no width. Whatever ends a line, and tabs, become single spaces, so that one message stays one line.
  */
 export function plain(text: string): string {
   return (
     text
       // oxlint-disable-next-line no-control-regex -- finding control characters is the point
       .replace(/\x1b\[[0-?]*[ -/]*[@-~]/g, '')
-      .replace(/[\r\n\t]+/g, ' ')
-      // oxlint-disable-next-line no-control-regex -- finding control characters is the point
-      .replace(/[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, '')
+      .replace(/[\r\n\t\u0085\u2028\u2029]+/g, ' ')
+      .replace(UNSEEN, '')
   );
+}
+
+/** Controls, formats (bidirectional, zero-width, tags), lone surrogates, and fillers that are drawn as nothing. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\u115f\u1160\u3164\uffa0]/gu;
+
+/** The same document with nothing in it that a terminal would act on: what `plain` removes is escaped here. */
+export function printableJson(value: unknown): string {
+  const escaped = (unseen: string): string =>
+    Array.from({ length: unseen.length }, (_, i) => `\\u${unseen.charCodeAt(i).toString(16).padStart(4, '0')}`).join(
+      '',
+    );
+  return `${JSON.stringify(value, null, 2).replace(UNSEEN, (unseen) => (unseen === '\n' ? unseen : escaped(unseen)))}\n`;
 }
 
 /** As `plain`, and at most `max` characters, the end marked by an ellipsis. */

@@ -129,7 +129,7 @@ export function createRegistry(options: HttpOptions): Registry {
     async blobHead(repository, blob, signal) {
       const path = `/v2/${repository}/blobs/${blob}`;
       const response = await http.send({ method: 'GET', repository, path, take: { first: HEAD_BYTES } }, signal);
-      if (response.status !== 200) {
+      if (response.status !== 200 && response.status !== 206) {
         if (wantsLogin(response)) throw loginNeeded('GET', `${options.url}${path}`, response, options);
         throw fault('REGISTRY_BLOB_MISSING', { repository, digest: blob, detail: `status ${response.status}` });
       }
@@ -145,7 +145,7 @@ export function createRegistry(options: HttpOptions): Registry {
       const path = `/dl/${repository}/${tag}`;
       const response = await http.send({ method: 'GET', repository, path, take: { first: 1 } }, signal);
       if (wantsLogin(response)) throw loginNeeded('GET', `${options.url}${path}`, response, options);
-      return response.status === 200;
+      return response.status === 200 || response.status === 206;
     },
     async ping(signal) {
       const response = await http.send(

@@ -106,13 +106,16 @@ export function createHttp(options: HttpOptions): Http {
   };
 
   /** Opens a request, following redirects. Our authorization goes to the registry itself, and not there by way of others. */
-  const follow = async ({ method, repository, url }: SentRequest, signal: AbortSignal): Promise<Opened> => {
+  const follow = async (
+    { method, repository, url, take }: SentRequest & { take?: Take },
+    signal: AbortSignal,
+  ): Promise<Opened> => {
     let target = url;
     let stranger: string | null = null;
     for (let hops = 0; ; hops += 1) {
       if (stranger !== null || new URL(target).origin !== origin) stranger = new URL(target).origin;
       const who = stranger === null ? authorization(repository) : undefined;
-      const asked = { method, url: target, authorization: who };
+      const asked = { method, url: target, authorization: who, take };
       const opened = { ...(await open(await agent(), asked, signal)), stranger };
       const { location } = opened.headers;
       if (![301, 302, 303, 307, 308].includes(opened.statusCode) || typeof location !== 'string') return opened;

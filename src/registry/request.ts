@@ -16,8 +16,8 @@ const ACCEPT = [
 ].join(', ');
 
 /**
- * How much of a body is wanted: all of it, refusing more than `atMost` bytes; or its `first` bytes, after which the
- * connection is dropped, because epoch ignores ranges (E.1).
+ * How much of a body is wanted: all of it, refusing more than `atMost` bytes; or its `first` bytes, which are asked
+ * for as a range. Epoch ignores ranges, so the connection is dropped after them.
  */
 export type Take = { atMost: number } | { first: number };
 
@@ -64,19 +64,26 @@ export interface SentRequest {
 /** A response whose body is still to be read. */
 export type Opened = Dispatcher.ResponseData & Pick<HttpResponse, 'stranger'>;
 
+/** What goes over the wire. */
+interface Sent extends Omit<Question, 'repository'> {
+  authorization: string | undefined;
+  take?: Take | undefined;
+}
+
 /** Sends a request, and waits for the head of its response. */
 export async function open(
   agent: Dispatcher,
-  { method, url, authorization }: { method: 'GET' | 'HEAD'; url: string; authorization: string | undefined },
+  { method, url, authorization, take }: Sent,
   signal: AbortSignal,
 ): Promise<Dispatcher.ResponseData> {
   const { origin, pathname, search } = new URL(url);
+  const range = take !== undefined && 'first' in take ? { range: `bytes=0-${take.first - 1}` } : {};
   return await agent.request({
     origin,
     path: `${pathname}${search}`,
     method,
     signal,
-    headers: { accept: ACCEPT, ...(authorization === undefined ? {} : { authorization }) },
+    headers: { accept: ACCEPT, ...range, ...(authorization === undefined ? {} : { authorization }) },
   });
 }
 
@@ -85,7 +92,8 @@ export async function readBody(
   { statusCode, headers, body, stranger }: Opened,
   { method, url, take }: Omit<SentRequest, 'repository'> & { take: Take },
 ): Promise<HttpResponse> {
-  const wanted = statusCode === 200 ? take : { first: MAX_ERROR_BYTES };
+  const isWanted = statusCode === 200 || statusCode === 206;
+  const wanted = isWanted ? take : { first: MAX_ERROR_BYTES };
   const chunks: Buffer[] = [];
   let length = 0;
   for await (const chunk of body) {
@@ -97,6 +105,6 @@ export async function readBody(
     }
   }
   const all = Buffer.concat(chunks);
-  const shown = statusCode === 200 ? all : Buffer.from(redactQuote(all.toString('utf8', 0, MAX_ERROR_BYTES)));
+  const shown = isWanted ? all : Buffer.from(redactQuote(all.toString('utf8', 0, MAX_ERROR_BYTES)));
   return { status: statusCode, headers, body: shown, stranger };
 }

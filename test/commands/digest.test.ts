@@ -63,7 +63,9 @@ async function asked(...args: string[]): Promise<{ code: number; desired: Desire
 
 /** How often each blob was read, by its digest. */
 function reads(): Record<string, number> {
-  const read = epoch.requests.filter(({ method, path }) => method === 'GET' && path.includes('/blobs/'));
+  const read = epoch.requests.filter(
+    ({ method, path, headers }) => method === 'GET' && path.includes('/blobs/') && headers.range === undefined,
+  );
   const digests = read.map(({ path }) => path.slice(path.lastIndexOf('/') + 1));
   return Object.fromEntries(digests.map((one) => [one, digests.filter((other) => other === one).length]));
 }
@@ -99,6 +101,38 @@ describe('a cloud image', () => {
       },
     ]);
     expect(reads()).toEqual({});
+  });
+
+  const header = (change: (disk: Buffer) => void, bytes = 96 * 1024): Buffer => {
+    const disk = fresh();
+    change(disk);
+    return disk.subarray(0, bytes);
+  };
+  test.each([
+    ['its data in an external file', header((disk) => disk.writeBigUInt64BE(4n, 72)), 'external file'],
+    ['LUKS', header((disk) => disk.writeUInt32BE(2, 32)), 'encrypted (LUKS)'],
+    ['the corrupt bit', header((disk) => disk.writeBigUInt64BE(2n, 72)), 'marked corrupt'],
+    ['a header that is cut short', header(() => undefined, 80), 'cut short: 80 bytes and not 104'],
+  ])('with %s is none that a node should have', async (_what, content, why) => {
+    await push('simular/unusable', { content });
+    const { code, desired } = await asked('simular/unusable');
+    expect(code).toBe(3);
+    const message = expect.stringContaining(why) as string;
+    expect(desired[0]).toMatchObject({ contentDigest: null, error: { code: 'ARTIFACT_UNSUPPORTED', message } });
+  });
+
+  test('of a nested repository, named by its tag, whose first blob is lost', async () => {
+    const may = await startEpoch({ generation: 'may' });
+    try {
+      const pushed = await may.pushImage('odd/nested/image', 'v1', { content: fresh() });
+      may.deleteBlob(pushed.contentDigest as string);
+      await configure({}, may.url);
+      const { code, desired } = await asked(`${may.url}/dl/odd/nested/image/v1`);
+      expect(code).toBe(3);
+      expect(desired[0]).toMatchObject({ image: 'odd/nested/image', error: { code: 'REGISTRY_BLOB_MISSING' } });
+    } finally {
+      await may.stop();
+    }
   });
 
   test('may be named by its URL, in either form', async () => {
@@ -358,7 +392,10 @@ describe('ten nodes hold a split image, nothing is known of it, and epoch is not
     const { layers } = (await raw.json()) as { layers: { mediaType: string; digest: string }[] };
     const parts = layers.filter(({ mediaType }) => mediaType.includes('disk')).map((layer) => layer.digest);
     return fleet.epoch.requests
-      .filter(({ method, path }) => method === 'GET' && parts.some((part) => path.includes(part)))
+      .filter(
+        ({ method, path, headers }) =>
+          method === 'GET' && headers.range === undefined && parts.some((part) => path.includes(part)),
+      )
       .map(({ path }) => path);
   };
 

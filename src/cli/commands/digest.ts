@@ -105,8 +105,8 @@ function digestTable(desired: DesiredImage[]): string {
 
 function saidOf(desired: DesiredImage[]): string[] {
   return desired.flatMap(({ image, tag, error, notes }) => [
-    ...(error === null ? [] : [`${image}:${tag}: ${error.message}\n  → ${error.hint}`]),
-    ...notes.map((note) => `${image}:${tag}: ${note}`),
+    ...(error === null ? [] : [`${clip(`${image}:${tag}: ${error.message}`, 800)}\n  → ${clip(error.hint, 500)}`]),
+    ...notes.map((note) => clip(`${image}:${tag}: ${note}`, 800)),
   ]);
 }
 

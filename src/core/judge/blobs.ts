@@ -26,6 +26,8 @@ export const OCI_CHECKED = 'checked: each of its files is present; whether the l
 /** No proof of anything: such a blob is never taken for a bad one. */
 const UNHASHED = 'the bytes of the blob could not be hashed';
 
+const NO_BASE = 'the blob does not begin as a qcow2 base image does';
+
 /** What tells a good blob of a content from a bad one, beside its digest. */
 export type Form = Pick<DesiredImage, 'sizeBytes' | 'stored'>;
 
@@ -40,10 +42,12 @@ export function blobState(observed: Observed, digest: string, desired: Form | nu
   if (blob === undefined) return { state: 'absent', why: 'the blob is not there' };
   if (!blob.regular) return { state: 'absent', why: 'the blob is no regular file' };
   if (blob.sizeBytes === 0) return { state: 'absent', why: 'the blob is empty' };
-  if (blob.sha256 === digest) return { state: 'sound', why: CHECKED.sha256 };
-  if (depth === 'presence') return { state: 'sound', why: CHECKED.presence };
+  const isWhole = blob.sha256 === digest;
+  if (depth === 'presence') return { state: 'sound', why: isWhole ? CHECKED.sha256 : CHECKED.presence };
   const isQcow2 = hasPlainHeader(blob);
-  const problem = flaw(blob, isQcow2, desired, depth);
+  // Bytes that are what their name says may still be a disk that no clone can stand on.
+  const problem = isWhole ? (isQcow2 ? null : NO_BASE) : flaw(blob, isQcow2, desired, depth);
+  if (problem === null && isWhole) return { state: 'sound', why: CHECKED.sha256 };
   if (problem === null) return { state: 'sound', why: desired?.sizeBytes == null ? CHECKED.header : CHECKED.size };
   if (problem === UNHASHED) return { state: 'unproven', why: [problem, blob.unhashed].filter(Boolean).join(': ') };
   if (desired?.stored === 'as-is') return { state: 'corrupt', why: problem };
@@ -59,7 +63,7 @@ export function blobState(observed: Observed, digest: string, desired: Form | nu
 
 /** What is wrong with the bytes if they are those that were downloaded. */
 function flaw(blob: BlobFact, isQcow2: boolean, desired: Form | null, depth: BlobDepth): string | null {
-  if (!isQcow2) return 'the blob does not begin as a qcow2 base image does';
+  if (!isQcow2) return NO_BASE;
   const expected = desired?.sizeBytes ?? null;
   if (expected !== null && blob.sizeBytes !== expected)
     return `the blob has ${blob.sizeBytes} bytes and not ${expected}`;

@@ -71,9 +71,9 @@ const PARSERS: Record<string, LineParser> = {
   },
   /** `kept BY DIR`, after `store missing`: who says that cocoon keeps its store there. */
   kept: (answer, words, { invalid }) => {
-    const [, by, dir] = /^(login|vk-cocoon|default) (.+)$/.exec(words) ?? [];
+    const [, by, dir] = /^(login|vk-cocoon|default) (.+)$/s.exec(words) ?? [];
     if (by === undefined || dir === undefined) throw invalid();
-    answer.storeMissing?.push({ by, dir: dir.replace(/^(["'])(.*)\1$/, '$2') });
+    answer.storeMissing?.push({ by, dir: dir.replace(/^(["'])(.*)\1$/s, '$2') });
   },
   /** `free BYTES`: where a pull would write. */
   free: (answer, words, { invalid }) => {
@@ -86,7 +86,7 @@ const PARSERS: Record<string, LineParser> = {
   },
   /** `index BYTES PATH`: an index; its text follows, but that of an empty one does not. */
   index: (answer, words, { host, invalid }) => {
-    const [, bytes, name] = /^(\d+) (.+)$/.exec(words) ?? [];
+    const [, bytes, name] = /^(\d+) (.+)$/s.exec(words) ?? [];
     if (name === undefined) throw invalid();
     if (parseNumber(bytes as string, invalid) > MAX_FILE_BYTES) throw createTooLarge(name, host);
     answer.texts[name] = '';
@@ -116,7 +116,7 @@ const PARSERS: Record<string, LineParser> = {
   },
   /** `path file PATH` or `path none PATH`: whether a file with something in it is there. */
   path: (answer, words, { rootDir, invalid }) => {
-    const [, state, path] = /^(file|none) (.+)$/.exec(words) ?? [];
+    const [, state, path] = /^(file|none) (.+)$/s.exec(words) ?? [];
     if (path === undefined) throw invalid();
     answer.files[makeAbsolute(path, rootDir)] = state as FileState;
   },
@@ -133,7 +133,7 @@ const PARSERS: Record<string, LineParser> = {
   },
   /** `has BYTES DIR/./NAME`: a file of a snapshot, after the line of its directory. */
   has: (answer, words, { rootDir, invalid }) => {
-    const [, bytes, path] = /^(\d+) (.+)$/.exec(words) ?? [];
+    const [, bytes, path] = /^(\d+) (.+)$/s.exec(words) ?? [];
     const [dir, member] = splitMember(path ?? '', rootDir);
     const directory = answer.directories[dir];
     if (directory === undefined) throw invalid();

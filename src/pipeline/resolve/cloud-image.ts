@@ -2,6 +2,8 @@
 import { readChecksums } from '../../core/checksums.ts';
 import { contentOf, hasUnpaddedTitles, storedAs, withLearned, type Manifest } from '../../core/artifact.ts';
 import type { DesiredImage } from '../../core/model/desired.ts';
+import { errorInfo } from '../../core/errors.ts';
+import { whyUnusable } from '../../core/qcow2.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
 import { remember } from '../../system/remember.ts';
 import { findMissingBlob, NOTHING_KNOWN, whyOf, type FoundManifest, type Inquiry } from './inquiry.ts';
@@ -52,7 +54,15 @@ async function askForImage(inquiry: Inquiry, reading: Reading): Promise<DesiredI
   if (found.blobs.length === 0) return found;
   const learned = withLearned(found, inquiry.state.learned(manifest.digest));
   const known = learned.unlearned ? await fromChecksums(inquiry, learned, manifest) : learned;
-  return { ...known, ...(await findMissingBlob(inquiry.epoch, repository, known.blobs, inquiry.signal)) };
+  const [first] = known.blobs;
+  const [missing, head] = await Promise.all([
+    findMissingBlob(inquiry.epoch, repository, known.blobs, inquiry.signal),
+    first === undefined ? null : headOf(inquiry, repository, first.digest),
+  ]);
+  const why = head === null ? null : whyUnusable(head);
+  if (why === null || missing.missingBlob !== null) return { ...known, ...missing };
+  const unusable = errorInfo('ARTIFACT_UNSUPPORTED', { image: `${repository}:${tag}`, why });
+  return { ...known, contentDigest: null, contentDigestSource: null, unlearned: false, error: unusable };
 }
 
 /** A checksums layer may name the joined file of a split image. */
@@ -91,16 +101,23 @@ export async function withStoredForm(inquiry: Inquiry, image: DesiredImage): Pro
 }
 
 /** How cocoon stores what begins with this blob, told from its first bytes; null where they cannot be had. */
-export async function formOf(
-  { epoch, signal }: Inquiry,
+export async function formOf(inquiry: Inquiry, repository: string, first: string): Promise<DesiredImage['stored']> {
+  const head = await headOf(inquiry, repository, first);
+  return head === null ? null : storedAs(head);
+}
+
+async function headOf(
+  { epoch, signal, answers }: Inquiry,
   repository: string,
   first: string,
-): Promise<DesiredImage['stored']> {
-  try {
-    return storedAs(await epoch.blobHead(repository, first, signal));
-  } catch {
-    return null; // the verdict says then that it is not known
-  }
+): Promise<Uint8Array | null> {
+  return await remember(answers.heads, `${repository} ${first}`, async () => {
+    try {
+      return await epoch.blobHead(repository, first, signal);
+    } catch {
+      return null; // what depends on it is not known then, and the verdict says so
+    }
+  });
 }
 
 /** Whether this epoch is a newer one (conformance: serves /dl/NAME/REF by tag and by manifest digest). */

@@ -21,6 +21,8 @@ export interface Inquiry extends Registries {
   answers: {
     manifests: Map<string, Promise<FoundManifest>>;
     images: Map<string, Promise<DesiredImage>>;
+    /** The first bytes of disks; null where they cannot be had. */
+    heads: Map<string, Promise<Uint8Array | null>>;
     containers: Map<string, Promise<DesiredImage[]>>;
     snapshots: Map<string, Promise<DesiredSnapshot>>;
   };
@@ -30,8 +32,8 @@ export type FoundManifest = { manifest: Manifest; error: null } | { manifest: nu
 
 /** Has not asked anything yet. */
 export function startInquiry({ epoch, registryOf, state }: Registries, signal: AbortSignal): Inquiry {
-  const answers = { manifests: new Map(), images: new Map(), containers: new Map(), snapshots: new Map() };
-  return { epoch, registryOf, state, signal, answers };
+  const [manifests, images, heads, containers, snapshots] = [new Map(), new Map(), new Map(), new Map(), new Map()];
+  return { epoch, registryOf, state, signal, answers: { manifests, images, heads, containers, snapshots } };
 }
 
 /** A desired image of which nothing is known yet. */

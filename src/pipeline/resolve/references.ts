@@ -49,6 +49,11 @@ async function download(asking: Asking, path: string): Promise<DesiredImage[]> {
   const asTag = split === null ? null : (await manifestAt(asking, split)).manifest;
   if (split !== null && asTag !== null) {
     const asName = whole === null ? null : (await manifestAt(asking, whole)).manifest;
+    if (asName === null) {
+      // An epoch that takes the last segment for a tag refuses to begin what it lacks, and looks as one that does not.
+      const found = await imageAtEpoch(asking, split);
+      if (found.missingBlob !== null) return [found];
+    }
     const probe = whole !== null && asName !== null ? whole : split;
     const newer = await servesTagPath(asking, probe);
     if (typeof newer === 'object') {

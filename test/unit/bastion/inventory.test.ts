@@ -269,6 +269,8 @@ describe('a Kubernetes list', () => {
       { kind: 'Node', metadata: { name: 'n4' } },
     ];
     const nodes = await resolve({ command: printing({ kind: 'NodeList', items }) });
+    const withMark = `\ufeff${JSON.stringify({ kind: 'NodeList', items })}`;
+    expect(await resolve({ command: ['printf', '%s', withMark] })).toEqual(nodes);
     expect(nodes.map(({ name, host, pool }) => [name, host, pool])).toEqual([
       ['n1', '10.0.0.1', 'gpu'],
       ['n2', 'h2', 'default'],

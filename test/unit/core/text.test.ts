@@ -26,7 +26,8 @@ describe('plain', () => {
     ['bell\x07, backspace\x08, null\x00, delete\x7f', 'bell, backspace, null, delete'],
     ['\u202egnp.exe\u202c', 'gnp.exe'],
     ['\u2066isolated\u2069 \u200emarks\u200f\u061c', 'isolated marks'],
-    ['a\u2028b\u2029c\x85d', 'abcd'],
+    ['a\u2028b\u2029c\x85d', 'a b c d'],
+    ['no\u200bde\ufeff-\u20661\u2069\u{e0041}\u2060', 'node-1'],
   ])('%j', (text, clean) => {
     expect(plain(text)).toBe(clean);
   });

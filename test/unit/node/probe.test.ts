@@ -213,6 +213,11 @@ describe('a good answer', () => {
       { blobs: {} },
     ],
     ['the header of a blob that is not there', [head(`cloudimg/blobs/${HEX.a1}.qcow2`, QCOW2)], { blobs: {} }],
+    [
+      'characters that end a line elsewhere, or turn it round',
+      ['path file /a\u2028ours b\u202e', 'path none /z\u200b'].map(bytesOf),
+      { files: { '/a\u2028ours b\u202e': 'file', '/z\u200b': 'none' }, leftovers: [] },
+    ],
     ['paths', ['path none /x y', 'path file /z'], { files: { '/x y': 'none', '/z': 'file' } }],
   ])('%s', (_name, said, expected) => {
     expect(parse(answer(...said, FREE))).toMatchObject(expected);

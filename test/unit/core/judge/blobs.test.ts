@@ -15,6 +15,7 @@ import {
   observed,
   OCI,
   ociFiles,
+  QCOW2,
   QCOW2_V2,
   RAW,
   sha,
@@ -23,6 +24,7 @@ import {
 } from '../../../support/facts.ts';
 
 const E2 = sha('e2');
+const QCOW2_BACKED = '514649fb00000003000000000000020000000040';
 const DEPTHS: BlobDepth[] = ['presence', 'size', 'sha256'];
 
 describe('a blob', () => {
@@ -67,6 +69,30 @@ describe('a blob', () => {
     const states = DEPTHS.map((depth) => blobState(on, E2, image, depth));
     expect(states.map(({ state }) => state).join(' ')).toBe(expected);
     for (const { state, why } of states) expect(/^checked: |converted/.test(why) || state !== 'sound', why).toBe(true);
+  });
+
+  test('is never greener by a deeper look', () => {
+    const green = ['absent', 'corrupt', 'unproven', 'sound'];
+    for (const header of [QCOW2, QCOW2_V2, QCOW2_BACKED, RAW, null]) {
+      for (const sizeBytes of [blob().sizeBytes, 9, 0]) {
+        for (const sha256 of [E2, sha('b7'), null]) {
+          for (const stored of ['as-is', 'converted', null] as const) {
+            for (const image of [desired({ stored }), desired({ stored, sizeBytes: null }), null]) {
+              // By size nobody has hashed; the deeper look has, or could not.
+              const at = (depth: BlobDepth, hash: string | null): number => {
+                const on = observed({ blobs: blobs({ e2: blob({ header, sizeBytes, sha256: hash }) }) });
+                return green.indexOf(blobState(on, E2, image, depth).state);
+              };
+              const what = JSON.stringify({ header, sizeBytes, sha256, image });
+              // A size is held against a manifest, which the bytes themselves outweigh.
+              const isCounted = image?.sizeBytes === sizeBytes || image?.sizeBytes == null || sha256 !== E2;
+              expect(at('size', null), what).toBeLessThanOrEqual(at('presence', null));
+              if (isCounted) expect(at('sha256', sha256), what).toBeLessThanOrEqual(at('size', null));
+            }
+          }
+        }
+      }
+    }
   });
 
   test('that is sound says how closely it was looked at', () => {

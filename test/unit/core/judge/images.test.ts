@@ -502,11 +502,17 @@ const WORLDS: Record<string, World> = {
     says: { verdict: 'in-sync', want: null },
     code: 'REGISTRY_BLOB_MISSING',
   },
-  'the bytes have the digest, whatever else is known of it': {
-    on: { blobs: blobs({ e2: blob({ sha256: sha('e2'), header: RAW, sizeBytes: 5 }) }) },
+  'the bytes have the digest, whatever else is known of their number': {
+    on: { blobs: blobs({ e2: blob({ sha256: sha('e2'), sizeBytes: 5 }) }) },
     at: served(undefined, { depth: 'sha256' }),
     says: { verdict: 'in-sync' },
     reason: 'checked: sha256 of every byte',
+  },
+  'the bytes have the digest, and are no base image': {
+    on: { blobs: blobs({ e2: blob({ sha256: sha('e2'), header: RAW }) }) },
+    at: served(undefined, { depth: 'sha256' }),
+    says: { verdict: 'unknown' },
+    reason: /^the blob does not begin as a qcow2 base image does/,
   },
   'a converted blob at depth sha256': {
     on: { blobs: blobs({ e2: blob({ sizeBytes: 5, sha256: sha('b7') }) }) },
