@@ -1,6 +1,7 @@
 /** What the probe said → `Observed`: every index, record and list validated, so that a hostile one is an error of its node alone. */
 import { fault } from '../core/errors.ts';
 import { array, digest, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
+import { checkDisks, disksOf } from '../core/preflight.ts';
 import { isCanaryName } from '../core/plan/leftovers.ts';
 import { count, formatBytes } from '../core/text.ts';
 import type { Node } from '../core/model/node.ts';
@@ -238,13 +239,14 @@ function describeSnapshot({ id, name, record, dataDir }: SnapshotRecord, raw: Ra
   const where = `snapshot ${id}`;
   const fields = record ?? {};
   const directory = dataDir !== null && Object.hasOwn(raw.directories, dataDir) ? raw.directories[dataDir] : undefined;
-  const needs = needsOf(directory, `${node.cocoon.rootDir}/oci/`);
+  const hypervisor = optionalText(fields['hypervisor'], `${where}.hypervisor`, 64) ?? 'cloud-hypervisor';
+  const needs = needsOf(directory, `${node.cocoon.rootDir}/oci/`, hypervisor);
   const type = fields['image_type'];
   const pinned = fields['image_digest'];
   return {
     id,
     name,
-    hypervisor: optionalText(fields['hypervisor'], `${where}.hypervisor`, 64) ?? 'cloud-hypervisor',
+    hypervisor,
     base: optionalText(fields['image'], `${where}.image`),
     baseDigest: optionalText(pinned, `${where}.image_digest`) === null ? null : digest(pinned, `${where}.image_digest`),
     baseType:
@@ -267,16 +269,17 @@ function describeSnapshot({ id, name, record, dataDir }: SnapshotRecord, raw: Ra
 function needsOf(
   directory: DirectoryFact | undefined,
   ociDir: string,
+  hypervisor: string,
 ): Pick<SnapshotFact, 'unusable' | 'bootFiles' | 'layerFiles'> {
   try {
     const config = parseMember(directory, 'config.json');
     const payload = object(config['payload'] ?? {}, 'payload');
     const boot = ['firmware', 'kernel', 'initramfs'].flatMap((key) => optionalText(payload[key], key) ?? []);
-    const storage = array(parseMember(directory, 'cocoon.json')['storage_configs'] ?? [], 'storage_configs', 1000);
-    const layers = storage
-      .map((item) => object(item, 'storage_configs'))
-      .filter((item) => item['role'] === 'layer')
-      .map((item) => text(item['path'], 'storage_configs.path'));
+    const disks = disksOf(parseMember(directory, 'cocoon.json'));
+    const hasSidecar = directory?.files['cocoon.json'] !== undefined;
+    if (directory !== undefined && hasSidecar && hypervisor !== 'firecracker')
+      checkDisks(disks, config, directory.files);
+    const layers = disks.filter(({ role }) => role === 'layer').map(({ path }) => path);
     return {
       unusable: null,
       bootFiles: boot.filter((path) => !path.startsWith(ociDir)),

@@ -65,7 +65,7 @@ export interface SentRequest {
 export type Opened = Dispatcher.ResponseData & Pick<HttpResponse, 'stranger'>;
 
 /** What goes over the wire. */
-interface Sent extends Omit<Question, 'repository'> {
+interface Sent extends Omit<SentRequest, 'repository'> {
   authorization: string | undefined;
   take?: Take | undefined;
 }

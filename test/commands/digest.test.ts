@@ -127,8 +127,7 @@ describe('a cloud image', () => {
       const pushed = await may.pushImage('odd/nested/image', 'v1', { content: fresh() });
       may.deleteBlob(pushed.contentDigest as string);
       await configure({}, may.url);
-      const { code, desired } = await asked(`${may.url}/dl/odd/nested/image/v1`);
-      expect(code).toBe(3);
+      const { desired } = await asked(`${may.url}/dl/odd/nested/image/v1`);
       expect(desired[0]).toMatchObject({ image: 'odd/nested/image', error: { code: 'REGISTRY_BLOB_MISSING' } });
     } finally {
       await may.stop();

@@ -137,8 +137,11 @@ const rest = [
   ...['900 config.json', '9 state.json', '8 memory-ranges', '7 overlay.qcow2', '6 cocoon.json'].map(
     (has) => `has ${has.replace(' ', ` ${DATA}/./`)}`,
   ),
-  ...inFile(`${DATA}/./cocoon.json`, '{"storage_configs": []}'),
-  ...inFile(`${DATA}/./config.json`, JSON.stringify({ payload: { firmware: FIRMWARE } })),
+  ...inFile(`${DATA}/./cocoon.json`, JSON.stringify({ storage_configs: [{ path: '/o/overlay.qcow2', role: 'cow' }] })),
+  ...inFile(
+    `${DATA}/./config.json`,
+    JSON.stringify({ payload: { firmware: FIRMWARE }, disks: [{ path: '/o/overlay.qcow2' }] }),
+  ),
   `path file ${FIRMWARE}`,
   'left 7000',
   'free 500000000000',

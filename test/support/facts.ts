@@ -287,6 +287,7 @@ export function wantedSnapshot(over: Partial<DesiredSnapshot> = {}): DesiredSnap
     baseDigest: sha('e2'),
     baseType: 'cloudimg',
     sizeBytes: null,
+    files: {},
     createdAt: null,
     error: null,
     ...over,

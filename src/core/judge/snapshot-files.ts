@@ -1,6 +1,7 @@
 /** A snapshot's own files and record: whether it is usable whatever its base is, and which base it opens. */
 import { UNREADABLE } from '../qcow2.ts';
 import { isDigest } from '../reference.ts';
+import { count } from '../text.ts';
 import type { Node } from '../model/node.ts';
 import type { Observed, SnapshotFact } from '../model/observed.ts';
 
@@ -28,6 +29,30 @@ export function whyUnusable(observed: Observed, fact: SnapshotFact): string | nu
   if (boot !== undefined) return `${boot} is missing`;
   if (fact.baseType === 'cloudimg' && fact.backing === null) return 'its overlay names no base';
   return null;
+}
+
+/** How closely the files of a usable snapshot were looked at. What is in them only a hypervisor can tell. */
+const CHECKED = {
+  there: 'of its own files, checked: files present',
+  size: 'of its own files, checked: files present, sizes as at epoch',
+};
+
+/**
+ * Holds the files of a snapshot against those of the one of its name at epoch, where the two are the same: then all that
+ * describes the guest has the same sizes. Another one of that name may differ in everything.
+ * @returns what is wrong with a file, or how closely they were looked at
+ */
+export function filesAgainst(
+  { files }: SnapshotFact,
+  atEpoch: Record<string, number>,
+): { damage: string; checked: null } | { damage: null; checked: string } {
+  const describing = Object.keys(atEpoch).filter((name) => name.endsWith('.json') && name !== 'snapshot.json');
+  const isSame = describing.length > 1 && describing.every((name) => files?.[name] === atEpoch[name]);
+  if (!isSame) return { damage: null, checked: CHECKED.there };
+  const other = Object.entries(atEpoch).find(([name, bytes]) => (files?.[name] ?? bytes) !== bytes);
+  if (other === undefined) return { damage: null, checked: CHECKED.size };
+  const [name, bytes] = other;
+  return { damage: `its file ${name} has ${count(files?.[name] ?? 0, 'byte')}, and ${bytes} at epoch`, checked: null };
 }
 
 /** v0.3.8 is the first that refuses a snapshot without `cocoon.json`; a version that cannot be read counts as newer. */

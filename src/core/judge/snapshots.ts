@@ -14,7 +14,7 @@ import { keepersOf } from './blobs.ts';
 import { canBeHad, judgeImages } from './images.ts';
 import { provenOn } from './proofs.ts';
 import { isInPool, judgedAs, type Comparison } from './scope.ts';
-import { openedBase, pinnedBy, whyUnusable } from './snapshot-files.ts';
+import { filesAgainst, openedBase, pinnedBy, whyUnusable } from './snapshot-files.ts';
 import { watchedOn } from './watched.ts';
 
 /** `save` writes a pending record before the data; gc takes it for abandoned after this long. */
@@ -50,8 +50,7 @@ export function judgeSnapshots(catalog: Catalog, scope: Scope, observation: Obse
 function judgeLocal(comparison: Comparison, fact: SnapshotFact): SnapshotFinding {
   const { node, observed, scope } = comparison;
   const base = { id: fact.id, base: fact.base, baseDigest: pinnedBy(fact) };
-  const say = (verdict: SnapshotVerdict, reason: string | null, rest: Partial<SnapshotFinding> = {}): SnapshotFinding =>
-    finding(node.name, fact.name, { ...base, verdict, reason, ...rest });
+  const say: Say = (verdict, reason, rest = {}) => finding(node.name, fact.name, { ...base, verdict, reason, ...rest });
   if (fact.pending) {
     const age = scope.now - Date.parse(fact.createdAt);
     return age < PENDING_MS
@@ -60,6 +59,18 @@ function judgeLocal(comparison: Comparison, fact: SnapshotFact): SnapshotFinding
   }
   const unusable = whyUnusable(observed, fact);
   if (unusable !== null) return say('broken', `${unusable}: pulling images does not help`);
+  const served = comparison.catalog.snapshots.find(({ snapshot }) => localSnapshotName(snapshot) === fact.name);
+  const { damage, checked } = filesAgainst(fact, served?.files ?? {});
+  if (damage !== null) return say('broken', `${damage}: pulling images does not help`);
+  const judged = judgeStanding(comparison, fact, say);
+  return judged.verdict === 'clonable' ? { ...judged, notes: [...judged.notes, checked] } : judged;
+}
+
+type Say = (verdict: SnapshotVerdict, reason: string | null, rest?: Partial<SnapshotFinding>) => SnapshotFinding;
+
+/** The verdict on a snapshot whose own files are all there, by the base that it opens. */
+function judgeStanding(comparison: Comparison, fact: SnapshotFact, say: Say): SnapshotFinding {
+  const { node, observed } = comparison;
   const opened = openedBase(node, observed, fact);
   switch (opened.kind) {
     case 'unreadable':

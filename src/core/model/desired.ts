@@ -72,5 +72,7 @@ export interface DesiredSnapshot {
   createdAt: string | null;
   /** Of all its files together: what a node downloads that has not fetched it. */
   sizeBytes: number | null;
+  /** Name → size in bytes of its files, as they are on a node. */
+  files: Record<string, number>;
   error: ErrorInfo | null;
 }

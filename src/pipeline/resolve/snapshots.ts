@@ -2,7 +2,7 @@
 import type { Registry } from '../../registry/client.ts';
 import { kindOf, type Manifest } from '../../core/artifact.ts';
 import { errorInfo, fault } from '../../core/errors.ts';
-import { object, optionalText, ShapeError } from '../../core/json.ts';
+import { object, optionalText, ShapeError, size } from '../../core/json.ts';
 import { isDigest, parseSnapshotName } from '../../core/reference.ts';
 import type { DesiredSnapshot } from '../../core/model/desired.ts';
 import { remember } from '../../system/remember.ts';
@@ -22,6 +22,7 @@ async function askForSnapshot({ epoch, signal }: Inquiry, name: string): Promise
     baseType: 'cloudimg',
     createdAt: null,
     sizeBytes: null,
+    files: {},
     error: null,
   };
   const parsed = parseSnapshotName(name);
@@ -33,7 +34,7 @@ async function askForSnapshot({ epoch, signal }: Inquiry, name: string): Promise
     const { manifest, configDigest } = await snapshotManifest(epoch, parsed.repository, parsed.tag, signal);
     const config = await epoch.blobJson(parsed.repository, configDigest, signal);
     const sizeBytes = manifest.layers.reduce((sum, layer) => sum + layer.sizeBytes, 0);
-    return { ...none, sizeBytes, ...readSnapshotConfig(config, name) };
+    return { ...none, sizeBytes, ...readSnapshotConfig(config, name), files: filesOf(manifest, config) };
   } catch (error) {
     return { ...none, error: whyOf(error, signal) };
   }
@@ -59,6 +60,18 @@ async function snapshotManifest(
     throw fault('ARTIFACT_UNSUPPORTED', { image, why: 'epoch serves no hot snapshot under this tag' });
   }
   return { manifest, configDigest };
+}
+
+/** A file with holes is packed at epoch, and its config tells the size that it has on a node. */
+function filesOf({ layers }: Manifest, document: unknown): DesiredSnapshot['files'] {
+  const packed = object(object(document, 'the config blob')['files'] ?? {}, 'files');
+  return Object.fromEntries(
+    layers.flatMap(({ title, sizeBytes }) => {
+      if (title === null) return [];
+      const { sparseSize } = object(packed[title] ?? {}, `files: ${title}`);
+      return [[title, sparseSize == null ? sizeBytes : size(sparseSize, `${title}: sparseSize`)]];
+    }),
+  );
 }
 
 type SnapshotBase = Pick<DesiredSnapshot, 'base' | 'baseDigest' | 'baseType' | 'createdAt' | 'error'>;

@@ -208,6 +208,17 @@ async function rollingBackNetwork<R>(
   }
 }
 
+/** All that cocoon looks at before a hypervisor starts, of files in their own directory. */
+export function preflight(dir: string): void {
+  const config = readHypervisorConfig(dir);
+  const sidecar = readSidecar(dir);
+  checkIntegrity(dir, sidecar, config);
+  const boot = bootConfig(config);
+  const cow = join(dir, boot?.kernel_path ? 'cow.raw' : 'overlay.qcow2');
+  verifyBaseFiles(relocate(sidecar, dir, cow), boot);
+  requireFile(cow);
+}
+
 /** From the snapshot's files to a running guest. */
 async function build(call: Invocation, plan: Plan, nics: NetworkConfig[]): Promise<Vm> {
   const { runDir, snapshot } = plan;
@@ -256,7 +267,9 @@ function readHypervisorConfig(dir: string): HypervisorConfig {
     throw new Error(`read ${path}: ${(error as Error).message}`, { cause: error });
   }
   try {
-    return parseJson(text) as HypervisorConfig;
+    const config = parseJson(text) as HypervisorConfig;
+    if (Array.isArray(config.payload)) throw new Error('json: cannot unmarshal array into Go struct field payload');
+    return config;
   } catch (error) {
     throw new Error(`decode ${path}: ${(error as Error).message}`, { cause: error });
   }
@@ -270,7 +283,8 @@ function readSidecar(dir: string): StorageConfig[] {
     throw new Error(`read cocoon.json: ${(error as Error).message}`, { cause: error });
   }
   try {
-    return (parseJson(text) as { storage_configs: StorageConfig[] }).storage_configs;
+    const { storage_configs: disks } = parseJson(text) as { storage_configs?: StorageConfig[] | null };
+    return (disks ?? []).map((disk) => ({ ...disk, ro: disk?.ro ?? false })); // Go's zero values
   } catch (error) {
     throw new Error(`decode cocoon.json: ${(error as Error).message}`, { cause: error });
   }
@@ -285,6 +299,10 @@ function checkIntegrity(dir: string, sidecar: StorageConfig[], config: Hyperviso
     }
     if (disk.ro !== readOnly) {
       throw new Error(`sidecar invalid: storage config ${i} (${disk.path}): role ${disk.role} requires RO=${readOnly}`);
+    }
+    if (disk.role === 'data') checkDataDisk(disk);
+    else if (disk.direct_io != null) {
+      throw new Error(`sidecar invalid: storage config ${i} (${disk.path}): direct_io only allowed on data disks`);
     }
   }
   for (const disk of sidecar) {
@@ -311,6 +329,18 @@ function checkIntegrity(dir: string, sidecar: StorageConfig[], config: Hyperviso
   wrapMissing('state.json missing', join(dir, 'state.json'));
   if (!readdirSync(dir).some((name) => name.startsWith('memory-range'))) {
     throw new Error('no memory-range-* file in snapshot');
+  }
+}
+
+function checkDataDisk({ serial, fstype, mount_point: mountPoint }: StorageConfig): void {
+  const refused = (why: string) => new Error(`sidecar invalid: data disk ${serial}: ${why}`);
+  if (fstype !== 'ext4' && fstype !== 'none') throw refused(`fstype must be ext4 or none, got ${quote(fstype ?? '')}`);
+  if (fstype === 'none' && mountPoint) throw refused('fstype=none requires mount_point empty');
+  if (mountPoint && !mountPoint.startsWith('/')) {
+    throw refused(`mount_point must be absolute, got ${quote(mountPoint)}`);
+  }
+  if (!/^[a-z][a-z0-9_-]{0,19}$/.test(serial) || serial.startsWith('cocoon-')) {
+    throw new Error(`sidecar invalid: data disk: serial ${quote(serial)} does not match name rules`);
   }
 }
 

@@ -92,7 +92,9 @@ const snapshots = (...records: object[]): Said =>
     snapshots: Object.fromEntries(records.map((r) => [(r as { id?: string }).id ?? ID, r])),
     names: { 'simular/win11-hot:v1': ID },
   });
-const CONFIG = { payload: { firmware: `${ROOT}/firmware/CLOUDHV.fd` } };
+const COW = '/run/cocoon/overlay.qcow2';
+const SIDECAR = { storage_configs: [{ path: COW, ro: false, serial: '', role: 'cow' }] };
+const CONFIG = { payload: { firmware: `${ROOT}/firmware/CLOUDHV.fd` }, disks: [{ path: COW, readonly: false }] };
 const directory: Said[] = [
   `snapshot ${DATA}/.`,
   `has 300 ${DATA}/./cocoon.json`,
@@ -100,7 +102,7 @@ const directory: Said[] = [
   `has 9 ${DATA}/./state.json`,
   `has 8 ${DATA}/./memory-ranges`,
   `has 7 ${OVERLAY}`,
-  file(`${DATA}/./cocoon.json`, { storage_configs: [] }),
+  file(`${DATA}/./cocoon.json`, SIDECAR),
   file(`${DATA}/./config.json`, CONFIG),
   `path file ${ROOT}/firmware/CLOUDHV.fd`,
   head(OVERLAY, qcow2(blobPath('e2'))),
@@ -380,7 +382,7 @@ describe('snapshots', () => {
         file(`${DATA}/./config.json`, { payload: { kernel: `${ROOT}/oci/boot/x/vmlinuz` } }),
         file(`${DATA}/./cocoon.json`, {
           storage_configs: [
-            { path: `${ROOT}/oci/blobs/d.erofs`, role: 'layer' },
+            { path: `${ROOT}/oci/blobs/d.erofs`, ro: true, role: 'layer' },
             { path: '/run/cow.raw', role: 'cow' },
           ],
         }),
@@ -600,7 +602,7 @@ describe('an answer', () => {
         ...many(1000, (n): Said[] => [
           `snapshot ${place(n)}/.`,
           ...members.map((member) => `has 512 ${place(n)}/./${member}`),
-          file(`${place(n)}/./cocoon.json`, { storage_configs: [], notes: 'x'.repeat(2000) }),
+          file(`${place(n)}/./cocoon.json`, { ...SIDECAR, notes: 'x'.repeat(2000) }),
           file(`${place(n)}/./config.json`, { ...CONFIG, notes: 'x'.repeat(4000) }),
         ]).flat(),
         `path file ${ROOT}/firmware/CLOUDHV.fd`,
@@ -792,10 +794,10 @@ describe.each(shells)('the script in %s', (name, shell) => {
 
   const hot = (over: object = {}, overlay = qcow2(join(root, `cloudimg/blobs/${HEX.e2}.qcow2`))): string => {
     const dir = join(root, 'snapshot/localfile', ID);
-    const files = { 'state.json': '{}', 'memory-ranges': 'm', 'cocoon.json': '{"storage_configs": []}' };
+    const files = { 'state.json': '{}', 'memory-ranges': 'm', 'cocoon.json': JSON.stringify(SIDECAR) };
     for (const [name, content] of Object.entries(files)) put(`snapshot/localfile/${ID}/${name}`, content);
     const payload = { firmware: join(root, 'firmware/CLOUDHV.fd') };
-    put(`snapshot/localfile/${ID}/config.json`, JSON.stringify({ payload }, null, 2));
+    put(`snapshot/localfile/${ID}/config.json`, JSON.stringify({ ...CONFIG, payload }, null, 2));
     put(`snapshot/localfile/${ID}/overlay.qcow2`, overlay);
     put('firmware/CLOUDHV.fd', 'fw');
     const known = { snapshots: { [ID]: { ...record, data_dir: dir, ...over } }, names: {} };
@@ -1020,7 +1022,9 @@ describe.each(shells)('the script in %s', (name, shell) => {
   test('so many snapshots that their files are read in batches', async () => {
     for (let n = 0; n < 400; n += 1) {
       const id = `S${'x'.repeat(200)}${n}`;
-      for (const file of ['cocoon.json', 'config.json', 'state.json']) put(`snapshot/localfile/${id}/${file}`, '{}');
+      const texts = { 'cocoon.json': JSON.stringify(SIDECAR), 'config.json': JSON.stringify({ disks: CONFIG.disks }) };
+      for (const [file, text] of Object.entries({ ...texts, 'state.json': '{}' }))
+        put(`snapshot/localfile/${id}/${file}`, text);
       put(`snapshot/localfile/${id}/overlay.qcow2`, qcow2('/x'));
     }
     const records = readdirSync(join(root, 'snapshot/localfile')).map((id) => [

@@ -109,6 +109,8 @@ const atRisk = { snapshots: [snapshot('b7', { backing: blobPath('a1') })], blobs
 const REPLACE = { repair: { corruptBlobs: 'replace', restoreBases: 'report' } } as const;
 
 const SIZE_CHECKED = 'checked: present, size as the manifest says; --deep hashes the bytes';
+/** Of the files of the snapshot itself, where epoch has none to hold them against. */
+const FILES = 'of its own files, checked: files present';
 const HEADER_CHECKED = 'checked: present, with the header of a qcow2 base image; its size at epoch is not known';
 
 const WORLDS: Record<string, World> = {
@@ -116,7 +118,7 @@ const WORLDS: Record<string, World> = {
   'the base is there': {
     on: { snapshots: [snapshot('e2')] },
     says: { verdict: 'clonable', id: 'MFRGGZDFMZTWQ2LKNNWG23TPOA', base: WIN11, baseDigest: sha('e2'), plan: null },
-    reason: SIZE_CHECKED,
+    reason: `${SIZE_CHECKED}; ${FILES}`,
   },
   'the base is there, though the index maps its name to other content (scenario 3)': {
     on: { snapshots: [snapshot('a1')], blobs: blobs({ a1: blob(), e2: blob() }) },
@@ -131,12 +133,13 @@ const WORLDS: Record<string, World> = {
   'the base is there and nothing at epoch is known of it': {
     on: { snapshots: [snapshot('a1', { base: 'win11-25h2' })], blobs: blobs({ a1: blob() }) },
     says: { verdict: 'clonable' },
-    reason: `no index entry names its base, and none needs to; ${HEADER_CHECKED}`,
+    reason: `no index entry names its base, and none needs to; ${HEADER_CHECKED}; ${FILES}`,
   },
   'the base lies outside the root directory': {
     on: broken({ backing: '/mnt/base.qcow2' }, { [FIRMWARE]: 'file', '/mnt/base.qcow2': 'file' }),
     says: { verdict: 'clonable' },
-    reason: "its base lies outside this node's root directory, at /mnt/base.qcow2; checked: present",
+    reason:
+      "its base lies outside this node's root directory, at /mnt/base.qcow2; checked: present; of its own files, checked: files present",
   },
   'a short base at depth presence': {
     on: { snapshots: [snapshot('e2')], blobs: short },
@@ -432,7 +435,7 @@ const WORLDS: Record<string, World> = {
     on: oldBase({ sizeBytes: 5 }),
     hot: hot({ lookups: lookups({ state: 'gone', why: '' }) }),
     says: { verdict: 'clonable' },
-    reason: /its size at epoch is not known$/,
+    reason: /its size at epoch is not known; of its own files/,
   },
   'the bytes of the base have another digest, at depth sha256': {
     on: { snapshots: [snapshot('e2')], blobs: blobs({ e2: blob({ sha256: sha('b7') }) }) },
@@ -781,7 +784,7 @@ describe('a snapshot whose tag at epoch has another one by now stays as it is, a
   ])('%s', (_name, wanted, local, reason) => {
     const at = hot({ snapshots: [wantedSnapshot(wanted)] });
     expect(judgeSnapshots(served(), at, observation({ snapshots: [snapshot('e2', local)] }))).toMatchObject([
-      { verdict: 'clonable', reason: reason === null ? SIZE_CHECKED : `${SIZE_CHECKED}; ${reason}` },
+      { verdict: 'clonable', reason: [SIZE_CHECKED, FILES, reason].filter((said) => said !== null).join('; ') },
     ]);
   });
 
@@ -794,6 +797,43 @@ describe('a snapshot whose tag at epoch has another one by now stays as it is, a
     expect(judgeSnapshots(served(), at, observation({ snapshots: [writing] }))).toMatchObject([
       { verdict: 'pending', reason: 'its record is being written' },
     ]);
+  });
+});
+
+describe('the files of a snapshot are held against those of the same one at epoch', () => {
+  const there = { 'config.json': 900, 'state.json': 9, 'cocoon.json': 6, 'memory-ranges': 8, 'overlay.qcow2': 7 };
+  test.each<[string, Record<string, number>, Record<string, number>, string, RegExp]>([
+    ['all alike', {}, there, 'clonable', /checked: files present, sizes as at epoch$/],
+    [
+      'memory of one byte',
+      { 'memory-ranges': 1 },
+      there,
+      'broken',
+      /^its file memory-ranges has 1 byte, and 8 at epoch/,
+    ],
+    ['an overlay that was cut', { 'overlay.qcow2': 5 }, there, 'broken', /^its file overlay.qcow2 has 5 bytes/],
+    [
+      'another snapshot of that name',
+      { 'state.json': 8, 'memory-ranges': 1 },
+      there,
+      'clonable',
+      /checked: files present$/,
+    ],
+    ['nothing at epoch', { 'memory-ranges': 1 }, {}, 'clonable', /checked: files present$/],
+    [
+      'a description alone at epoch',
+      { 'memory-ranges': 1 },
+      { 'cocoon.json': 6 },
+      'clonable',
+      /checked: files present$/,
+    ],
+  ])('%s', (_name, over, files, verdict, reason) => {
+    const local = snapshot('e2');
+    const fact = { ...local, files: { ...local.files, ...over } };
+    const at = hot({ snapshots: [wantedSnapshot({ files })] });
+    const [judged] = judgeSnapshots(served(), at, observation({ snapshots: [fact] }));
+    expect(judged?.verdict).toBe(verdict);
+    expect(judged?.reason).toMatch(reason);
   });
 });
 
