@@ -1,6 +1,7 @@
 /** The nodes of a run: from the config, an inventory file and an inventory command, with defaults filled in. */
 import { posix } from 'node:path';
 import { fault, type ReconcileError } from '../core/errors.ts';
+import { isAnsibleInventory, nodesOfAnsible } from '../core/ansible.ts';
 import { array, object, optionalText, parseJson, ShapeError, text, type JsonObject } from '../core/json.ts';
 import { expand } from '../core/nodeset.ts';
 import type { NodeDefaults, NodeSpec } from '../core/model/settings.ts';
@@ -126,14 +127,15 @@ function expandNodes(spec: NodeSpec, place: string, defaults: NodeDefaults, targ
   });
 }
 
-/** The list as printed; the items of a Kubernetes NodeList are turned into it. */
+/** The list as printed; the items of a Kubernetes NodeList and the hosts of an Ansible inventory are turned into it. */
 function parseNodeList(stdout: string, source: string): unknown {
   try {
     const printed = parseJson(stdout.replace(/^\ufeff/, ''), 'its output');
     if (Array.isArray(printed)) return printed;
     const list = object(printed, 'its output');
     if (list['kind'] !== 'NodeList' && list['kind'] !== 'List') {
-      throw new ShapeError('its output is neither a list of nodes nor a Kubernetes NodeList');
+      if (isAnsibleInventory(list)) return nodesOfAnsible(list);
+      throw new ShapeError('its output is neither a list of nodes, a Kubernetes NodeList nor an Ansible inventory');
     }
     return array(list['items'], 'items', MAX_NODES).map((item, i) =>
       parseKubernetesNode(object(item, `items[${i}]`), `items[${i}]`),

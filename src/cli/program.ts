@@ -72,6 +72,16 @@ function endGroup(leader: number): void {
   }
 }
 
+/** Stdin ends with who read it first: another one would find nothing there, and take that for an answer. */
+function readOnce(open: Io['stdin']): Io['stdin'] {
+  let isRead = false;
+  return () => {
+    if (isRead) throw fault('CONFIG_INVALID', { problem: 'stdin is named twice, and can be read only once' });
+    isRead = true;
+    return open();
+  };
+}
+
 /** Does what the words ask for, and returns the exit code. */
 async function dispatch(argv: string[], io: Io, tool: Tool): Promise<number> {
   try {
@@ -98,7 +108,7 @@ async function main(): Promise<number> {
     stderrIsTerminal: process.stderr.isTTY,
     out: stdout.write,
     err: (text) => stderr.write(redact(text)),
-    stdin: () => process.stdin,
+    stdin: readOnce(() => process.stdin),
     endGroup,
     ...watchTheEnd(),
   };

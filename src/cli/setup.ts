@@ -5,6 +5,7 @@ import { select } from '../core/nodeset.ts';
 import { fault } from '../core/errors.ts';
 import type { Settings } from '../core/model/settings.ts';
 import type { Node } from '../core/model/node.ts';
+import type { Piped } from '../system/piped.ts';
 import { unlessAborted } from '../system/deadline.ts';
 import { remember } from '../system/remember.ts';
 import { keepSecret } from '../system/secrets.ts';
@@ -24,9 +25,14 @@ export interface Configured {
 export async function loadSettings(options: CommonOptions, io: Io): Promise<Configured> {
   const { findConfig, loadConfig } = await import('../config/load.ts');
   const file = await findConfig(options.config, io.env, io.home);
-  const settings = await loadConfig(file, io.env);
+  const settings = await unlessAborted(loadConfig(file, io.env, pipedOf(io)), io.stop);
   if (options.timeoutMs === undefined) io.setDeadline(settings.run.timeoutMs);
   return { file, settings };
+}
+
+/** Where a config or an inventory may come from in the place of a file. */
+function pipedOf({ stdin, stop }: Io): Piped {
+  return { stdin, signal: stop };
 }
 
 /**
@@ -50,7 +56,7 @@ export async function loadInventory({ file, settings }: Configured, io: Io): Pro
     {
       nodes: settings.nodes,
       ...settings.inventory,
-      loadFile: async (list) => await loadNodeList(list, io.env),
+      loadFile: async (list) => await loadNodeList(list, io.env, pipedOf(io)),
       parseList: (value, source) => parseNodeList(value, source, file, io.env),
     },
     { ssh: settings.ssh, cocoon: settings.cocoon },

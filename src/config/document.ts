@@ -14,6 +14,7 @@ import {
 } from 'yaml';
 import * as z from 'zod';
 import { readRegularFile } from '../system/file.ts';
+import { descriptorOf, nameOfInput, readPiped, type Piped } from '../system/piped.ts';
 import { fault, type ReconcileError } from '../core/errors.ts';
 import { NOT_BUILT } from './schema.ts';
 import { isMergeKey, plainOf, sourcesOf, startOf, YamlProblem, type Plain } from './yaml.ts';
@@ -38,9 +39,15 @@ export interface Problem {
 
 // ----------------------------------------------------------------------------------------------- reading
 
-/** The text of a regular file, or what is wrong, as the end of a sentence that begins with its name. */
-export async function readText(file: string, maxBytes: number): Promise<{ text: string } | { problem: string }> {
-  const read = await readRegularFile(file, maxBytes);
+/** The text of a regular file, or with `piped` of what came through a pipe in its place; or what is wrong, as the end of a sentence that begins with its name. */
+export async function readText(
+  file: string,
+  maxBytes: number,
+  piped?: Piped,
+): Promise<{ text: string } | { problem: string }> {
+  const descriptor = piped === undefined ? null : descriptorOf(file);
+  const through = piped === undefined || descriptor === null ? null : await readPiped(descriptor, maxBytes, piped);
+  const read = through ?? (await readRegularFile(file, maxBytes));
   if ('problem' in read) return { problem: read.problem };
   try {
     return { text: new TextDecoder('utf-8', { fatal: true }).decode(read.bytes) };
@@ -49,8 +56,8 @@ export async function readText(file: string, maxBytes: number): Promise<{ text: 
   }
 }
 
-export async function readOrThrow(file: string, named: string): Promise<string> {
-  const read = await readText(file, MAX_CONFIG_BYTES);
+export async function readOrThrow(file: string, named: string, piped?: Piped): Promise<string> {
+  const read = await readText(file, MAX_CONFIG_BYTES, piped);
   if ('problem' in read) throw fault('CONFIG_INVALID', { problem: `${named} ${read.problem}` });
   return read.text;
 }
@@ -64,7 +71,8 @@ export interface Source extends Plain {
   problems: Problem[];
 }
 
-export function parseYaml(file: string, text: string, env: Env): Source {
+export function parseYaml(path: string, text: string, env: Env): Source {
+  const file = nameOfInput(path);
   const lines = new LineCounter();
   const document = parseDocument(text, {
     lineCounter: lines,

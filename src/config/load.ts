@@ -2,9 +2,13 @@
 import { X509Certificate } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { fault } from '../core/errors.ts';
 import { epochReference, parseImageName, parseSnapshotName } from '../core/reference.ts';
+import { isAnsibleInventory, nodesOfAnsible } from '../core/ansible.ts';
+import { ShapeError } from '../core/json.ts';
+import { clip } from '../core/text.ts';
+import { descriptorOf, nameOfInput, type Piped } from '../system/piped.ts';
 import type { NodeSpec, Settings, SshSettings } from '../core/model/settings.ts';
 import type { TrackedImage, TrackedSnapshot } from '../core/model/desired.ts';
 import {
@@ -36,7 +40,7 @@ const MAX_CA_BYTES = 2 ** 20;
 export async function findConfig(flag: string | undefined, env: Env, home: string): Promise<string> {
   const named = flag ?? (env['RECONCILE_CONFIG'] || undefined);
   if (named !== undefined) {
-    if (named !== '' && (await exists(named))) return named;
+    if (descriptorOf(named) === 0 || (named !== '' && (await exists(named)))) return named;
     const by = flag === undefined ? '$RECONCILE_CONFIG' : '--config';
     throw fault('CONFIG_INVALID', { problem: `${by}: the file "${named}" does not exist` });
   }
@@ -61,10 +65,11 @@ async function exists(file: string): Promise<boolean> {
 /**
  * Reads the config file, and the token and CA that it or the environment names. Durations become ms, sizes bytes,
  * paths absolute (relative ones begin at the directory of the file).
+ * @param piped where the config may come from in the place of a file
  * @throws ReconcileError CONFIG_INVALID that names every problem by line, column and key
  */
-export async function loadConfig(file: string, env: Env): Promise<Settings> {
-  const source = withoutAnchors(parseYaml(file, await readOrThrow(file, file), env));
+export async function loadConfig(file: string, env: Env, piped?: Piped): Promise<Settings> {
+  const source = withoutAnchors(parseYaml(file, await readOrThrow(file, nameOfInput(file), piped), env));
   const config = validate(configSchema, source, urlProblems(source.data, env));
   const at = pathResolver(file, env);
   const problems: Problem[] = [];
@@ -86,13 +91,25 @@ function withoutAnchors(source: Source): Source {
 }
 
 /**
- * Reads the node list of `inventory.file`, as `nodes` of a config file of its own.
+ * Reads the node list of `inventory.file`, as `nodes` of a config file of its own, or an Ansible inventory.
  * @throws ReconcileError CONFIG_INVALID that names every problem by line, column and key
  */
-export async function loadNodeList(file: string, env: Env): Promise<NodeSpec[]> {
-  const source = parseYaml(file, await readOrThrow(file, `inventory.file: ${file}`), env);
+export async function loadNodeList(file: string, env: Env, piped?: Piped): Promise<NodeSpec[]> {
+  const named = nameOfInput(file);
+  const source = parseYaml(file, await readOrThrow(file, `inventory.file: ${named}`, piped), env);
+  if (isAnsibleInventory(source.data)) return parseNodeList(ansibleNodes(source.data, named), named, file, env);
   const at = pathResolver(file, env);
   return validate(nodeListSchema, source).map((item) => nodeSpecOf(item, at));
+}
+
+/** @throws ReconcileError INVENTORY_FAILED */
+function ansibleNodes(inventory: Record<string, unknown>, source: string): unknown[] {
+  try {
+    return nodesOfAnsible(inventory);
+  } catch (error) {
+    if (!(error instanceof ShapeError)) throw error;
+    throw fault('INVENTORY_FAILED', { source, problem: clip(error.message, 400) }, error);
+  }
 }
 
 /**
@@ -122,9 +139,20 @@ function urlProblems(data: unknown, env: Env): Problem[] {
 
 type PathResolver = (path: string) => string;
 
-/** `~/x` → in the home directory; a relative path → in the directory of the file that holds it. */
+/**
+ * `~/x` → in the home directory; a relative path → in the directory of the file that holds it. What came through a pipe lies
+ * nowhere, and the working directory may be a stranger's: there a relative path is refused.
+ */
 function pathResolver(file: string, env: Env): PathResolver {
   const home = env['HOME'] || homedir();
+  if (descriptorOf(file) !== null) {
+    return (path) => {
+      if (/^~(\/|$)/.test(path)) return join(home, path.slice(1));
+      if (isAbsolute(path) || path === '-') return path;
+      const problem = `${nameOfInput(file)}: "${path}" is a relative path, and what comes through a pipe lies in no directory`;
+      throw fault('CONFIG_INVALID', { problem, hint: 'write it from / on, or from ~/ on' });
+    };
+  }
   const directory = dirname(resolve(file));
   return (path) => (/^~(\/|$)/.test(path) ? join(home, path.slice(1)) : resolve(directory, path));
 }
@@ -179,7 +207,10 @@ function settingsOf(
     epoch: { ...epoch, aliases: config.epoch.aliases, timeoutMs: config.epoch.timeout, retries: config.epoch.retries },
     nodes: config.nodes.map((item) => nodeSpecOf(item, at)),
     inventory: {
-      file: config.inventory.file === undefined ? null : at(config.inventory.file),
+      file:
+        config.inventory.file === undefined || config.inventory.file === '-'
+          ? (config.inventory.file ?? null)
+          : at(config.inventory.file),
       command: config.inventory.command === undefined ? null : commandOf(config.inventory.command, at),
     },
     ssh: {

@@ -290,13 +290,15 @@ const epoch = z.strictObject({
 });
 
 const inventory = z.strictObject({
-  file: file.optional().describe('A node list in a file of its own.'),
+  file: file.optional().describe('A node list or an Ansible inventory (JSON) in a file of its own; - is stdin.'),
   command: z
     .array(argument)
     .min(1)
     .refine(([program]) => program !== '', { error: 'must begin with the name of a program' })
     .optional()
-    .describe('A program and its arguments that prints a node list as JSON, or a Kubernetes NodeList.'),
+    .describe(
+      'A program and its arguments that prints a node list as JSON, a Kubernetes NodeList or an Ansible inventory.',
+    ),
 });
 
 /** Where a key is left out the ssh config is asked first, so that the defaults are no part of the schema. */

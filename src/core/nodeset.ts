@@ -1,4 +1,4 @@
-/** Sets of node names, written as clustershell writes them: `node[1-20,30]`, `gpu-*`, `@pool`, `!x`. */
+/** Sets of node names, written as clustershell writes them: `node[1-20,30]`, `gpu-*`, `@pool`, `!x`; Ansible's `[1:20]` too. */
 import picomatch from 'picomatch';
 import { fault, type ReconcileError } from './errors.ts';
 
@@ -31,7 +31,7 @@ function expandPart(part: string, text: string): string[] {
 }
 
 function expandRange(range: string, text: string): string[] {
-  const match = /^(\d+)(?:-(\d+))?$/.exec(range);
+  const match = /^(\d+)(?:[-:](\d+))?$/.exec(range);
   if (match === null) throw broken(text, `: "${range}" is no number or range`);
   const first = match[1] as string;
   const last = match[2];

@@ -154,6 +154,54 @@ describe('a pipe in the place of a file is refused by its name, and never waited
   });
 });
 
+describe('a config or an inventory from a pipe', () => {
+  const bash = async (script: string, env: Record<string, string> = {}): Promise<Run> => {
+    const child = spawn('bash', ['-c', script], {
+      cwd: dir,
+      env: { ...process.env, reconcile: `${process.execPath} ${program}`, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let [stdout, stderr] = ['', ''];
+    child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
+    child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()));
+    const code = await new Promise<number>((resolve) => child.once('close', (ended) => resolve(ended ?? -1)));
+    return { code, stdout, stderr };
+  };
+
+  test.each([
+    ['-c <(…)', '$reconcile nodes -c <(cat piped.yaml)'],
+    ['-c <(…) that comes late', '$reconcile nodes -c <(sleep 0.3; cat piped.yaml)'],
+    ['-c -', 'cat piped.yaml | $reconcile nodes -c -'],
+    ['/dev/stdin', '$reconcile nodes -c /dev/stdin < piped.yaml'],
+    ['RECONCILE_CONFIG', 'RECONCILE_CONFIG=<(cat piped.yaml) $reconcile nodes'],
+    ['inventory.file', 'echo \'["n1"]\' | $reconcile nodes -c listed.yaml'],
+  ])('is read: %s', async (_, script) => {
+    await config({}, 'piped.yaml');
+    await config({ nodes: [] as never, inventory: { file: '-' } }, 'listed.yaml');
+    const { code, stdout, stderr } = await bash(script);
+    expect(stderr).toBe('');
+    expect(stdout).toMatch(/^n1 /m);
+    expect(code).toBe(0);
+  });
+
+  test.each([
+    ['never comes', '$reconcile nodes --timeout 1s -c <(sleep 20)', "the run's deadline of 1.0 s passed"],
+    ['is no end', '$reconcile nodes -c <(cat /dev/zero)', /\/dev\/fd\/\d+ is larger than 1024 KiB/],
+    ['is wrong', 'echo "epoch: 1" | $reconcile nodes -c -', 'stdin:1:8: epoch: must be a map of keys'],
+    [
+      'names a file beside itself',
+      'echo "{epoch: {url: http://127.0.0.1:9}, ssh: {identityFile: id}, nodes: [a]}" | $reconcile nodes -c -',
+      'stdin: "id" is a relative path',
+    ],
+    ['is stdin, as the manifest', '$reconcile gate -c - - < piped.yaml', 'stdin is named twice'],
+  ])('that %s is refused', async (_, script, said) => {
+    await config({}, 'piped.yaml');
+    const { code, stderr } = await bash(script);
+    expect(stderr).toMatch(said);
+    expect(code).toBe(1);
+  });
+});
+
 describe('YAML', () => {
   test('whose merge keys stand for more than a machine can hold is refused before it is computed', async () => {
     const wide = Array.from({ length: 90_000 }, (_, i) => `k${i.toString(16)}: 1, `).join('');

@@ -281,7 +281,10 @@ describe('a Kubernetes list', () => {
   });
 
   test.each([
-    [{ kind: 'PodList', items: [] }, 'its output is neither a list of nodes nor a Kubernetes NodeList'],
+    [
+      { kind: 'PodList', items: [] },
+      'its output is neither a list of nodes, a Kubernetes NodeList nor an Ansible inventory',
+    ],
     [{ kind: 'List', items: [{ kind: 'Pod', metadata: { name: 'p' } }] }, 'items[0] is no Kubernetes node'],
     [{ kind: 'NodeList' }, 'items is no list'],
     [{ kind: 'NodeList', items: [{}] }, 'items[0].metadata is no object'],
@@ -297,6 +300,69 @@ describe('a Kubernetes list', () => {
   ])('%j is refused', async (value, problem) => {
     const expected = `INVENTORY_FAILED: the inventory from inventory.command (printf) cannot be used: ${problem}`;
     expect(await errorOf({ command: printing(value) })).toBe(expected);
+  });
+});
+
+describe('an Ansible inventory', () => {
+  const inventory = {
+    _meta: {
+      hostvars: {
+        a1: { ansible_host: '10.0.0.1', ansible_port: '2222', ansible_user: 'op' },
+        c1: { cocoon_pool: 'gpu', ansible_host: '', other: { deep: ['${x}', '{{ y }}'] } },
+      },
+    },
+    all: { children: ['ungrouped', 'site'], vars: { ansible_user: 'everybody', ansible_port: 22 } },
+    ungrouped: { hosts: ['u1'] },
+    site: { children: ['cpu', 'gpu'], vars: { ansible_user: 'of-site' } },
+    cpu: { hosts: ['a1', 'b[1:2]', 'c1'], vars: { ansible_ssh_private_key_file: '/keys/cpu' } },
+    gpu: ['c1'],
+  };
+
+  test('gives the nodes with their groups as pools, and what the variables of host and groups say', async () => {
+    const nodes = await resolve({ command: printing(inventory) });
+    expect(nodes.map(({ name, host, port, user, pool }) => [name, host, port, user, pool])).toEqual([
+      ['u1', 'u1', 22, 'everybody', 'default'],
+      ['a1', '10.0.0.1', 2222, 'op', 'cpu'],
+      ['b1', 'b1', 22, 'of-site', 'cpu'],
+      ['b2', 'b2', 22, 'of-site', 'cpu'],
+      ['c1', 'c1', 22, 'of-site', 'gpu'],
+    ]);
+    expect(nodes.map(({ identityFiles }) => identityFiles[0])).toEqual([
+      '/id',
+      '/keys/cpu',
+      '/keys/cpu',
+      '/keys/cpu',
+      '/keys/cpu',
+    ]);
+  });
+
+  test('may lie in a file, where it gives the same', async () => {
+    const file = join(dir, 'ansible.json');
+    writeFileSync(file, JSON.stringify(inventory));
+    expect(await resolve({ file })).toEqual(await resolve({ command: printing(inventory) }));
+  });
+
+  test.each([
+    [
+      { a: { hosts: ['x'] }, b: ['x'] },
+      'x is in several groups (a, b): its variable cocoon_pool has to say which is its pool',
+    ],
+    [{ a: { hosts: 'x' } }, 'a.hosts is no list'],
+    [{ a: { hosts: [7] } }, 'a.hosts[0] is no string'],
+    [{ a: { children: ['b'] }, b: { children: ['a'] } }, 'the group a is in itself'],
+    [{ _meta: { hostvars: [] } }, '_meta.hostvars is no object'],
+    [
+      { _meta: { hostvars: { x: { ansible_host: '-oProxyCommand=y' } } }, a: ['x'] },
+      '[0].host: must not begin with "-"',
+    ],
+    [{ _meta: { hostvars: { x: { ansible_port: 'y' } } }, a: ['x'] }, '[0].port: must be a whole number'],
+    [{ a: { hosts: ['x[a:c]'] } }, '[0].name: node pattern "x[a:c]": "a:c" is no number or range'],
+  ])('%j is refused', async (value, problem) => {
+    const expected = `INVENTORY_FAILED: the inventory from inventory.command (printf) cannot be used: ${problem}`;
+    expect(await errorOf({ command: printing(value) })).toBe(expected);
+    const file = join(dir, 'refused.json');
+    writeFileSync(file, JSON.stringify(value));
+    expect(await errorOf({ file })).toBe(`INVENTORY_FAILED: the inventory from ${file} cannot be used: ${problem}`);
   });
 });
 

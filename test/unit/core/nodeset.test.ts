@@ -17,6 +17,8 @@ describe('expand', () => {
     ['n[9-11]', ['n9', 'n10', 'n11']],
     ['n[ 1 , 3-4 ]', ['n1', 'n3', 'n4']],
     ['n[3,1]', ['n3', 'n1']],
+    ['n[1:3]', ['n1', 'n2', 'n3']],
+    ['n[08:10,12]', ['n08', 'n09', 'n10', 'n12']],
     ['r[1-2]n[01-02]', ['r1n01', 'r1n02', 'r2n01', 'r2n02']],
     ['fe80::1%eth0', ['fe80::1%eth0']],
   ])('%s', (pattern, names) => {
@@ -31,6 +33,8 @@ describe('expand', () => {
     ['n[1,]', 'node pattern "n[1,]": "" is no number or range'],
     ['n[a-b]', 'node pattern "n[a-b]": "a-b" is no number or range'],
     ['n[-1]', 'node pattern "n[-1]": "-1" is no number or range'],
+    ['n[a:f]', 'node pattern "n[a:f]": "a:f" is no number or range'],
+    ['n[1:9:2]', 'node pattern "n[1:9:2]": "1:9:2" is no number or range'],
     ['n[3-1]', 'node pattern "n[3-1]": the range 3-1 runs backwards'],
     ['n[1-100001]', 'node pattern "n[1-100001]" names more than 100000 nodes'],
     ['n[1-1000][1-1000]', 'node pattern "n[1-1000][1-1000]" names more than 100000 nodes'],
