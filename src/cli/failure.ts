@@ -30,7 +30,7 @@ export async function printFailure(error: unknown, argv: string[], io: Io, tool:
     info,
   );
   if (output === 'table' || (output === 'junit' && command !== 'gate')) complain(io, new ReconcileError(info));
-  else if (command === 'run' || command === 'gate') {
+  else if (command === 'run' || command === 'gate' || command === 'merge') {
     await printReport(report, { output, color: undefined, quiet: false, verbose: false }, io);
   } else {
     printJson(io, tool, info, command === 'digest' ? { desired: [] } : { nodes: [] });

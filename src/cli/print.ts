@@ -11,7 +11,7 @@ import type { GateOptions, RunOptions } from './args/options.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';
 
 /** How a report is wanted; `images` and `snapshots` are the filters that it was asked for. */
-type Asked = Pick<GateOptions, 'output' | 'color' | 'quiet' | 'verbose'> &
+export type Asked = Pick<GateOptions, 'output' | 'color' | 'quiet' | 'verbose'> &
   Partial<Pick<RunOptions, 'images' | 'snapshots'>>;
 
 /** The report of a run or a gate. */

@@ -3,10 +3,10 @@ import type { Settings } from '../core/model/settings.ts';
 import type { Report } from '../core/model/report.ts';
 import type { Clients } from '../pipeline/judge.ts';
 import { unlessAborted } from '../system/deadline.ts';
-import type { GateOptions, RunOptions } from './args/options.ts';
+import type { CommonOptions, GateOptions, RunOptions } from './args/options.ts';
 import type { Io, Tool } from './io.ts';
 import { createLog, type Log } from './log.ts';
-import { printReport } from './print.ts';
+import { printReport, type Asked } from './print.ts';
 import { openClients, runId } from './setup.ts';
 
 /** A command that has begun: who does it, under which id, and since when. */
@@ -23,7 +23,7 @@ export interface Begun {
  * @throws what `make` throws: nothing is printed then
  */
 export async function reportFrom(
-  options: RunOptions | GateOptions,
+  options: CommonOptions & Asked,
   io: Io,
   tool: Tool,
   make: (begun: Begun) => Promise<Report>,

@@ -260,6 +260,7 @@ function settingsOf(
     run: {
       timeoutMs: config.run.timeout,
       stateDir: config.run.stateDir === undefined ? null : at(config.run.stateDir),
+      sharedDir: config.run.sharedDir === undefined ? null : at(config.run.sharedDir),
     },
   };
 }

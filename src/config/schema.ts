@@ -407,6 +407,9 @@ export const configSchema = z
           .prefault('2h')
           .describe('Deadline of the whole run: half of it for reading nodes, three quarters for all verdicts.'),
         stateDir: file.optional().describe('What was learned once is kept here. Default: /var/lib/cocoon-reconcile.'),
+        sharedDir: file
+          .optional()
+          .describe('Where the shards of one run meet: a directory that all can write. Default: within stateDir.'),
       })
       .prefault({}),
   })

@@ -94,6 +94,26 @@ const catalog = {
           : 'are epoch.url and cocoon.rootDir those of the nodes? epoch.aliases names other addresses of epoch, images.track what else is to be judged',
     };
   },
+  MERGE_REFUSED: (a: {
+    problem: string;
+    /** What to do; default to have all shards of one run. */
+    hint?: string;
+  }): Words => ({
+    message: `these reports are not merged: ${clip(a.problem, 1000)}`,
+    hint: a.hint ?? 'give one report of each shard of one run, all with the same config',
+  }),
+  SHARED_DIR_LOST: (a: { dir: string; why: string }): Words => ({
+    message: `the shards cannot meet in ${a.dir} (${clip(a.why, 300)}): nothing more is begun`,
+    hint: 'run.sharedDir must be a directory that all shards can write, with room; mend that, then run again',
+  }),
+  SHARD_WAITED: (a: {
+    /** What was waited for, of which shard. */
+    what: string;
+    shard: string;
+  }): Words => ({
+    message: `${a.what} never came from shard ${a.shard}`,
+    hint: 'did that shard run, with the same config and run.sharedDir? run all of them again',
+  }),
   RUN_DEADLINE: (a: { timeoutMs: number } | { judgingMs: number }): Words => ({
     message:
       'judgingMs' in a

@@ -10,6 +10,8 @@ import { isAnyNamed, selectFindings, type Filters } from '../core/plan/select.ts
 import type { Action, Plan, Policy } from '../core/model/plan.ts';
 import type { Report, RunMode } from '../core/model/report.ts';
 import type { ActionResult, Applied, Step, TidyResult } from '../core/model/result.ts';
+import type { SharedRun } from '../bastion/shared-run.ts';
+import { shardName, type Shard } from '../core/shard/shard.ts';
 import { everythingOn, judgeFleet, type JudgeEvents, type JudgeRequest } from './judge.ts';
 
 /** What the outside is told while a run goes on. */
@@ -21,6 +23,15 @@ export interface RunEvents extends JudgeEvents {
   onTidied: (result: TidyResult) => void;
 }
 
+/** A part of the fleet in a run that several processes do together. */
+export interface Part {
+  shard: Shard;
+  /** Stands for all that the config and the options say. */
+  config: string;
+  /** Null where no others can be met: then nothing may be changed. */
+  shared: SharedRun | null;
+}
+
 export interface RunRequest extends JudgeRequest {
   tool: { name: string; version: string };
   id: string;
@@ -29,6 +40,8 @@ export interface RunRequest extends JudgeRequest {
   filters: Filters;
   policy: Policy;
   events: RunEvents;
+  /** Of a part of the fleet: which one, and how it meets the others. */
+  part?: Part;
   /** The signal of the operating system that ended the run, if one did. */
   interruptedBy: () => Signal | null;
 }
@@ -63,6 +76,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
       startedAt: startedAt.toISOString(),
       finishedAt: request.now().toISOString(),
       blobDepth: scope.depth,
+      ...(request.part === undefined ? {} : { shard: shardName(request.part.shard), config: request.part.config }),
     },
     error: error ?? nothingJudged(findings, judged.findings, observations, isAnyNamed(request.filters)),
     signal: request.interruptedBy(),

@@ -69,6 +69,16 @@ const VALUED: [long: string, short: string | null, key: string, commands: Name[]
   ['canary', null, 'canary', ['run'], [['0', 0], ...COUNTS]],
   ['max-failures', null, 'maxFailures', ['run'], [['0', { value: 0, percent: false }], ...LIMITS]],
   ['min-ready', null, 'minReady', ['gate'], LIMITS],
+  [
+    'shard',
+    null,
+    'shard',
+    ['run', 'nodes'],
+    [
+      ['0/1', { index: 0, count: 1 }],
+      ['7/8', { index: 7, count: 8 }],
+    ],
+  ],
 ];
 const LISTS: [long: string, short: string, key: string, commands: Name[], texts: string[]][] = [
   ['node', 'w', 'nodes', ['run', 'gate', 'digest', 'nodes'], ['node[1-2]', '!@gpu', 'n1']],
@@ -83,7 +93,7 @@ const OPERANDS: Record<Name, string[]> = {
 };
 const COMMANDS: Name[] = ['run', 'gate', 'digest', 'nodes'];
 const LONGS = [...FLAGS, ...TOGGLES, ...VALUED, ...LISTS].map(([long]) => long);
-const LATER = ['until', 'lock-timeout', 'grace', 'observed', 'max-age', 'shard', 'report', 'log-format'];
+const LATER = ['until', 'lock-timeout', 'grace', 'observed', 'max-age', 'report', 'log-format'];
 
 /** Every way to write an option and its value. */
 function spellings(long: string, short: string | null, text: string): string[][] {

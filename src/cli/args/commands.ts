@@ -6,6 +6,7 @@ import {
   COMMON_OPTIONS,
   DIGEST_OPTIONS,
   GATE_OPTIONS,
+  MERGE_OPTIONS,
   NODES_OPTIONS,
   RUN_OPTIONS,
   type CommonOptions,
@@ -90,12 +91,20 @@ const ROWS = {
     words: noWords('nodes'),
     load: async () => (await import('../commands/nodes.ts')).nodesCommand,
   }),
+  merge: command({
+    name: 'merge',
+    usage: 'merge REPORT…',
+    about: 'joins the reports of all shards of a run to one',
+    options: MERGE_OPTIONS,
+    words: reportsOf,
+    load: async () => (await import('../commands/merge.ts')).mergeCommand,
+  }),
 };
 export type CommandName = keyof typeof ROWS;
 export const COMMANDS: Record<CommandName, Command> = ROWS;
 
 /** Commands of later versions: refused by name. */
-export const LATER_COMMANDS = ['explain', 'doctor', 'status', 'history', 'report', 'merge', 'completion'];
+export const LATER_COMMANDS = ['explain', 'doctor', 'status', 'history', 'report', 'completion'];
 
 export function isCommandName(word: string): word is CommandName {
   return Object.hasOwn(COMMANDS, word);
@@ -105,6 +114,15 @@ function referencesOf(references: string[]): { references: string[] } {
   if (references.length === 0) throw usage('digest needs at least one reference, as simular/win11 or simular/win11:v2');
   if (references.includes('')) throw usage('a reference is empty');
   return { references };
+}
+
+function reportsOf(reports: string[], { config, nodes }: OptionsOf<typeof MERGE_OPTIONS>): { reports: string[] } {
+  if (reports.length === 0)
+    throw usage('merge needs the report of each shard, as `reconcile --shard I/N -o json` prints it');
+  if (reports.includes('')) throw usage('the name of a report is empty');
+  if (config !== undefined || nodes.length > 0)
+    throw usage('merge joins whole reports: --config and --node make no sense with it');
+  return { reports };
 }
 
 /** A gate asks for what is named exactly, so that a pattern that matches nothing is no yes. */

@@ -2,6 +2,7 @@
 import { fault, type ReconcileError } from '../../core/errors.ts';
 import { parseDuration } from '../../core/text.ts';
 import type { Limit } from '../../core/model/plan.ts';
+import { parseShard, type Shard } from '../../core/shard/shard.ts';
 
 /** One time that an option was typed. */
 export interface Given {
@@ -146,6 +147,15 @@ export function duration(name: string, about: string): Option<number | undefined
     if (ms === null || ms === 0) throw usage(`${said} is no duration (90s, 15m, 2h)`);
     if (ms > MAX_DURATION_MS) throw usage(`${said} is longer than 24 days`);
     return ms;
+  });
+}
+
+/** `I/N`: a part of the fleet. */
+export function shard(name: string, about: string): Option<Shard | undefined> {
+  return one(name, 'I/N', about, (text, said) => {
+    const parsed = parseShard(text);
+    if (parsed === null) throw usage(`${said} is no part of a whole: write I/N, with I from 0 to N-1, as 0/4`);
+    return parsed;
   });
 }
 

@@ -10,6 +10,7 @@ import {
   levelFlag,
   limit,
   or,
+  shard as shardOption,
   toggle,
   value,
   values,
@@ -46,6 +47,7 @@ const output = (command: string, later: Record<string, string> = {}): Option<'ta
   );
 const concurrency = whole('concurrency', 1, 'nodes connected at once');
 const deep = flag('deep', 'verify blobs by hashing their bytes on the node');
+const shard = shardOption('shard', 'only the I-th of N parts of the fleet, I from 0');
 const stream = or(toggle('stream', 'read split images to learn their digest; --no-stream does not'), true);
 
 export const RUN_OPTIONS = {
@@ -62,6 +64,7 @@ export const RUN_OPTIONS = {
   maxPulls: whole('max-pulls', 1, 'pulls at once over the whole fleet'),
   canary: whole('canary', 0, 'nodes to heal and verify before any other is touched'),
   maxFailures: limit('max-failures', 'start nothing new past this many failures'),
+  shard,
 };
 
 export const GATE_OPTIONS = {
@@ -76,7 +79,9 @@ export const GATE_OPTIONS = {
 };
 
 export const DIGEST_OPTIONS = { ...COMMON_OPTIONS, output: output('digest'), stream };
-export const NODES_OPTIONS = { ...COMMON_OPTIONS, output: output('nodes', { name: LATER }) };
+export const NODES_OPTIONS = { ...COMMON_OPTIONS, output: output('nodes', { name: LATER }), shard };
+/** It reads files and speaks to nobody. */
+export const MERGE_OPTIONS = { ...COMMON_OPTIONS, output: output('merge') };
 
 /** What every command is told. `timeoutMs` is in milliseconds. */
 export type CommonOptions = OptionsOf<typeof COMMON_OPTIONS>;
@@ -85,6 +90,8 @@ export type RunOptions = OptionsOf<typeof RUN_OPTIONS>;
 export type GateOptions = OptionsOf<typeof GATE_OPTIONS> & { manifests: string[] };
 export type DigestOptions = OptionsOf<typeof DIGEST_OPTIONS> & { references: string[] };
 export type NodesOptions = OptionsOf<typeof NODES_OPTIONS>;
+/** Reports are files. */
+export type MergeOptions = OptionsOf<typeof MERGE_OPTIONS> & { reports: string[] };
 
 /** Options of later versions, as they are typed: refused by name. */
 export const LATER_OPTIONS = new Set([
@@ -94,7 +101,6 @@ export const LATER_OPTIONS = new Set([
   'grace',
   'observed',
   'max-age',
-  'shard',
   'report',
   'log-format',
   'no-progress',

@@ -6,11 +6,15 @@ import type { NodesOptions } from '../args/options.ts';
 import type { Io, Tool } from '../io.ts';
 import { printJson } from '../print.ts';
 import { loadNodes, loadSettings } from '../setup.ts';
+import { membersOf } from '../../core/shard/shard.ts';
+import { shardAsked } from '../shard.ts';
 
 /** Prints the inventory after filters; contacts no node. */
 export async function nodesCommand(options: NodesOptions, io: Io, tool: Tool): Promise<number> {
   const configured = await loadSettings(options, io);
-  const nodes = (await loadNodes(configured, options.nodes, io)).map(({ name, host, port, user, pool }) => ({
+  const whole = await loadNodes(configured, options.nodes, io);
+  const shard = shardAsked(options.shard, io);
+  const nodes = (shard === null ? whole : membersOf(whole, shard)).map(({ name, host, port, user, pool }) => ({
     name,
     host,
     port,

@@ -4,10 +4,13 @@ import { count, formatDuration } from '../../core/text.ts';
 import type { Node } from '../../core/model/node.ts';
 import type { Report } from '../../core/model/report.ts';
 import type { RunEvents } from '../../pipeline/run.ts';
+import { usage } from '../args/kinds.ts';
 import type { RunOptions } from '../args/options.ts';
 import type { Io, Tool } from '../io.ts';
 import { judgeEvents, type Log } from '../log.ts';
+import { membersOf } from '../../core/shard/shard.ts';
 import { reportFrom, requestFields, withClients, withOptions, type Begun } from '../reporting.ts';
+import { configDigest, joinShards, shardAsked } from '../shard.ts';
 import { loadNodes, loadSettings } from '../setup.ts';
 
 /** Does the run, prints its report, and returns the exit code. */
@@ -18,7 +21,10 @@ export async function runCommand(options: RunOptions, io: Io, tool: Tool): Promi
 async function doRun(options: RunOptions, begun: Begun): Promise<Report> {
   const configured = await loadSettings(options, begun.io);
   const settings = withOptions(configured.settings, options);
-  const nodes = await loadNodes(configured, options.nodes, begun.io);
+  const shard = shardAsked(options.shard, begun.io);
+  const whole = await loadNodes(configured, options.nodes, begun.io);
+  const nodes = shard === null ? whole : membersOf(whole, shard);
+  if (shard !== null && shard.count > 1 && !options.dryRun) throw usage('--shard without --dry-run is not built yet');
   const { runPipeline } = await import('../../pipeline/run.ts');
   const request = {
     ...requestFields(begun),
@@ -34,7 +40,12 @@ async function doRun(options: RunOptions, begun: Begun): Promise<Report> {
     policy: policyOf(settings),
     events: eventsFor(begun.log, nodes),
   };
-  return await withClients(settings, begun, async (clients) => await runPipeline({ ...request, clients }));
+  return await withClients(settings, begun, async (clients) => {
+    if (shard === null) return await runPipeline({ ...request, clients });
+    const joining = { shard, config: configDigest(settings, request.filters), isDry: options.dryRun };
+    const part = await joinShards(joining, { settings, stateDir: clients.state.dir }, begun);
+    return await runPipeline({ ...request, id: part.id, part, clients });
+  });
 }
 
 /** The run as it goes, in the log. */

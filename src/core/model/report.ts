@@ -87,7 +87,10 @@ export interface Report {
     blobDepth: BlobDepth | null;
     exitCode: number;
     error: ErrorInfo | null;
-    shard: null;
+    /** `I/N` of a part of the fleet; null for all of it. */
+    shard: string | null;
+    /** Of a shard: stands for all that its config and options say, so that only parts of one whole are merged. */
+    config?: string;
   };
   desired: Desired[];
   snapshots: { snapshot: string; base: string | null; baseDigest: string | null; error: ErrorInfo | null }[];

@@ -34,6 +34,8 @@ export interface Settings {
     timeoutMs: number;
     /** Where to remember what was learned; null for the usual places. */
     stateDir: string | null;
+    /** Where the shards of one run meet; null: within the state directory. */
+    sharedDir: string | null;
   };
 }
 

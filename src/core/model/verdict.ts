@@ -51,4 +51,6 @@ export const SNAPSHOT_VERDICTS = [
 export type SnapshotVerdict = (typeof SNAPSHOT_VERDICTS)[number];
 
 /** How closely a blob is looked at: is it there, has it the size of its manifest, has each byte been hashed. */
-export type BlobDepth = 'presence' | 'size' | 'sha256';
+export const BLOB_DEPTHS = ['presence', 'size', 'sha256'] as const;
+
+export type BlobDepth = (typeof BLOB_DEPTHS)[number];

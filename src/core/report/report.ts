@@ -14,7 +14,15 @@ import { IMAGE_VERDICTS, SNAPSHOT_VERDICTS, type BlobDepth } from '../model/verd
 /** What a report is made of. Rows are in the order of the observations. */
 export interface Parts {
   tool: { name: string; version: string };
-  run: { id: string; mode: RunMode; startedAt: string; finishedAt: string; blobDepth: BlobDepth | null };
+  run: {
+    id: string;
+    mode: RunMode;
+    startedAt: string;
+    finishedAt: string;
+    blobDepth: BlobDepth | null;
+    shard?: string;
+    config?: string;
+  };
   error: ErrorInfo | null;
   signal: Signal | null;
   desired: DesiredImage[];
@@ -48,7 +56,7 @@ export function emptyReport(
 export function assemble(parts: Parts, gate: Gate | null = null): Report {
   const nodes = parts.observations.map((observation, i) => nodeReport(observation, parts.rows[i], parts.tidied));
   const summary = summarise(nodes, parts.actions);
-  const run = { ...parts.run, error: parts.error, shard: null };
+  const run = { ...parts.run, error: parts.error, shard: parts.run.shard ?? null };
   return {
     schemaVersion: 1,
     tool: parts.tool,

@@ -65,7 +65,7 @@ describe('a config that is sound', () => {
       },
       repair: { corruptBlobs: 'report', restoreBases: 'report' },
       gate: { minReady: { value: 100, percent: true }, require: 'start' },
-      run: { timeoutMs: 7_200_000, stateDir: null },
+      run: { timeoutMs: 7_200_000, stateDir: null, sharedDir: null },
     } satisfies Settings);
   });
 
@@ -207,12 +207,12 @@ snapshots: {track: [{snapshot: a/s}, {snapshot: 'a/s:v1'}]}
   });
 
   test('may allow more than looking and pulling, and keep its state beside the file', async () => {
-    const text = 'images: {stream: false}\nverify: {blob: sha256}\nrun: {stateDir: state}\n';
+    const text = 'images: {stream: false}\nverify: {blob: sha256}\nrun: {stateDir: state, sharedDir: /shared}\n';
     const settings = await load(`${MINIMAL}${text}repair: {corruptBlobs: replace, restoreBases: restore}\n`);
     expect(settings).toMatchObject({
       images: { stream: false },
       verify: { blob: 'sha256' },
-      run: { stateDir: `${dir}/state` },
+      run: { stateDir: `${dir}/state`, sharedDir: '/shared' },
       repair: { corruptBlobs: 'replace', restoreBases: 'restore' },
     });
   });
@@ -358,7 +358,7 @@ const BAD: [string, string | RegExp][] = [
   ['images:\n  discovr: true', 'FILE:3:3: images.discovr: unknown key, did you mean "discover"?'],
   ['rollout: {max_pulls: 1}', 'FILE:2:11: rollout.max_pulls: unknown key, did you mean "maxPulls"?'],
   ['concurrency: 3', 'FILE:2:1: concurrency: unknown key here, did you mean "ssh.concurrency"?'],
-  ['run: {qqqqq: 1}', 'FILE:2:7: run.qqqqq: unknown key; known here: timeout, stateDir'],
+  ['run: {qqqqq: 1}', 'FILE:2:7: run.qqqqq: unknown key; known here: timeout, stateDir, sharedDir'],
   ['nodes: [{name: a, prot: 1}]', 'FILE:2:19: nodes[0].prot: unknown key, did you mean "port"?'],
   [
     '__proto__: {}',
