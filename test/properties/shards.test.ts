@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { limitOf, membersOf, parseShard, shardName, shardOf, shardsFor, shareOf } from '../../src/core/shard/shard.ts';
 import {
   canaryShards,
+  NOTHING_SAID,
   parseStanding,
   turnAfter,
   verdictOn,
@@ -97,14 +98,7 @@ describe('what all share', () => {
   });
 });
 
-const standing = (over: Partial<Standing> = {}): Standing => ({
-  phase: 'planned',
-  planned: {},
-  verdicts: {},
-  actions: 0,
-  failures: 0,
-  ...over,
-});
+const standing = (over: Partial<Standing> = {}): Standing => ({ ...NOTHING_SAID, phase: 'planned', ...over });
 
 describe('the canaries of an image', () => {
   const plans = fc.array(fc.nat(5), { minLength: 1, maxLength: 12 });
