@@ -49,6 +49,18 @@ install_debian() {
   } >&2 || fail "cannot install ${missing[*]}"
 }
 
+# fetch_node VERSION: prints the path of that Node.js, from npm and kept under node_modules.
+fetch_node() {
+  local dir=$root/node_modules/.node/$1 arch
+  arch=$(node -p process.arch)
+  local binary=$dir/node_modules/node-linux-$arch/bin/node
+  if [ ! -x "$binary" ]; then
+    mkdir -p "$dir"
+    npm install --prefix "$dir" --ignore-scripts --no-audit --no-fund "node-linux-$arch@$1" >&2 || fail "cannot install Node.js $1"
+  fi
+  echo "$binary"
+}
+
 setup() {
   check_node
   install_packages

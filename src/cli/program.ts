@@ -1,7 +1,5 @@
 /** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version and user (`main.ts`). */
 import { setMaxListeners } from 'node:events';
-import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { redact } from '../system/secrets.ts';
 import { homeOf } from '../system/user.ts';
 import { errorInfo, fault } from '../core/errors.ts';
@@ -13,7 +11,9 @@ import { GRACE_MS, startWatchdog, type Watchdog } from './startup/watchdog.ts';
 
 const SIGNALS: readonly Signal[] = ['SIGHUP', 'SIGINT', 'SIGTERM'];
 
-const WATCHDOG = fileURLToPath(new URL('./watchdog-thread.js', import.meta.url));
+const WATCHDOG = new URL('./watchdog-thread.js', import.meta.url);
+/** The build writes it here, so that no file has to be looked for. */
+declare const TOOL: Tool;
 /** Until the config says: as long as a run may take where it says nothing. */
 const TIMEOUT_MS = 2 * 3600_000;
 /** Node.js keeps no longer ones: 24 days. */
@@ -112,10 +112,8 @@ async function main(): Promise<number> {
     endGroup,
     ...watchTheEnd(),
   };
-  const { name, version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Tool;
   const argv = process.argv.slice(2);
-  const tool = { name, version };
-  const code = await dispatch(argv, io, tool);
+  const code = await dispatch(argv, io, TOOL);
   await new Promise((resolve) => process.stdout.write('', resolve));
   const problem = stdout.problem();
   if (problem === null) return code;

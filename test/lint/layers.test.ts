@@ -105,7 +105,9 @@ const files = Object.keys(LAYERS).flatMap((layer) =>
   ].map((name) => `${layer}/${name}`),
 );
 /** What is at the edge of the process itself. */
-const UNLIMITED = ['program', 'main', 'startup/watchdog-thread', 'startup/last-resort'].map((name) => `cli/${name}.ts`);
+const UNLIMITED = ['program', 'main', 'startup/engine', 'startup/watchdog-thread', 'startup/last-resort'].map(
+  (name) => `cli/${name}.ts`,
+);
 const processes = files.map((file): Plant => [file, 'void process.argv;', UNLIMITED.includes(file) ? null : GLOBAL]);
 
 const FLOATING = 'no-floating-promises';

@@ -21,7 +21,7 @@ const START_AFTER_MS = 150;
  * @param thread the file of the thread, as built
  * @param line what is written on stderr where the process has to be ended
  */
-export function startWatchdog(thread: string, line: string): Watchdog {
+export function startWatchdog(thread: URL, line: string): Watchdog {
   const shared = new SharedArrayBuffer(8);
   const places = new Int32Array(shared);
   places[DEADLINE] = NEVER;
@@ -32,7 +32,7 @@ export function startWatchdog(thread: string, line: string): Watchdog {
   return (deadlineMs) => void Atomics.store(places, DEADLINE, Math.ceil(deadlineMs / 1000));
 }
 
-function startThread(file: string, workerData: Watched): void {
+function startThread(file: URL, workerData: Watched): void {
   try {
     // Its streams would come through the main thread: it does without.
     const silent = { stdout: true, stderr: true };
