@@ -226,7 +226,7 @@ describe.each<Transport>(['sshd', 'in-process'])('nodes by %s', (transport) => {
   test('end what ran in their sessions when they stop, and come back', async () => {
     const node = fleet.node('n1');
     await ssh(node, fleet, 'setsid sleep 1000 >/dev/null 2>&1 </dev/null & exit 0');
-    expect((await marked(node.dir)).length).toBeGreaterThan(0);
+    await until(async () => (await marked(node.dir)).length > 0);
     await node.stop();
     expect(await marked(node.dir)).toEqual([]);
     expect((await ssh(node, fleet, 'true')).stderr).toMatch(/Connection refused/);

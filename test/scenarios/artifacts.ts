@@ -1,12 +1,15 @@
 // What epoch serves: artifacts of every shape, broken stores, moved and missing tags, answers that are none.
+import type { LoggedRequest } from '../doubles/epoch.ts';
 import type { Scenario } from './scenario.ts';
 
 const SPLIT = { parts: 2 };
 const REQUIRED = { images: { track: [{ image: 'simular/win11', presence: 'required' }] } };
 
-/** The bytes of a blob are never asked for; its length is. */
-const ofBlobs = (requests: { method: string; path: string }[]): string[] =>
-  requests.filter(({ method, path }) => method === 'GET' && path.includes('/blobs/')).map(({ path }) => path);
+/** Blobs that were asked for whole. The length of a blob and its header may be asked for wherever streaming is forbidden. */
+const ofBlobs = (requests: Pick<LoggedRequest, 'method' | 'path' | 'headers'>[]): string[] =>
+  requests
+    .filter(({ method, path, headers }) => method === 'GET' && path.includes('/blobs/') && headers.range === undefined)
+    .map(({ path }) => path);
 
 export const ON_ARTIFACTS: Scenario[] = [
   {
