@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { ErrorInfo } from '../../src/core/model/error.ts';
 import type { LeftoverRow } from '../../src/core/model/report.ts';
 import { breakAsInTheIncident, startFleet, type Fleet, type FleetNode, type Incident } from '../fleet/world.ts';
-import { cutConnections, firstOn, guard, isLocked, isRoot, lockFile, strays, until } from '../support/guard.ts';
+import { cutConnections, firstOn, guard, isLocked, lockFile, strays, until, LOGINS } from '../support/guard.ts';
 import { imageOn, parseReport, report, start, type Run, type Started } from '../support/reconcile.ts';
 
 const DRIFTED = ['cocoonset-node-1', 'cocoonset-node-2'];
@@ -116,7 +116,7 @@ async function intercept(before: string, { binary } = node): Promise<void> {
   cleanups.push(async () => await rename(real, binary));
 }
 
-describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this process'])('as %s', (who) => {
+describe.each(LOGINS)('as %s', (who) => {
   const isOperator = who === 'an operator with sudo';
   let user: string | undefined;
 

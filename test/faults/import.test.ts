@@ -33,6 +33,7 @@ import {
   startGuard,
   strays,
   until,
+  LOGINS,
 } from '../support/guard.ts';
 import { withPeak } from '../support/memory.ts';
 import { imageOn, parseReport, report, snapshotOn, start, type Run, type Started } from '../support/reconcile.ts';
@@ -163,7 +164,7 @@ async function intercept(script: string): Promise<void> {
   cleanups.push(async () => await rename(real, node.binary));
 }
 
-describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this process'])('as %s', (name) => {
+describe.each(LOGINS)('as %s', (name) => {
   let as: { user?: string; sudo?: boolean } = {};
   beforeAll(async () => {
     as = name === 'an operator with sudo' ? { user: (await fleet.createOperator()).name, sudo: true } : {};

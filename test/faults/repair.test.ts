@@ -15,11 +15,11 @@ import {
   cutConnections,
   guard,
   isLocked,
-  isRoot,
   lockFile,
   overBeforeUnlocked,
   strays,
   until,
+  LOGINS,
 } from '../support/guard.ts';
 import { imageOn, parseReport, report, snapshotOn, start, type Run, type Started } from '../support/reconcile.ts';
 
@@ -128,7 +128,7 @@ async function isOverAndBack(): Promise<void> {
   await isBack(cut());
 }
 
-describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this process'])('as %s', (name) => {
+describe.each(LOGINS)('as %s', (name) => {
   beforeAll(async () => {
     who = name === 'an operator with sudo' ? { ssh: { user: (await fleet.createOperator()).name } } : {};
   });

@@ -9,6 +9,14 @@ import type { Fleet, FleetNode } from '../fleet/world.ts';
 
 export const isRoot = userInfo().uid === 0;
 
+/**
+ * The logins by which the guard is tried: the one that needs sudo for everything. The other tests log in as root;
+ * RECONCILE_LOGINS=all tries the guard by both.
+ */
+export const LOGINS = isRoot
+  ? [...(process.env['RECONCILE_LOGINS'] === 'all' ? ['root'] : []), 'an operator with sudo']
+  : ['the user of this process'];
+
 interface Process {
   pid: number;
   parent: number;

@@ -480,11 +480,15 @@ const BAD: [string, string | RegExp][] = [
 ];
 
 describe('a config that is not sound', () => {
-  test.each(BAD)('%s', async (text, expected) => {
-    expect(await problemOf(load(`${MINIMAL}${text}\n`))).toEqual(
-      typeof expected === 'string' ? expected : expect.stringMatching(expected),
-    );
-  });
+  // A title is cut, as some of these are long on purpose.
+  test.each(BAD.map(([text, expected]) => [text.slice(0, 80), text, expected] as const))(
+    '%s',
+    async (_title, text, expected) => {
+      expect(await problemOf(load(`${MINIMAL}${text}\n`))).toEqual(
+        typeof expected === 'string' ? expected : expect.stringMatching(expected),
+      );
+    },
+  );
 
   test.each([
     ['', {}, 'FILE:1:1: epoch.url: is required, here or as $EPOCH_URL'],
