@@ -34,7 +34,7 @@ async function saidOfOthers(liars: string[], runs: string[][]): Promise<Record<s
   return Object.fromEntries(said);
 }
 
-test(`in ${SEEDS.length} fleets liars change no row but their own`, { timeout: SEEDS.length * 10_000 }, async () => {
+test(`in ${SEEDS.length} fleets liars change no row but their own`, { timeout: SEEDS.length * 30_000 }, async () => {
   const asked = stage.images.flatMap(({ key, hot }) => ['--image', key, '--snapshot', hot]);
   const lied = [['--dry-run'], ['--dry-run', '--deep'], ['gate', ...asked], ['gate', '--deep', ...asked]];
   const later = [['--dry-run'], ['gate', ...asked]];
