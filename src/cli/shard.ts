@@ -53,6 +53,12 @@ export async function joinShards(
     });
   }
   const dir = settings.run.sharedDir ?? (stateDir === null ? null : join(stateDir, 'shards'));
+  if (dir === null && !isDry && shard.count > 1) {
+    throw fault('CONFIG_INVALID', {
+      problem: 'a shard that changes nodes must meet the others, and there is no directory for that',
+      hint: 'set run.sharedDir to a directory that all shards can write',
+    });
+  }
   if (dir === null) return { id: named ?? id, shard, config, shared: null };
   const { joinRun } = await import('../bastion/shared-run.ts');
   const kind = isDry ? 'dry-run' : 'run';

@@ -12,6 +12,7 @@ import type { Report, RunMode } from '../core/model/report.ts';
 import type { ActionResult, Applied, Step, TidyResult } from '../core/model/result.ts';
 import type { SharedRun } from '../bastion/shared-run.ts';
 import { shardName, type Shard } from '../core/shard/shard.ts';
+import { NOTHING_SAID } from '../core/shard/standing.ts';
 import { everythingOn, judgeFleet, type JudgeEvents, type JudgeRequest } from './judge.ts';
 
 /** What the outside is told while a run goes on. */
@@ -51,6 +52,16 @@ export interface RunRequest extends JudgeRequest {
  * @throws ReconcileError FILTER_EMPTY
  */
 export async function runPipeline(request: RunRequest): Promise<Report> {
+  try {
+    return await doRun(request);
+  } catch (error) {
+    // the others do not wait for a part that is not done
+    await request.part?.shared?.tell({ ...NOTHING_SAID, phase: 'done' }).catch(() => undefined);
+    throw error;
+  }
+}
+
+async function doRun(request: RunRequest): Promise<Report> {
   const { mode, events, policy, settings, nodes, id } = request;
   const judged = await judgeFleet(request, (seen) => everythingOn(settings.snapshots, seen));
   const { observations, catalog, scope, error } = judged;
@@ -64,8 +75,9 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
   const plan: Plan = { tidyings: error === null ? planTidying(observations, actions) : [], actions };
   events.onPlan(plan);
 
-  const isWork = mode === 'run' && actions.length + plan.tidyings.length > 0;
-  const { tidied, results } = isWork ? await carryOut(request, plan) : NOTHING_DONE;
+  // the other shards must hear also of a part in which nothing is to be done
+  const isWork = mode === 'run' && (actions.length + plan.tidyings.length > 0 || isOneOfMany(request.part));
+  const { tidied, results, actions: applied } = isWork ? await carryOut(request, plan) : { ...NOTHING_DONE, actions };
 
   const { tool, startedAt } = request;
   const parts: Parts = {
@@ -83,7 +95,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
     desired: selected.desired,
     snapshots: selected.snapshots,
     observations,
-    rows: reportRows(findings, remedyFor, { actions, results }),
+    rows: reportRows(findings, remedyFor, { actions: applied, results }),
     actions,
     tidied: [...tidied, ...tidiedByActions(observations, actions, results)],
   };
@@ -93,9 +105,23 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
 const NOTHING_DONE: Applied = { tidied: [], results: [] };
 
 /** The plan is all that is handed on: what changes nodes knows neither the catalog nor the settings. */
-async function carryOut({ clients, policy, signal, remainingMs, events }: RunRequest, plan: Plan): Promise<Applied> {
+async function carryOut(
+  { clients, policy, signal, remainingMs, events, part }: RunRequest,
+  plan: Plan,
+): Promise<Applied & Pick<Plan, 'actions'>> {
+  const { maxPulls, maxFailures, canary } = policy;
+  const limits = { maxPulls, maxFailures, signal, remainingMs, events };
+  if (isOneOfMany(part)) {
+    // oxlint-disable-next-line no-restricted-imports -- past the decision to change anything, as below
+    const { applyShard } = await import('./apply/shards.ts');
+    return await applyShard(plan, clients, limits, { ...part, canary });
+  }
   // oxlint-disable-next-line no-restricted-imports -- this is the one place, past the decision to change anything
   const { applyPlan } = await import('./apply/rollout.ts');
-  const { maxPulls, maxFailures } = policy;
-  return await applyPlan(plan, clients, { maxPulls, maxFailures, signal, remainingMs, events });
+  return { ...(await applyPlan(plan, clients, limits)), actions: plan.actions };
+}
+
+/** A part of several; where the others cannot be met, nothing may be changed, and the cli has refused it. */
+function isOneOfMany(part: Part | undefined): part is Part & { shared: SharedRun } {
+  return part !== undefined && part.shared !== null && part.shard.count > 1;
 }

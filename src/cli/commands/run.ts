@@ -4,7 +4,6 @@ import { count, formatDuration } from '../../core/text.ts';
 import type { Node } from '../../core/model/node.ts';
 import type { Report } from '../../core/model/report.ts';
 import type { RunEvents } from '../../pipeline/run.ts';
-import { usage } from '../args/kinds.ts';
 import type { RunOptions } from '../args/options.ts';
 import type { Io, Tool } from '../io.ts';
 import { judgeEvents, type Log } from '../log.ts';
@@ -24,7 +23,6 @@ async function doRun(options: RunOptions, begun: Begun): Promise<Report> {
   const shard = shardAsked(options.shard, begun.io);
   const whole = await loadNodes(configured, options.nodes, begun.io);
   const nodes = shard === null ? whole : membersOf(whole, shard);
-  if (shard !== null && shard.count > 1 && !options.dryRun) throw usage('--shard without --dry-run is not built yet');
   const { runPipeline } = await import('../../pipeline/run.ts');
   const request = {
     ...requestFields(begun),

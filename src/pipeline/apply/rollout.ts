@@ -50,7 +50,7 @@ async function applyActions(actions: Action[], clients: ApplyClients, limits: Ap
         const before = perNode.get(action.node.name) ?? Promise.resolve();
         const run = before.then(async () => {
           await queue.add(async () => {
-            const why = whyNotNow(action, progress, budget, signal);
+            const why = whyNotNow(action, progress, budget, signal) ?? (await limits.whyNot?.(action)) ?? null;
             const result =
               why === null
                 ? await applyAction(action, clients, { ...limits, ...roleOf(action, progress) })
