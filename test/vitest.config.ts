@@ -15,7 +15,7 @@ export default defineConfig({
           name: 'fleet',
           include: ['test/{commands,faults,scenarios,conformance,fleet,bench}/**/*.test.ts'],
           pool: 'forks',
-          maxWorkers: 3,
+          maxWorkers: 4, // on two cores: half of their time they wait for servers
           sequence: { groupOrder: 1 }, // after the unit tests, which take all there is
           testTimeout: 120_000,
           hookTimeout: 120_000,

@@ -207,7 +207,7 @@ describe('YAML', () => {
     const wide = Array.from({ length: 90_000 }, (_, i) => `k${i.toString(16)}: 1, `).join('');
     const text = `a: &a {${wide}}\nb: {<<: [${'*a, '.repeat(99)}]}\nkind: X\n`;
     const names = await Promise.all(
-      [1, 2, 3, 4].map(async (n) => {
+      [1, 2].map(async (n) => {
         await writeFile(at(`wide-${n}.yaml`), text);
         return at(`wide-${n}.yaml`);
       }),

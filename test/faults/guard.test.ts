@@ -20,6 +20,7 @@ import {
   until,
   type GuardOptions,
   type RunningGuard,
+  LOGINS,
 } from '../support/guard.ts';
 import { imageOn, parseReport, start, type Run } from '../support/reconcile.ts';
 
@@ -86,7 +87,7 @@ async function pulling(options: GuardOptions = {}): Promise<RunningGuard> {
   return started;
 }
 
-describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this process'])('as %s', (who) => {
+describe.each(LOGINS)('as %s', (who) => {
   const isOperator = who === 'an operator with sudo';
   let as: Pick<GuardOptions, 'user' | 'sudo'> = {};
 
@@ -166,7 +167,7 @@ describe.each(isRoot ? ['root', 'an operator with sudo'] : ['the user of this pr
     ['dash', ['dash']],
     ['bash', ['bash', '--posix']],
   ];
-  describe.each(isOperator ? shells.slice(0, 1) : shells)('the script in %s', (_name, shell) => {
+  describe.each(shells)('the script in %s', (_name, shell) => {
     let dir: string;
     /** With a directory of its own for scratch files, which must be empty at the end. */
     const options = (more: GuardOptions = {}): GuardOptions => ({
