@@ -16,11 +16,17 @@ export interface Io {
   stdin: () => AsyncIterable<Uint8Array>;
   /** Aborted by SIGHUP, SIGINT and SIGTERM, and when the time is over, with a ReconcileError as the reason. */
   stop: AbortSignal;
+  /** Ends the changes that are going on: with `stop`, or the grace later after SIGINT and SIGTERM; SIGHUP never aborts it. */
+  workStop: AbortSignal;
+  /** How long changes may go on after SIGINT or SIGTERM, in ms. */
+  setGrace: (graceMs: number) => void;
   /** Sets how long the command may take, from the start of the program to its end. */
   setDeadline: (timeoutMs: number) => void;
   /** What is left of that time, in ms. */
   remainingMs: () => number;
   interruptedBy: () => Signal | null;
+  /** Who runs this, where, and as which process: what reports and locks say of it. */
+  who: () => { user: string; host: string; pid: number };
   /** Ends the group of processes that a program of ours leads. */
   endGroup: (leader: number) => void;
 }

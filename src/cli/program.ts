@@ -1,7 +1,7 @@
 /** The program: flags, dispatch, signals and the exit code. Nothing else touches `process`, but for its version and user (`main.ts`). */
 import { setMaxListeners } from 'node:events';
 import { redact } from '../system/secrets.ts';
-import { homeOf } from '../system/user.ts';
+import { homeOf, hostName, userName } from '../system/user.ts';
 import { errorInfo, fault } from '../core/errors.ts';
 import { EXIT_CODES, type Signal } from '../core/model/exit-codes.ts';
 import { parseArgs } from './args/parse.ts';
@@ -20,15 +20,19 @@ const TIMEOUT_MS = 2 * 3600_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** Signals and the deadline end a command in order, a second signal ends the program at once, and the watchdog one that hangs. */
-function watchTheEnd(): Pick<Io, 'stop' | 'interruptedBy' | 'setDeadline' | 'remainingMs'> {
+function watchTheEnd(): Pick<Io, 'stop' | 'workStop' | 'setGrace' | 'interruptedBy' | 'setDeadline' | 'remainingMs'> {
   const controller = new AbortController();
-  setMaxListeners(0, controller.signal); // Node.js warns on stderr of more than ten
+  const work = new AbortController();
+  for (const { signal } of [controller, work]) setMaxListeners(0, signal); // Node.js warns on stderr of more than ten
   let first: Signal | null = null;
+  let graceMs = 0;
   for (const signal of SIGNALS) {
     process.on(signal, () => {
       if (first !== null) exit(EXIT_CODES[first].code);
       first = signal;
-      controller.abort(fault('INTERRUPTED', { signal }));
+      const reason = fault('INTERRUPTED', { signal });
+      controller.abort(reason);
+      if (signal !== 'SIGHUP') setTimeout(() => work.abort(reason), graceMs);
     });
   }
   let timer: NodeJS.Timeout | undefined;
@@ -37,14 +41,26 @@ function watchTheEnd(): Pick<Io, 'stop' | 'interruptedBy' | 'setDeadline' | 'rem
   const setDeadline = (timeoutMs: number): void => {
     clearTimeout(timer);
     endsAt = timeoutMs;
-    const end = (): void => controller.abort(fault('RUN_DEADLINE', { timeoutMs }));
+    const end = (): void => {
+      const reason = fault('RUN_DEADLINE', { timeoutMs });
+      controller.abort(reason);
+      work.abort(reason);
+    };
     timer = setTimeout(end, Math.min(timeoutMs - performance.now(), MAX_TIMER_MS));
     const { message, hint } = errorInfo('RUN_HANGS', { graceMs: GRACE_MS });
     watchdog ??= startWatchdog(WATCHDOG, `reconcile: ${message}; ${hint}`);
     watchdog(timeoutMs);
   };
   const remainingMs = (): number => Math.max(0, endsAt - performance.now());
-  return { stop: controller.signal, interruptedBy: () => first, setDeadline, remainingMs };
+  const setGrace = (ms: number): void => void (graceMs = ms);
+  return {
+    stop: controller.signal,
+    workStop: work.signal,
+    setGrace,
+    interruptedBy: () => first,
+    setDeadline,
+    remainingMs,
+  };
 }
 
 /** Where text goes that is printed, and what became of it. */
@@ -110,6 +126,7 @@ async function main(): Promise<number> {
     err: (text) => stderr.write(redact(text)),
     stdin: readOnce(() => process.stdin),
     endGroup,
+    who: () => ({ user: userName(), host: hostName(), pid: process.pid }),
     ...watchTheEnd(),
   };
   const argv = process.argv.slice(2);

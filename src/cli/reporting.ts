@@ -50,14 +50,14 @@ export async function withClients<T>(
 
 /** The fields that every request to the pipeline takes from the command that makes it. */
 export function requestFields({ io, tool, id, startedAt }: Begun) {
-  const { stop: signal, remainingMs, interruptedBy } = io;
-  return { tool, id, startedAt, signal, remainingMs, interruptedBy, now: () => new Date() };
+  const { stop: signal, workStop: workSignal, remainingMs, interruptedBy } = io;
+  return { tool, id, startedAt, signal, workSignal, remainingMs, interruptedBy, now: () => new Date() };
 }
 
 /** The options that stand for a key of the config. */
 type SettingOptions = Partial<
   Pick<RunOptions, 'concurrency' | 'deep' | 'stream' | 'timeoutMs' | 'clone' | 'canary' | 'maxPulls' | 'maxFailures'> &
-    Pick<RunOptions, 'repair'> &
+    Pick<RunOptions, 'repair' | 'lockTimeoutMs' | 'noWait' | 'graceMs'> &
     Pick<GateOptions, 'minReady'>
 >;
 
@@ -73,6 +73,8 @@ export function withOptions(settings: Settings, options: SettingOptions): Settin
       canary: options.canary ?? rollout.canary,
       maxPulls: options.maxPulls ?? rollout.maxPulls,
       maxFailures: options.maxFailures ?? rollout.maxFailures,
+      lockTimeoutMs: options.noWait ? 0 : (options.lockTimeoutMs ?? rollout.lockTimeoutMs),
+      graceMs: options.graceMs ?? rollout.graceMs,
     },
     images: { ...images, stream: images.stream && (options.stream ?? true) },
     repair: {

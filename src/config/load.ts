@@ -254,6 +254,8 @@ function settingsOf(
       pullTimeoutMs: rollout.pullTimeout,
       pullRetries: rollout.pullRetries,
       minFreeBytes: rollout.minFreeBytes,
+      lockTimeoutMs: rollout.lockTimeout,
+      graceMs: rollout.grace,
     },
     repair: config.repair,
     gate: config.gate,

@@ -37,6 +37,11 @@ const duration = z
   .refine((text) => (parseDuration(text) ?? 0) <= MAX_DURATION_MS, { error: 'must be at most 24 days' })
   .transform((text) => parseDuration(text) as number);
 
+/** A duration that may be none: `0s`. */
+const period = z.union([z.literal('0s').transform(() => 0), duration], {
+  error: 'must be a duration such as 0s, 10s or 1h30m',
+});
+
 const SIZE_WORDS = 'must be a size such as 500MB or 5GiB';
 const sizeText = z
   .string()
@@ -370,6 +375,8 @@ const rollout = z.strictObject({
   pullTimeout: duration.prefault('35m'),
   pullRetries: z.int().min(0).max(20).default(1),
   minFreeBytes: size.prefault('5GiB').describe('Kept free on the node after the pull.'),
+  lockTimeout: period.prefault('0s').describe('How long to wait for a node, or a run, that another holds.'),
+  grace: period.prefault('30s').describe('How long what runs may go on after SIGINT or SIGTERM.'),
 });
 
 const repair = z.strictObject({

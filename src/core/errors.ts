@@ -2,8 +2,9 @@
  * The one error type, and the one place that owns the words: a code with typed arguments becomes a message (what
  * happened) and a hint (what to do next). Codes are stable; the README lists them.
  */
-import { clip, count, formatBytes, formatDuration, plain, shortDigest } from './text.ts';
+import { briefDuration, clip, count, formatBytes, formatDuration, plain, shortDigest } from './text.ts';
 import type { ErrorInfo } from './model/error.ts';
+import type { Holder } from './model/holder.ts';
 
 type Words = { message: string; hint: string };
 
@@ -124,6 +125,13 @@ const catalog = {
   RUN_HANGS: (a: { graceMs: number }): Words => ({
     message: `the program hangs: its deadline passed ${formatDuration(a.graceMs)} ago, and it gives no sign; it is ended (exit 4)`,
     hint: 'what it had begun on nodes is ended there by its guard; run again to see where they stand, and please report this',
+  }),
+  RUN_LOCKED: (a: {
+    /** Null where nothing tells. */
+    holder: Holder | null;
+  }): Words => ({
+    message: `another run over the whole fleet holds the lock${a.holder === null ? '' : `: ${heldBy(a.holder)}`}`,
+    hint: 'nothing was done: wait for it (--lock-timeout 30m), or name nodes (--node): such a run waits only for these',
   }),
   INTERRUPTED: (a: { signal: string }): Words => ({
     message: `interrupted by ${a.signal}`,
@@ -371,7 +379,20 @@ const catalog = {
     message: a.why,
     hint: 'mend what failed before it, then run again',
   }),
+  NO_TIME: (a: {
+    /** Null where no pace is known. */
+    needMs: number | null;
+    leftMs: number;
+  }): Words => ({
+    message:
+      a.needMs === null ? 'no time is left' : `needs ${briefDuration(a.needMs)}, ${briefDuration(a.leftMs)} left`,
+    hint: 'the next run begins with it; give it longer (--until, --timeout), or more pulls at once (--max-pulls)',
+  }),
 };
+
+function heldBy({ user, host, pid, run, since }: Holder): string {
+  return `${clip(user, 64)}@${clip(host, 128)}, process ${pid}, run ${clip(run, 64)}, since ${clip(since, 32)}`;
+}
 
 export type ErrorCode = keyof typeof catalog;
 type Args<C extends ErrorCode> = Parameters<(typeof catalog)[C]>[0];

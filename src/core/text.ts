@@ -63,6 +63,17 @@ export function formatDuration(ms: number): string {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
+/** The same without spaces, for what stands among other figures: `45s`, `22m`, `5h10m`. */
+export function briefDuration(ms: number): string {
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 60) return `${seconds}s`;
+  const minutes = Math.round(seconds / 60);
+  const rest = minutes % 60;
+  return minutes < 60
+    ? `${minutes}m`
+    : `${Math.floor(minutes / 60)}h${rest === 0 ? '' : `${String(rest).padStart(2, '0')}m`}`;
+}
+
 const SIZE_UNITS: Record<string, number> = {
   B: 1,
   kB: 1e3,

@@ -13,12 +13,16 @@ import type { ActionResult, Applied, Step, TidyResult } from '../core/model/resu
 import type { SharedRun } from '../bastion/shared-run.ts';
 import { shardName, type Shard } from '../core/shard/shard.ts';
 import { NOTHING_SAID } from '../core/shard/standing.ts';
+import type { Remembered } from '../core/model/rollout.ts';
+import { rememberRun } from '../core/rollout/remember.ts';
+import { keepRollout, recallRollout } from '../bastion/rollout-memory.ts';
 import { everythingOn, judgeFleet, type JudgeEvents, type JudgeRequest } from './judge.ts';
 
 /** What the outside is told while a run goes on. */
 export interface RunEvents extends JudgeEvents {
   /** Before anything of it is done; a dry run ends here. */
   onPlan: (plan: Plan) => void;
+  onStart: (action: Action) => void;
   onStep: (action: Action, step: Step) => void;
   onResult: (result: ActionResult) => void;
   onTidied: (result: TidyResult) => void;
@@ -43,6 +47,10 @@ export interface RunRequest extends JudgeRequest {
   events: RunEvents;
   /** Of a part of the fleet: which one, and how it meets the others. */
   part?: Part;
+  /** Ends the changes that are going on: later than `signal`, after which none begins. */
+  workSignal: AbortSignal;
+  /** When all that begins must have ended, in ms since 1970; null where only the run's own deadline counts. */
+  until: number | null;
   /** The signal of the operating system that ended the run, if one did. */
   interruptedBy: () => Signal | null;
 }
@@ -71,13 +79,19 @@ async function doRun(request: RunRequest): Promise<Report> {
   );
   const { findings } = selected;
   const remedyFor = remediesUnder(policy.repair, settings.epoch.url, nodes);
-  const actions = error === null ? planActions({ findings, observations, scope, policy, remedyFor, runId: id }) : [];
+  const remembered = await recallRollout(request.clients.state.dir);
+  const asked = { findings, observations, scope, policy, remedyFor, runId: id, remembered };
+  const actions = error === null ? planActions(asked) : [];
   const plan: Plan = { tidyings: error === null ? planTidying(observations, actions) : [], actions };
   events.onPlan(plan);
 
   // the other shards must hear also of a part in which nothing is to be done
   const isWork = mode === 'run' && (actions.length + plan.tidyings.length > 0 || isOneOfMany(request.part));
-  const { tidied, results, actions: applied } = isWork ? await carryOut(request, plan) : { ...NOTHING_DONE, actions };
+  const {
+    tidied,
+    results,
+    actions: applied,
+  } = isWork ? await carryOut(request, plan, remembered) : { ...NOTHING_DONE, actions };
 
   const { tool, startedAt } = request;
   const parts: Parts = {
@@ -102,23 +116,35 @@ async function doRun(request: RunRequest): Promise<Report> {
   return assemble(parts);
 }
 
-const NOTHING_DONE: Applied = { tidied: [], results: [] };
+const NOTHING_DONE: Applied = { tidied: [], results: [], pace: null };
 
 /** The plan is all that is handed on: what changes nodes knows neither the catalog nor the settings. */
 async function carryOut(
-  { clients, policy, signal, remainingMs, events, part }: RunRequest,
+  request: RunRequest,
   plan: Plan,
+  remembered: Remembered,
 ): Promise<Applied & Pick<Plan, 'actions'>> {
-  const { maxPulls, maxFailures, canary } = policy;
-  const limits = { maxPulls, maxFailures, signal, remainingMs, events };
-  if (isOneOfMany(part)) {
+  const { clients, policy, signal, workSignal, remainingMs, until, now, events, part } = request;
+  const { maxPulls, maxFailures, lockTimeoutMs, canary } = policy;
+  const leftMs = (): number => Math.min(remainingMs(), until === null ? Infinity : until - now().getTime());
+  const times = { ending: signal, signal: workSignal, remainingMs, leftMs, pace: remembered.pace };
+  const limits = { maxPulls, maxFailures, lockTimeoutMs, ...times, events };
+  const applied = isOneOfMany(part) ? await applyPart(part) : await applyWhole();
+  const told = rememberRun(remembered, plan.actions, applied.results, applied.pace);
+  const problem = await keepRollout(clients.state.dir, told);
+  if (problem !== null) events.onTrouble(problem);
+  return applied;
+
+  async function applyPart(mine: Part & { shared: SharedRun }): Promise<Applied & Pick<Plan, 'actions'>> {
     // oxlint-disable-next-line no-restricted-imports -- past the decision to change anything, as below
     const { applyShard } = await import('./apply/shards.ts');
-    return await applyShard(plan, clients, limits, { ...part, canary });
+    return await applyShard(plan, clients, limits, { ...mine, canary });
   }
-  // oxlint-disable-next-line no-restricted-imports -- this is the one place, past the decision to change anything
-  const { applyPlan } = await import('./apply/rollout.ts');
-  return { ...(await applyPlan(plan, clients, limits)), actions: plan.actions };
+  async function applyWhole(): Promise<Applied & Pick<Plan, 'actions'>> {
+    // oxlint-disable-next-line no-restricted-imports -- this is the one place, past the decision to change anything
+    const { applyPlan } = await import('./apply/rollout.ts');
+    return { ...(await applyPlan(plan, clients, limits)), actions: plan.actions };
+  }
 }
 
 /** A part of several; where the others cannot be met, nothing may be changed, and the cli has refused it. */

@@ -1,5 +1,5 @@
 /** Who runs this, as far as the system knows: a container's user may have neither a name nor a home. */
-import { homedir, userInfo } from 'node:os';
+import { homedir, hostname, userInfo } from 'node:os';
 import { getuid } from 'node:process';
 
 /** `$HOME`, else what the user database says; where there is neither, a directory in which nothing is found. */
@@ -24,4 +24,9 @@ export function userName(): string {
 /** The number of the user; empty where the system has none. */
 export function userNumber(): string {
   return String(getuid?.() ?? '');
+}
+
+/** The name of this machine. */
+export function hostName(): string {
+  return hostname();
 }

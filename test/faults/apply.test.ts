@@ -35,6 +35,7 @@ afterAll(async () => await fleet?.down());
 afterEach(async () => {
   fleet.epoch.heal();
   await fleet.writeConfig();
+  await rm(join(fleet.dir, 'state', 'rollout.json'), { force: true }); // no test has a night before it
 });
 
 const key = (image = IMAGE): string => `${fleet.epoch.url}/dl/${image}`;
@@ -94,13 +95,11 @@ describe('a pull that fails', () => {
     expect((await pullCounts())[0]).toBe(2);
   });
 
-  test('on the canary keeps every other node from being touched', async () => {
-    for (const name of ALL.slice(1)) {
-      expect(imageOn(ran, name)).toMatchObject({ outcome: 'skipped', steps: [], error: { code: 'NOT_STARTED' } });
-      expect(imageOn(ran, name).reason).toContain(`its canary ${node(1)} was not healed`);
-    }
-    expect(await pullCounts()).toEqual([2, 0, 0]);
-    expect(ran.summary.actions).toEqual({ planned: 3, healed: 0, superseded: 0, failed: 1, skipped: 2 });
+  test('on the canary hands its place to the next node, as the fault may be of the node', async () => {
+    expect(outcomes(ran)).toEqual(['failed', 'failed', 'skipped']);
+    expect(imageOn(ran, node(3)).reason).toContain('more than 1 of the planned actions failed');
+    expect(await pullCounts()).toEqual([2, 2, 0]);
+    expect(ran.summary.actions).toEqual({ planned: 3, healed: 0, superseded: 0, failed: 2, skipped: 1 });
   });
 
   test('says so in the table, with what cocoon said', async () => {
@@ -120,7 +119,7 @@ describe('what keeps a bad pull from spreading', () => {
     await fleet.writeConfig({ rollout: { maxFailures: 10 } });
     const ran = await run('-i', 'simular/*');
     expect(ran.run.exitCode).toBe(4);
-    expect(outcomes(ran)).toEqual(['failed', 'skipped', 'skipped']);
+    expect(outcomes(ran)).toEqual(['failed', 'failed', 'failed']);
     expect(outcomes(ran, OTHER)).toEqual(['healed', 'healed', 'healed']);
     for (const name of ALL) expect(imageOn(ran, name, OTHER).after).toBe(after.contentDigest);
   });
@@ -365,9 +364,8 @@ describe('what is not begun', () => {
       await drift();
       fleet.epoch.fail({ match: DOWNLOAD, times: Infinity, how: 404 });
       const failed = await run();
-      expect(outcomes(failed)).toEqual(['skipped', 'failed', 'skipped']);
-      expect(imageOn(failed, node(3)).reason).toContain(`its canary ${node(2)} was not healed`);
-      expect(await pullCounts()).toEqual([0, 2, 0]);
+      expect(outcomes(failed)).toEqual(['skipped', 'failed', 'failed']);
+      expect(await pullCounts()).toEqual([0, 2, 2]);
     } finally {
       holder.stdin.end('\n');
     }
@@ -419,17 +417,17 @@ describe('a pull that does not end', () => {
     expect(ran.run.exitCode).toBe(4);
     expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'failed', error: { code: 'PULL_TIMEOUT' } });
     expect(stepsOf(imageOn(ran, node(1)))).toEqual([['pull', false]]);
-    expect(outcomes(ran).slice(1)).toEqual(['skipped', 'skipped']);
-    expect(await pullCounts()).toEqual([1, 0, 0]);
+    expect(outcomes(ran).slice(1)).toEqual(['healed', 'healed']);
+    expect(await pullCounts()).toEqual([1, 1, 1]);
     await nothingLeft();
   });
 
   test('is ended by the deadline of the whole run, whose report is still there', async () => {
     await drift();
     const ran = await withSlowPull(async () => await run('--timeout', '4s'));
-    expect(ran.run).toMatchObject({ exitCode: 4, error: null });
+    expect(ran.run).toMatchObject({ exitCode: 2, error: null });
     expect(ran.summary.nodes.observed).toBe(ALL.length);
-    expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'failed', error: { code: 'RUN_DEADLINE' } });
+    expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'skipped', error: { code: 'RUN_DEADLINE' } });
     for (const name of ALL.slice(1)) {
       expect(imageOn(ran, name)).toMatchObject({ outcome: 'skipped', error: { code: 'RUN_DEADLINE' } });
     }

@@ -354,6 +354,7 @@ function baseConfig(url: string, identityFile: string, knownHostsFile: string, n
       ...spec.config,
     })),
     ssh: { user, identityFile, knownHostsFile, configFile: 'none' },
+    rollout: { grace: '0s' }, // what a test interrupts, it waits for
     run: { stateDir: join(dirname(identityFile), 'state') },
     // Everything here belongs to the user who started it.
     ...(process.getuid?.() === 0 ? {} : { cocoon: { sudo: false } }),

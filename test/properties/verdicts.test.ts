@@ -417,15 +417,26 @@ describe('planning', () => {
     });
   });
 
-  test('takes canaries that have room, at most as many as asked, and first', () => {
+  test('takes canaries that have room, as many as asked, and where the fewest VMs run', () => {
     holds(({ policy, fleet }, actions) => {
       const order = fleet.map((seen) => seen.node.name);
+      const busy = new Map(
+        fleet.map(({ node: { name, pool }, observed }) => [
+          name,
+          { pool, vms: observed?.vms.filter(({ state }) => state === 'running').length ?? 0 },
+        ]),
+      );
       for (const tag of ['latest', 'v1', '1']) {
         const mine = actions.filter((action) => action.tag === tag && action.blocked === null);
         const first = new Set(mine.filter(({ wave }) => wave === 0).map(({ node: of }) => of.name));
         const all = [...new Set(mine.map(({ node: of }) => of.name))];
         expect(all).toEqual(order.filter((name) => all.includes(name)));
-        expect([...first]).toEqual(policy.canary === 0 ? all : all.slice(0, policy.canary));
+        expect(first.size).toBe(policy.canary === 0 ? all.length : Math.min(policy.canary, all.length));
+        const others = all.filter((name) => !first.has(name)).map((name) => busy.get(name));
+        for (const name of first) {
+          const { pool, vms } = busy.get(name) ?? { pool: '', vms: 0 };
+          for (const other of others) if (other?.pool === pool) expect(vms).toBeLessThanOrEqual(other.vms);
+        }
       }
     });
   });

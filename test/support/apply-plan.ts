@@ -16,9 +16,13 @@ async function main([file = '', epochUrl = '']: string[]): Promise<void> {
   const limits = {
     maxPulls: 2,
     maxFailures: { value: 0, percent: false },
+    lockTimeoutMs: 0,
+    ending: new AbortController().signal,
     signal: new AbortController().signal,
     remainingMs: () => 120_000,
-    events: { onStep: nothing, onResult: nothing, onTidied: nothing },
+    leftMs: () => 120_000,
+    pace: null,
+    events: { onStart: nothing, onStep: nothing, onResult: nothing, onTidied: nothing },
   };
   const applied = await applyPlan(plan, { ssh, epoch, registryOf, state: memoryState() }, limits);
   ssh.close();

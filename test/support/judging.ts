@@ -18,6 +18,8 @@ export const POLICY: Omit<Policy, 'repair'> = {
   pullTimeoutMs: 1000,
   pullRetries: 1,
   minFreeBytes: 5e9,
+  lockTimeoutMs: 0,
+  graceMs: 0,
   clone: 'files',
   vm: { snapshot: null, timeoutMs: 1000, nodes: 'canary', extraArgs: [] },
 };

@@ -140,11 +140,11 @@ export function limit(name: string, about: string): Option<Limit | undefined> {
 /** The longest time that a timer of Node.js can wait is a little more. */
 const MAX_DURATION_MS = 24 * 86_400_000;
 
-/** In milliseconds, more than none. */
-export function duration(name: string, about: string): Option<number | undefined> {
+/** In milliseconds, more than none unless `least` is 0. */
+export function duration(name: string, about: string, least: 0 | 1 = 1): Option<number | undefined> {
   return one(name, 'DURATION', about, (text, said) => {
     const ms = parseDuration(text);
-    if (ms === null || ms === 0) throw usage(`${said} is no duration (90s, 15m, 2h)`);
+    if (ms === null || ms < least) throw usage(`${said} is no duration (90s, 15m, 2h)`);
     if (ms > MAX_DURATION_MS) throw usage(`${said} is longer than 24 days`);
     return ms;
   });
@@ -156,6 +156,15 @@ export function shard(name: string, about: string): Option<Shard | undefined> {
     const parsed = parseShard(text);
     if (parsed === null) throw usage(`${said} is no part of a whole: write I/N, with I from 0 to N-1, as 0/4`);
     return parsed;
+  });
+}
+
+/** A time of the day, in minutes since midnight. */
+export function clock(name: string, about: string): Option<number | undefined> {
+  return one(name, 'HH:MM', about, (text, said) => {
+    const [, hours, minutes] = /^([01]?\d|2[0-3]):([0-5]\d)$/.exec(text) ?? [];
+    if (hours === undefined) throw usage(`${said} is no time of the day (06:00)`);
+    return Number(hours) * 60 + Number(minutes);
   });
 }
 

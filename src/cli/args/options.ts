@@ -5,6 +5,7 @@
 import {
   choice,
   choices,
+  clock,
   duration,
   flag,
   levelFlag,
@@ -64,6 +65,10 @@ export const RUN_OPTIONS = {
   maxPulls: whole('max-pulls', 1, 'pulls at once over the whole fleet'),
   canary: whole('canary', 0, 'nodes to heal and verify before any other is touched'),
   maxFailures: limit('max-failures', 'start nothing new past this many failures'),
+  until: clock('until', 'start nothing that cannot end by then'),
+  lockTimeoutMs: duration('lock-timeout', 'how long to wait for a node, or a run, that another holds', 0),
+  noWait: flag('no-wait', 'do not wait for them: a run that another one locks out ends with 75'),
+  graceMs: duration('grace', 'how long what runs may go on after SIGINT or SIGTERM', 0),
   shard,
 };
 
@@ -94,14 +99,4 @@ export type NodesOptions = OptionsOf<typeof NODES_OPTIONS>;
 export type MergeOptions = OptionsOf<typeof MERGE_OPTIONS> & { reports: string[] };
 
 /** Options of later versions, as they are typed: refused by name. */
-export const LATER_OPTIONS = new Set([
-  'until',
-  'lock-timeout',
-  'no-wait',
-  'grace',
-  'observed',
-  'max-age',
-  'report',
-  'log-format',
-  'no-progress',
-]);
+export const LATER_OPTIONS = new Set(['observed', 'max-age', 'report', 'log-format', 'no-progress']);

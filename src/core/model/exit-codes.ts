@@ -16,7 +16,7 @@ const INTERRUPTED = {
   word: 'INTERRUPTED',
   about: 'interrupted',
   meaning:
-    'SIGHUP, SIGINT, SIGTERM: what was begun was ended and cleaned up, and the report says where each node stands',
+    'SIGHUP, SIGINT, SIGTERM: what was begun was finished or cleaned up, and the report says where each node stands',
 };
 
 export const EXIT_CODES = {
@@ -50,6 +50,12 @@ export const EXIT_CODES = {
     word: 'FAILED',
     about: 'a pull or a verification failed',
     meaning: 'something failed that had begun: a pull, a verification, a clone verification',
+  },
+  LOCKED: {
+    code: 75,
+    word: 'LOCKED',
+    about: 'another run holds the lock',
+    meaning: 'another run over the whole fleet holds the lock: nothing was done, try later',
   },
   SIGHUP: { code: 129, ...INTERRUPTED },
   SIGINT: { code: 130, ...INTERRUPTED },

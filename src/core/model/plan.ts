@@ -13,6 +13,10 @@ export interface Policy {
   pullTimeoutMs: number;
   pullRetries: number;
   minFreeBytes: number;
+  /** How long a node, or a run, that another holds is waited for. */
+  lockTimeoutMs: number;
+  /** How long what runs may go on after the run was told to end. */
+  graceMs: number;
   clone: CloneMode;
   vm: CanaryVmPolicy;
   repair: Repair;
@@ -64,6 +68,12 @@ export interface Action {
   pullRetries: number;
   /** 0 for the canary nodes of an image, 1 for all others. */
   wave: number;
+  /** The place of its node in the order in which nodes are asked to be the image's canary; null without canaries, or room. */
+  canaryRank: number | null;
+  /** Something does not work without it; where false, the node merely has an older image. */
+  isBroken: boolean;
+  /** The last run left it out. */
+  wasLeftOut: boolean;
   /** Set where the action is in the plan but cannot begin. */
   blocked: ErrorInfo | null;
 }

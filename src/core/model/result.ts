@@ -1,5 +1,6 @@
 /** What came of what was done. */
 import type { ErrorInfo } from './error.ts';
+import type { Pace } from './rollout.ts';
 
 export const OUTCOMES = [
   /** The node was read again, and has what its registry serves now. */
@@ -45,4 +46,6 @@ export interface TidyResult {
 export interface Applied {
   tidied: TidyResult[];
   results: ActionResult[];
+  /** How quickly images came; null where nothing tells. */
+  pace: Pace | null;
 }

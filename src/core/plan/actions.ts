@@ -6,8 +6,11 @@ import type { Observation, Observed } from '../model/observed.ts';
 import { imageOf } from '../model/plan.ts';
 import type { Action, ActionKind, CloneTest, Content, Expected, HashedFile, Policy, TagAsked } from '../model/plan.ts';
 import type { Scope } from '../model/scope.ts';
+import { NOTHING_REMEMBERED, type Remembered } from '../model/rollout.ts';
 import { isInPool } from '../judge/scope.ts';
 import { watchedOn } from '../judge/watched.ts';
+import { canaryOrder, type Candidate } from '../rollout/canaries.ts';
+import { isRemembered } from '../rollout/remember.ts';
 import { canaryName } from './leftovers.ts';
 import { isChange, type RemedyFor } from './remedy.ts';
 
@@ -19,21 +22,34 @@ export interface PlanRequest {
   policy: Policy;
   remedyFor: RemedyFor;
   runId: string;
+  /** What earlier runs left; nothing where nothing is known of them. */
+  remembered?: Remembered;
 }
 
-/** What one finding asks for. */
+/** What the findings of a node ask for. */
 interface PlannedChange {
   kind: ActionKind;
   evidence: Evidence;
+  /** Some finding says more than that an image is old. */
+  isBroken: boolean;
 }
+
+/** An action that has no place in its image's rollout yet. */
+type Unplaced = Omit<Action, 'wave' | 'canaryRank'>;
 
 /**
  * One action per node and reference, in the order of the nodes. An image and a snapshot that ask for the same change
- * share it. The first `canary` nodes of each image that have room form wave 0, all others wave 1.
+ * share it. The canaries of each image form wave 0, all others wave 1.
  */
-export function planActions({ findings, observations, scope, policy, remedyFor, runId }: PlanRequest): Action[] {
+export function planActions(request: PlanRequest): Action[] {
+  const { observations, policy, remembered = NOTHING_REMEMBERED } = request;
+  return inWaves(unplacedActions(request), observations, policy.canary, remembered);
+}
+
+function unplacedActions(request: PlanRequest): Unplaced[] {
+  const { findings, observations, scope, policy, remedyFor, runId, remembered = NOTHING_REMEMBERED } = request;
   const byNode = new Map(observations.map((observation) => [observation.node.name, observation]));
-  const waveOf = createWaves(policy.canary);
+  const wasLeftOut = isRemembered(remembered.leftOut);
   const { minFreeBytes, pullTimeoutMs, pullRetries } = policy;
   return findings.flatMap((of) => {
     const observation = byNode.get(of.node);
@@ -44,7 +60,7 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
     const clone = cloneTest(scope, policy, observation, runId);
     const hashed = hashedOn(observed);
     let free = observed.freeBytes;
-    return changes.map(({ kind, evidence }): Action => {
+    return changes.map(({ kind, evidence, isBroken }): Unplaced => {
       const { reference, image, digest, sizeBytes, stored } = evidence;
       const tag = tagOf(evidence);
       const content = contentOf(kind, evidence);
@@ -65,7 +81,8 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
         clone,
         pullTimeoutMs,
         pullRetries,
-        wave: waveOf(imageOf(named), node.name, hasRoom),
+        isBroken,
+        wasLeftOut: wasLeftOut(node.name, reference),
         blocked: hasRoom ? null : errorInfo('NO_SPACE', noSpace),
       };
     });
@@ -75,11 +92,14 @@ export function planActions({ findings, observations, scope, policy, remedyFor, 
 function changesOf({ images, snapshots }: NodeFindings, remedyFor: RemedyFor): PlannedChange[] {
   const changes = [...images, ...snapshots].flatMap((finding): PlannedChange[] => {
     const remedy = remedyFor(finding);
-    return isChange(remedy) ? [{ kind: remedy.kind, evidence: remedy.evidence }] : [];
+    const isBroken = finding.verdict !== 'stale';
+    return isChange(remedy) ? [{ kind: remedy.kind, evidence: remedy.evidence, isBroken }] : [];
   });
-  const isFirst = ({ evidence: { reference } }: PlannedChange, i: number): boolean =>
-    changes.findIndex(({ evidence }) => evidence.reference === reference) === i;
-  return changes.filter(isFirst);
+  const same = ({ evidence: { reference } }: PlannedChange): PlannedChange[] =>
+    changes.filter(({ evidence }) => evidence.reference === reference);
+  return changes
+    .filter((change) => same(change)[0] === change)
+    .map((change) => ({ ...change, isBroken: same(change).some(({ isBroken }) => isBroken) }));
 }
 
 /** An imported name has no URL to pull, neither anew nor for a bad file: the bastion sends it to the node. */
@@ -129,12 +149,32 @@ function cloneTest(scope: Scope, { clone, vm }: Policy, observation: Observation
 }
 
 /** Wave 0 for the first `canary` nodes of an image that can begin. Without canaries everything is one wave. */
-function createWaves(canary: number): (image: string, node: string, hasRoom: boolean) => number {
-  const canaries = new Map<string, Set<string>>();
-  return (image, node, hasRoom) => {
-    const chosen = canaries.get(image) ?? new Set();
-    canaries.set(image, chosen);
-    if (hasRoom && chosen.size < canary) chosen.add(node);
-    return canary === 0 || chosen.has(node) ? 0 : 1;
-  };
+function inWaves(actions: Unplaced[], observations: Observation[], canary: number, { failed }: Remembered): Action[] {
+  if (canary === 0) return actions.map((action) => ({ ...action, wave: 0, canaryRank: null }));
+  const hasFailed = isRemembered(failed);
+  const runningVms = new Map(
+    observations.map(({ node, observed }) => [
+      node.name,
+      (observed?.vms ?? []).filter(({ state }) => state === 'running').length,
+    ]),
+  );
+  const candidates = new Map<string, Map<string, Candidate>>();
+  for (const action of actions.filter(({ blocked }) => blocked === null)) {
+    const image = imageOf(action);
+    const { name, pool } = action.node;
+    const mine = candidates.get(image) ?? new Map<string, Candidate>();
+    candidates.set(image, mine);
+    const candidate = { node: name, pool, runningVms: runningVms.get(name) ?? 0, hasFailed: hasFailed(name, image) };
+    mine.set(name, candidate);
+  }
+  const ranks = new Map(
+    [...candidates].map(([image, mine]) => {
+      const order = canaryOrder([...mine.values()]).map((node, rank): [string, number] => [node, rank]);
+      return [image, new Map(order)];
+    }),
+  );
+  return actions.map((action): Action => {
+    const canaryRank = ranks.get(imageOf(action))?.get(action.node.name) ?? null;
+    return { ...action, wave: canaryRank !== null && canaryRank < canary ? 0 : 1, canaryRank };
+  });
 }

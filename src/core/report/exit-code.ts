@@ -5,9 +5,9 @@ import type { Gate } from '../model/gate.ts';
 import type { NodeReport } from '../model/report.ts';
 import { isOpenDrift, weightOf } from './weight.ts';
 
-const { OK, ERROR, DRIFT, INCOMPLETE, FAILED } = EXIT_CODES;
+const { OK, ERROR, DRIFT, INCOMPLETE, FAILED, LOCKED } = EXIT_CODES;
 
-/** The first that holds of: ended by a signal, could not be done, failed, drift, incomplete; else all is well. */
+/** The first that holds of: ended by a signal, locked out by another run, could not be done, failed, drift, incomplete; else all is well. */
 export function exitCode(
   signal: Signal | null,
   error: ErrorInfo | null,
@@ -17,6 +17,7 @@ export function exitCode(
   const rows = nodes.flatMap((node) => [...node.images, ...node.snapshots]);
   const isNothingJudged = error?.code === 'NOTHING_JUDGED';
   if (signal !== null) return EXIT_CODES[signal].code;
+  if (error?.code === 'RUN_LOCKED') return LOCKED.code;
   if (error !== null && !isNothingJudged) return ERROR.code;
   if (gate !== null) {
     const outcomes = gate.questions.map(({ outcome }) => outcome);

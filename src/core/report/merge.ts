@@ -42,7 +42,8 @@ export function mergeReports(parts: Part[]): Report {
       ...run,
       startedAt: least(reports.map(({ run: { startedAt } }) => startedAt)),
       finishedAt: most(reports.map(({ run: { finishedAt } }) => finishedAt)),
-      exitCode: signal === null && reports.some(isLocked) ? LOCKED : exitCode(signal, error, nodes, null),
+      exitCode:
+        signal === null && reports.some(isLocked) ? EXIT_CODES.LOCKED.code : exitCode(signal, error, nodes, null),
       error,
       shard: null,
     },
@@ -139,10 +140,8 @@ function refuseTwice(placed: Placed[]): void {
 // --------------------------------------------------------------------------------------------- what comes of them
 
 /** Another run had the lock: nothing was done there. */
-const LOCKED = 75;
-
 function isLocked({ run }: Report): boolean {
-  return run.exitCode === LOCKED;
+  return run.exitCode === EXIT_CODES.LOCKED.code;
 }
 
 function signalOf(reports: Report[]): Signal | null {

@@ -5,6 +5,7 @@ import { errorInfo, infoOf, ReconcileError } from '../../core/errors.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
 import { imageOf, type Action } from '../../core/model/plan.ts';
 import type { ActionResult, Step } from '../../core/model/result.ts';
+import { DIED_OF_DEADLINE_MS, type PullTime } from '../../core/rollout/pace.ts';
 import { shortDigest } from '../../core/text.ts';
 import type { Connection } from '../../ssh/client.ts';
 import { cloneCanaries } from './canary-vm.ts';
@@ -20,6 +21,11 @@ export interface Role {
   isStopped: () => boolean;
   /** The node received another digest than is served. */
   onWrongDigest: (have: string | null) => void;
+}
+
+/** Told of each pull that succeeded. */
+interface Watch {
+  onPulled: (pull: PullTime) => void;
 }
 
 /** Runs one step and keeps a record of it. `problemOf` finds an error in what the work returned without throwing. */
@@ -51,13 +57,13 @@ function stepRecorder(action: Action, { signal, events }: ApplyLimits, steps: St
 }
 
 /** What a step says that left the node as it was. */
-export const UNTOUCHED: ReadonlySet<string> = new Set(['LOCKED', 'BLOB_IN_USE']);
+const UNTOUCHED: ReadonlySet<string> = new Set(['LOCKED', 'BLOB_IN_USE']);
 
 /** Look once more, change, verify, clone; never throws. */
 export async function applyAction(
   action: Action,
   clients: ApplyClients,
-  limits: ApplyLimits & Role,
+  limits: ApplyLimits & Role & Watch,
 ): Promise<ActionResult> {
   const { node } = action;
   const { signal } = limits;
@@ -72,6 +78,7 @@ export async function applyAction(
     const look = async (): Promise<Verified> => await verify(action, session, clients, limits);
     const before = await look();
     const needed = before.problem !== null;
+    if (needed) limits.ending.throwIfAborted();
     const healed = needed
       ? await refresh(action, { change: () => change(action, session, clients), look, step }, limits)
       : before;
@@ -101,9 +108,12 @@ export async function applyAction(
         : 'it was in sync already when its turn came: nothing was changed';
     return { ...base, outcome: superseded ? 'superseded' : 'healed', reason, error: null, after };
   } catch (error) {
-    const info = infoOf(signal.aborted ? signal.reason : error);
-    // Where nothing had begun on the node it has not failed: another run or a VM holds it, or the run ended before its turn.
-    const begun = steps.some((s) => s.error === null || !UNTOUCHED.has(s.error.code));
+    const own = infoOf(error);
+    const isEnded = signal.aborted && own.code !== 'CANARY_LEFT';
+    const info = isEnded ? infoOf(signal.reason) : own;
+    // What we ended ourselves says nothing against the node. Nor does it where nothing had begun: another run or a VM holds
+    // it, or the run ended before its turn.
+    const begun = !isEnded && steps.some((s) => s.error === null || !UNTOUCHED.has(s.error.code));
     return { ...base, outcome: begun ? 'failed' : 'skipped', reason: info.message, error: info, after };
   } finally {
     connection?.close();
@@ -120,15 +130,18 @@ const AGAIN: ReadonlySet<string> = new Set(['PULL_FAILED', 'IMPORT_FAILED']);
 async function refresh(
   action: Action,
   { change, look, step }: { change: () => Promise<void>; look: () => Promise<Verified>; step: RunStep },
-  { isStopped, onWrongDigest }: Role,
+  { isStopped, onWrongDigest, onPulled, ending }: Role & Watch & Pick<ApplyLimits, 'ending'>,
 ): Promise<Verified> {
   let retries = action.pullRetries;
   let moved = false;
   for (;;) {
+    const startedAt = performance.now();
     try {
       await step(action.kind, change);
+      onPulled({ bytes: action.sizeBytes, startedAt, endedAt: performance.now() });
     } catch (error) {
-      if (!AGAIN.has(infoOf(error).code) || retries === 0) throw error;
+      const isHopeless = performance.now() - startedAt > DIED_OF_DEADLINE_MS || ending.aborted;
+      if (!AGAIN.has(infoOf(error).code) || retries === 0 || isHopeless) throw error;
       retries -= 1;
       continue;
     }
@@ -140,7 +153,7 @@ async function refresh(
       continue;
     }
     onWrongDigest(found.have);
-    if (retries === 0 || isStopped()) return found;
+    if (retries === 0 || ending.aborted || isStopped()) return found;
     retries -= 1;
   }
 }

@@ -108,6 +108,7 @@ export async function applyShard(
   await board.tell({ phase: 'done' });
   return {
     tidied,
+    pace: null,
     results: plan.actions.flatMap((action) => results.get(keyOf(action)) ?? []),
     actions: plan.actions.map((action) => ({ ...action, wave: canary === 0 ? 0 : (waves.get(keyOf(action)) ?? 1) })),
   };
@@ -143,7 +144,8 @@ function ownCanaries(board: Board, byImage: Map<string, Action[]>, { shard, cana
 
 /** The actions on the first nodes of an image, and after them those that may take their place. */
 function canaryActions(actions: Action[], count: number): Action[] {
-  const nodes = nodesOf(actions).slice(0, count + STAND_INS);
+  const byRank = actions.toSorted((a, b) => (a.canaryRank ?? 0) - (b.canaryRank ?? 0));
+  const nodes = nodesOf(byRank).slice(0, count + STAND_INS);
   const first = new Set(nodes.slice(0, count));
   return actions
     .filter(({ node, blocked }) => blocked === null && nodes.includes(node.name))

@@ -62,6 +62,8 @@ describe('a config that is sound', () => {
         pullTimeoutMs: 2_100_000,
         pullRetries: 1,
         minFreeBytes: 5 * 2 ** 30,
+        lockTimeoutMs: 0,
+        graceMs: 30_000,
       },
       repair: { corruptBlobs: 'report', restoreBases: 'report' },
       gate: { minReady: { value: 100, percent: true }, require: 'start' },

@@ -12,6 +12,7 @@ const hostile = new Proxy(
       if (['known', 'near', 'tried', 'certificates', 'wanted', 'held', 'aliases'].includes(String(name)))
         return ['one\ntwo', '\x1b[31mthree'];
       if (name === 'filtered') return false;
+      if (name === 'holder') return { user: 'a\nb', host: '\x1b[31mc', pid: 7, run: 'x'.repeat(5000), since: '\u202e' };
       if (name === 'kept') return [{ by: 'login', dir: '/a\nb\x1b[31m' }];
       return `${String(name)} \x1b[31mred\x1b[0m\nnext\r\nline\u202e ${'x'.repeat(5000)}`;
     },
@@ -25,7 +26,7 @@ const bare = new Proxy(
     get: (_target, name) => {
       if (['known', 'near', 'tried', 'certificates', 'wanted', 'held', 'aliases', 'kept'].includes(String(name)))
         return [];
-      if (['hint', 'first', 'alias', 'accepted', 'via', 'authority', 'have', 'want'].includes(String(name)))
+      if (['hint', 'first', 'holder', 'alias', 'accepted', 'via', 'authority', 'have', 'want'].includes(String(name)))
         return null;
       return name === 'filtered'
         ? false

@@ -64,7 +64,10 @@ describe('actions', () => {
         clone: { snapshots: [{ id: snapshot('e2').id, snapshot: HOT }], vm: null },
         pullTimeoutMs: 1000,
         pullRetries: 1,
+        isBroken: true,
+        wasLeftOut: false,
         wave: 0,
+        canaryRank: 0,
         blocked: null,
       },
     ]);

@@ -51,13 +51,14 @@ test.each<[string, number, Parameters<typeof exitCode>]>([
 test('every code has its own name and number; those of signals are one row', () => {
   const codes = Object.values(EXIT_CODES).map(({ code }) => code);
   expect(new Set(codes).size).toBe(codes.length);
-  expect(exitCodeRows().map((row) => row.codes)).toEqual(['0', '1', '2', '3', '4', '129, 130, 143']);
+  expect(exitCodeRows().map((row) => row.codes)).toEqual(['0', '1', '2', '3', '4', '75', '129, 130, 143']);
   expect(codes.map(wordOfExit)).toEqual([
     'OK',
     'ERROR',
     'DRIFT',
     'INCOMPLETE',
     'FAILED',
+    'LOCKED',
     'INTERRUPTED',
     'INTERRUPTED',
     'INTERRUPTED',
