@@ -29,8 +29,10 @@ export async function printFailure(error: unknown, argv: string[], io: Io, tool:
     },
     info,
   );
-  if (output === 'table' || (output === 'junit' && command !== 'gate')) complain(io, new ReconcileError(info));
-  else if (command === 'run' || command === 'gate' || command === 'merge') {
+  const isOfReport = command === 'run' || command === 'gate' || command === 'merge';
+  if (output === 'table' || (output === 'junit' && command !== 'gate') || (output === 'markdown' && !isOfReport))
+    complain(io, new ReconcileError(info));
+  else if (isOfReport) {
     await printReport(report, { output, color: undefined, quiet: false, verbose: false }, io);
   } else {
     printJson(io, tool, info, command === 'digest' ? { desired: [] } : { nodes: [] });

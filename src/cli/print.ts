@@ -6,6 +6,7 @@ import { printableJson } from '../core/text.ts';
 import type { ErrorInfo } from '../core/model/error.ts';
 import type { Report } from '../core/model/report.ts';
 import { redact } from '../system/secrets.ts';
+import { renderAnnotations, withoutCommands } from '../reports/annotations.ts';
 import { render, renderReasons } from '../reports/formats.ts';
 import type { GateOptions, RunOptions } from './args/options.ts';
 import { complain, wantsColor, type Io, type Tool } from './io.ts';
@@ -20,15 +21,26 @@ export async function printReport(report: Report, asked: Asked, io: Io): Promise
   const { quiet, verbose } = asked;
   if (quiet && exitCode === EXIT_CODES.OK.code) return;
   const shown = redact(report);
+  if (isGitHub(io)) io.err(renderAnnotations(shown));
   if (asked.output === 'table') {
     for (const info of complaintsOf(report)) complain(io, new ReconcileError(info));
     if (report.gate?.questions.length === 0) return;
   } else if (exitCode !== EXIT_CODES.OK.code) {
-    io.err(await renderReasons(shown, wantsColor(asked.color, io, io.stderrIsTerminal)));
+    io.err(inPipeline(io, await renderReasons(shown, wantsColor(asked.color, io, io.stderrIsTerminal))));
   }
   const color = wantsColor(asked.color, io, io.stdoutIsTerminal);
   const named = isAnyNamed({ images: asked.images ?? [], snapshots: asked.snapshots ?? [] });
-  io.out(await render(asked.output, shown, { color, verbose, brief: quiet, named }));
+  const text = await render(asked.output, shown, { color, verbose, brief: quiet, named });
+  io.out(asked.output === 'table' ? inPipeline(io, text) : text);
+}
+
+function isGitHub({ env }: Io): boolean {
+  return env['GITHUB_ACTIONS'] === 'true';
+}
+
+/** Text for people, of which a pipeline of GitHub carries out no line. */
+function inPipeline(io: Io, text: string): string {
+  return isGitHub(io) ? withoutCommands(text) : text;
 }
 
 /** Manifests that were refused beyond these are in the report. */

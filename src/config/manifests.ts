@@ -8,6 +8,7 @@ import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, 
 import { mayAsk, type ManifestDocument } from '../core/gate/cocoonset.ts';
 import { ManifestError, refusalOf } from '../core/gate/questions.ts';
 import { fault } from '../core/errors.ts';
+import { clip } from '../core/text.ts';
 import type { Refusal } from '../core/model/gate.ts';
 import { readText } from './document.ts';
 import { plainOf, YamlProblem } from './yaml.ts';
@@ -17,6 +18,7 @@ const MAX_BYTES = 16 * 2 ** 20;
 const MAX_FILES = 10_000;
 const MAX_DOCUMENTS = 10_000;
 const MAX_NESTING = 200;
+const MAX_SOURCE_CHARS = 300;
 /** Of one document: what is read in slices, and what is then made of it in one go. */
 const MAX_TOKENS = 3_000_000;
 const MAX_VALUES = 1_000_000;
@@ -176,9 +178,15 @@ async function* parseManifests(
 ): AsyncGenerator<ManifestDocument | ManifestError> {
   const lines = new LineCounter();
   lines.addNewLine(0);
-  const lineAt = (offset: number): number => lines.linePos(offset).line;
+  const marks = source === 'stdin' ? marksIn(text) : [];
+  const markAt = (offset: number): Mark | undefined => marks.findLast((mark) => mark.offset <= offset);
+  const lineAt = (offset: number): number => {
+    const mark = markAt(offset);
+    return lines.linePos(offset).line - (mark === undefined ? 0 : lines.linePos(mark.offset).line);
+  };
+  const sourceAt = (offset: number): string => markAt(offset)?.file ?? source;
   const wrong = (offset: number, problem: string): ManifestError =>
-    new ManifestError(`${source}:${lineAt(offset)}`, problem);
+    new ManifestError(`${sourceAt(offset)}:${lineAt(offset)}`, problem);
   // Unique keys are seen to below: the library compares each key with each.
   const composer = new Composer({ uniqueKeys: false, stringKeys: true, logLevel: 'error' });
   const parser = new Parser(lines.addNewLine);
@@ -203,12 +211,27 @@ async function* parseManifests(
     const [first] = document.errors;
     if (first !== undefined) throw wrong(first.pos[0], `no valid YAML: ${first.message}`);
     const value = toPlain(document, wrong);
+    const file = sourceAt(document.contents?.range?.[0] ?? document.range[0]);
     const known: Record<string, number> = Object.create(null) as Record<string, number>;
     const kind: unknown = isMap(document.contents) ? document.get('kind') : null;
-    if (typeof kind === 'string' && !mayAsk(kind)) return { source, value: { kind }, lines: known }; // the rest need not be kept
+    if (typeof kind === 'string' && !mayAsk(kind)) return { source: file, value: { kind }, lines: known }; // the rest need not be kept
     noteLines(document.contents, '', 0, { known, lineAt });
-    return { source, value, lines: known };
+    return { source: file, value, lines: known };
   }
+}
+
+/** From here on stdin is that file: what a pipeline writes before each one that it sends. */
+interface Mark {
+  offset: number;
+  file: string;
+}
+
+/** The comments `# source: PATH`, each on a line of its own. */
+function marksIn(text: string): Mark[] {
+  return [...text.matchAll(/^# source: (\S.*)$/gm)].map((match) => ({
+    offset: match.index,
+    file: clip(match[1] ?? '', MAX_SOURCE_CHARS).trim(),
+  }));
 }
 
 /** What is wrong with one document hides no other of its file. */

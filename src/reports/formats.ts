@@ -2,7 +2,7 @@
 import type { Report } from '../core/model/report.ts';
 import type { RenderOptions } from './options.ts';
 
-export const FORMATS = ['table', 'json', 'junit'] as const;
+export const FORMATS = ['table', 'json', 'junit', 'markdown'] as const;
 export type Format = (typeof FORMATS)[number];
 
 const renderers: Record<Format, () => Promise<(report: Report, options: RenderOptions) => string>> = {
@@ -12,6 +12,7 @@ const renderers: Record<Format, () => Promise<(report: Report, options: RenderOp
   },
   json: async () => (await import('./json.ts')).renderJson,
   junit: async () => (await import('./junit.ts')).renderJunit,
+  markdown: async () => (await import('./markdown.ts')).renderMarkdown,
 };
 
 /** Report → text that ends with a newline. */

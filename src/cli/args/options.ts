@@ -35,13 +35,23 @@ export const COMMON_OPTIONS = {
 };
 
 const LATER = 'is not built yet';
-const LATER_FORMATS = { prometheus: LATER, markdown: LATER, html: LATER };
+const LATER_FORMATS = { prometheus: LATER, html: LATER };
 const FORMATS = 'format of what is printed on stdout';
 const output = (command: string, later: Record<string, string> = {}): Option<'table' | 'json'> =>
   or(
     choice('o,output', ['table', 'json'], FORMATS, {
       ...LATER_FORMATS,
       ...later,
+      junit: `makes no sense with "${command}"`,
+      markdown: `makes no sense with "${command}"`,
+    }),
+    'table',
+  );
+/** Of a command that ends with a report of nodes. */
+const ofReport = (command: string): Option<'table' | 'json' | 'markdown'> =>
+  or(
+    choice('o,output', ['table', 'json', 'markdown'], FORMATS, {
+      ...LATER_FORMATS,
       junit: `makes no sense with "${command}"`,
     }),
     'table',
@@ -56,7 +66,7 @@ export const RUN_OPTIONS = {
   images: values('i,image', 'REF', 'only these images (reference, repo[:tag], glob; ! excludes); repeatable'),
   snapshots: values('s,snapshot', 'REPO:TAG', 'only these snapshots and their bases; repeatable'),
   ...COMMON_OPTIONS,
-  output: output('run'),
+  output: ofReport('run'),
   clone: choice('clone', ['none', 'files', 'vm'], 'clone verification'),
   deep,
   repair: choices('repair', ['replace', 'restore'], 'what to mend beyond pulling'),
@@ -77,7 +87,7 @@ export const GATE_OPTIONS = {
   snapshots: values('s,snapshot', 'REPO:TAG', 'can this snapshot be cloned?; repeatable'),
   minReady: limit('min-ready', 'how many nodes per image and pool must be ready'),
   ...COMMON_OPTIONS,
-  output: or(choice('o,output', ['table', 'json', 'junit'], FORMATS, LATER_FORMATS), 'table'),
+  output: or(choice('o,output', ['table', 'json', 'junit', 'markdown'], FORMATS, LATER_FORMATS), 'table'),
   deep,
   stream,
   concurrency,
@@ -86,7 +96,7 @@ export const GATE_OPTIONS = {
 export const DIGEST_OPTIONS = { ...COMMON_OPTIONS, output: output('digest'), stream };
 export const NODES_OPTIONS = { ...COMMON_OPTIONS, output: output('nodes', { name: LATER }), shard };
 /** It reads files and speaks to nobody. */
-export const MERGE_OPTIONS = { ...COMMON_OPTIONS, output: output('merge') };
+export const MERGE_OPTIONS = { ...COMMON_OPTIONS, output: ofReport('merge') };
 
 /** What every command is told. `timeoutMs` is in milliseconds. */
 export type CommonOptions = OptionsOf<typeof COMMON_OPTIONS>;

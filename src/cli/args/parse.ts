@@ -53,7 +53,7 @@ export function intentOf(argv: string[]): { command: CommandName; dryRun: boolea
   return {
     command: word !== null && isCommandName(word) ? word : 'run',
     dryRun: options.some(({ name }) => name === 'dry-run'),
-    output: (['json', 'junit'] as const).find((format) => formats.includes(format)) ?? 'table',
+    output: (['json', 'junit', 'markdown'] as const).find((format) => formats.includes(format)) ?? 'table',
   };
 }
 
