@@ -204,7 +204,13 @@ function settingsOf(
 ): Settings {
   const { ssh, cocoon, verify, rollout } = config;
   return {
-    epoch: { ...epoch, aliases: config.epoch.aliases, timeoutMs: config.epoch.timeout, retries: config.epoch.retries },
+    epoch: {
+      ...epoch,
+      aliases: config.epoch.aliases,
+      timeoutMs: config.epoch.timeout,
+      retries: config.epoch.retries,
+      waitForMs: config.epoch.waitFor,
+    },
     nodes: config.nodes.map((item) => nodeSpecOf(item, at)),
     inventory: {
       file:

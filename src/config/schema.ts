@@ -292,6 +292,7 @@ const epoch = z.strictObject({
   caFile: file.optional().describe('PEM certificates of the CA that signed that of epoch. Default: $EPOCH_CA_CERT.'),
   timeout: duration.prefault('10s').describe('Deadline of one request.'),
   retries: z.int().min(0).max(20).default(3),
+  waitFor: period.prefault('0s').describe('How long a run waits for an epoch that does not answer, as in an upgrade.'),
 });
 
 const inventory = z.strictObject({

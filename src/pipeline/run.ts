@@ -1,4 +1,5 @@
 /** The order of the stages: observe, resolve and judge, then plan, tidy, apply, report. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { nothingJudged } from '../core/report/judged.ts';
 import { planTidying, tidiedByActions } from '../core/plan/leftovers.ts';
 import { planActions } from '../core/plan/actions.ts';
@@ -13,7 +14,9 @@ import type { ActionResult, Applied, Step, TidyResult } from '../core/model/resu
 import type { SharedRun } from '../bastion/shared-run.ts';
 import { shardName, type Shard } from '../core/shard/shard.ts';
 import { NOTHING_SAID } from '../core/shard/standing.ts';
-import type { Remembered } from '../core/model/rollout.ts';
+import type { Pace, Remembered } from '../core/model/rollout.ts';
+import { forecast, type Forecast } from '../core/rollout/pace.ts';
+import { byUrgency } from '../core/rollout/turns.ts';
 import { rememberRun } from '../core/rollout/remember.ts';
 import { keepRollout, recallRollout } from '../bastion/rollout-memory.ts';
 import { everythingOn, judgeFleet, type JudgeEvents, type JudgeRequest } from './judge.ts';
@@ -21,11 +24,17 @@ import { everythingOn, judgeFleet, type JudgeEvents, type JudgeRequest } from '.
 /** What the outside is told while a run goes on. */
 export interface RunEvents extends JudgeEvents {
   /** Before anything of it is done; a dry run ends here. */
-  onPlan: (plan: Plan) => void;
+  onPlan: (plan: Plan, outlook: Outlook) => void;
   onStart: (action: Action) => void;
   onStep: (action: Action, step: Step) => void;
   onResult: (result: ActionResult) => void;
   onTidied: (result: TidyResult) => void;
+}
+
+/** What the plan needs of the night; the pace is that of earlier runs, or null. */
+export interface Outlook {
+  forecast: Forecast;
+  pace: Pace | null;
 }
 
 /** A part of the fleet in a run that several processes do together. */
@@ -71,6 +80,7 @@ export async function runPipeline(request: RunRequest): Promise<Report> {
 
 async function doRun(request: RunRequest): Promise<Report> {
   const { mode, events, policy, settings, nodes, id } = request;
+  await waitForEpoch(request);
   const judged = await judgeFleet(request, (seen) => everythingOn(settings.snapshots, seen));
   const { observations, catalog, scope, error } = judged;
   const selected = selectFindings(
@@ -83,7 +93,7 @@ async function doRun(request: RunRequest): Promise<Report> {
   const asked = { findings, observations, scope, policy, remedyFor, runId: id, remembered };
   const actions = error === null ? planActions(asked) : [];
   const plan: Plan = { tidyings: error === null ? planTidying(observations, actions) : [], actions };
-  events.onPlan(plan);
+  events.onPlan(plan, outlookOn(request, actions, remembered));
 
   // the other shards must hear also of a part in which nothing is to be done
   const isWork = mode === 'run' && (actions.length + plan.tidyings.length > 0 || isOneOfMany(request.part));
@@ -116,6 +126,38 @@ async function doRun(request: RunRequest): Promise<Report> {
   return assemble(parts);
 }
 
+/** How long an epoch that does not answer is left alone before it is asked again, in ms. */
+const ASK_EPOCH_MS = 2_000;
+
+/** Sits out an upgrade of epoch, as long as `epoch.waitFor` says; what is so in the end the resolving says. */
+async function waitForEpoch({ settings, clients: { epoch }, signal, events }: RunRequest): Promise<void> {
+  const endsAt = performance.now() + settings.epoch.waitForMs;
+  let isSaid = false;
+  while (performance.now() < endsAt && !signal.aborted) {
+    try {
+      return await epoch.ping(signal);
+    } catch {
+      if (!isSaid) events.onTrouble('epoch does not answer: waiting for it (epoch.waitFor)');
+      isSaid = true;
+      const pauseMs = Math.min(ASK_EPOCH_MS, Math.max(0, endsAt - performance.now()));
+      await sleep(pauseMs, undefined, { signal }).catch(() => undefined);
+    }
+  }
+}
+
+function outlookOn(request: RunRequest, actions: Action[], { pace }: Remembered): Outlook {
+  const sizes = actions
+    .filter(({ blocked }) => blocked === null)
+    .sort(byUrgency)
+    .map(({ sizeBytes }) => sizeBytes);
+  return { forecast: forecast(sizes, pace, leftMs(request)), pace };
+}
+
+/** In so many ms all that begins now must have ended. */
+function leftMs({ remainingMs, until, now }: RunRequest): number {
+  return Math.min(remainingMs(), until === null ? Infinity : until - now().getTime());
+}
+
 const NOTHING_DONE: Applied = { tidied: [], results: [], pace: null };
 
 /** The plan is all that is handed on: what changes nodes knows neither the catalog nor the settings. */
@@ -124,10 +166,15 @@ async function carryOut(
   plan: Plan,
   remembered: Remembered,
 ): Promise<Applied & Pick<Plan, 'actions'>> {
-  const { clients, policy, signal, workSignal, remainingMs, until, now, events, part } = request;
+  const { clients, policy, signal, workSignal, remainingMs, events, part } = request;
   const { maxPulls, maxFailures, lockTimeoutMs, canary } = policy;
-  const leftMs = (): number => Math.min(remainingMs(), until === null ? Infinity : until - now().getTime());
-  const times = { ending: signal, signal: workSignal, remainingMs, leftMs, pace: remembered.pace };
+  const times = {
+    ending: signal,
+    signal: workSignal,
+    remainingMs,
+    leftMs: () => leftMs(request),
+    pace: remembered.pace,
+  };
   const limits = { maxPulls, maxFailures, lockTimeoutMs, ...times, events };
   const applied = isOneOfMany(part) ? await applyPart(part) : await applyWhole();
   const told = rememberRun(remembered, plan.actions, applied.results, applied.pace);

@@ -5,6 +5,7 @@ import yargs from 'yargs';
 import * as clients from './clients.ts';
 import type { Client, Site } from './clients.ts';
 import { FAR_NETWORK, startLink, type Link } from './link.ts';
+import { heal } from './heal.ts';
 import { measure } from './measure.ts';
 import { makeNodes, MAX_NODES, type BenchNodes } from './nodes.ts';
 import { settledCpuMs, startQuickServer, startRealSshd, type Server } from './servers.ts';
@@ -38,6 +39,11 @@ const args = await yargs(process.argv.slice(2))
     type: 'number',
     coerce: (value?: number) => value && whole(value),
     describe: 'instead of all tables: that a dry run over so many nodes ends, and reads them all',
+  })
+  .option('heal', {
+    type: 'boolean',
+    default: false,
+    describe: 'instead of all tables: how long a night of healing takes',
   })
   .option('rounds', { type: 'number', default: 3, coerce: whole, describe: 'how often each program runs' })
   .strict()
@@ -245,6 +251,20 @@ async function tables(): Promise<void> {
   }
 }
 
+/** The same fleet twice: once the slow node is the first canary of an image, once it is any node. */
+async function healing(): Promise<void> {
+  say('40 nodes, 3 images of 24, 12 and 6 MiB, 12 MiB/s for all, canary 1, maxPulls 4, one node 8 s slower\n');
+  for (const [who, slow] of [
+    ['a node of the first image', 36],
+    ['the canary of the third image', 2],
+  ] as const) {
+    const { bytes, wallMs, boundMs, images } = await heal(slow, interrupted.signal);
+    const ends = images.map(({ image, healedMs }) => `${image} ${seconds(healedMs)} s`).join(', ');
+    say(`slow is ${who}: ${megabytes(bytes)} MB in ${seconds(wallMs)} s, at best ${seconds(boundMs)} s; last: ${ends}`);
+    say(targetLine('makespan, of the shortest that there could be', wallMs / boundMs, 1.15, factor));
+  }
+}
+
 const NOTES = `
 wall, CPU   bash's time: the client with all its children, without the nodes; /1 and /2: as a ratio to that row
 peak MB     one process: the most it ever held; several: the sum at one moment, shared pages counted once (Pss)
@@ -258,7 +278,8 @@ try {
   progress(
     `${availableParallelism()} cores, load ${loadavg()[0]?.toFixed(1)}: what else runs here disturbs wall times`,
   );
-  await (args.endurance === undefined ? tables() : endurance(args.endurance));
+  if (args.heal) await healing();
+  else await (args.endurance === undefined ? tables() : endurance(args.endurance));
 } catch (error) {
   progress(`scripts/bench: ${(error as Error).message}`);
   process.exitCode = 1;

@@ -208,6 +208,16 @@ test.each([
   },
 );
 
+test('an epoch that comes back within epoch.waitFor is waited for', async () => {
+  await fleet.epoch.stop();
+  const args = ['--config', fleet.configFile, '-o', 'json', '-n', '-w', node(1)];
+  await fleet.writeConfig({ epoch: { waitFor: '1m', retries: 0 } });
+  const waiting = start(args);
+  await once(waiting.child.stderr ?? waiting.child, 'data'); // it says that it waits
+  await fleet.epoch.start();
+  expect((await waiting.ended).code).not.toBe(1);
+});
+
 test('what was learned of the rollout is kept, and a damaged memory is none', async () => {
   const file = join(fleet.dir, 'state', 'rollout.json');
   expect(JSON.parse(await readFile(file, 'utf8'))).toMatchObject({ version: 1 });

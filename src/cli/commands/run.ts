@@ -1,5 +1,6 @@
 /** `reconcile` and `reconcile --dry-run`. */
 import { policyOf } from '../../core/model/settings.ts';
+import { forecastWords } from '../../core/rollout/pace.ts';
 import { count, formatDuration } from '../../core/text.ts';
 import type { Node } from '../../core/model/node.ts';
 import type { Report } from '../../core/model/report.ts';
@@ -28,6 +29,7 @@ async function doRun(options: RunOptions, begun: Begun): Promise<Report> {
   const shard = shardAsked(options.shard, begun.io);
   const whole = await loadNodes(configured, options.nodes, begun.io);
   const nodes = shard === null ? whole : membersOf(whole, shard);
+  const until = options.until === undefined ? null : nextTime(options.until, begun.startedAt);
   const { runPipeline } = await import('../../pipeline/run.ts');
   const request = {
     ...requestFields(begun),
@@ -41,8 +43,8 @@ async function doRun(options: RunOptions, begun: Begun): Promise<Report> {
       ignoreSnapshots: settings.snapshots.ignore,
     },
     policy: policyOf(settings),
-    until: options.until === undefined ? null : nextTime(options.until, begun.startedAt),
-    events: eventsFor(begun.log, nodes),
+    until,
+    events: eventsFor(begun.log, nodes, until === null ? 'the deadline' : clockOf(until)),
   };
   return await withClients(settings, begun, async (clients) => {
     if (shard === null) {
@@ -62,6 +64,12 @@ function nextTime(minutes: number, now: Date): number {
   at.setHours(0, minutes, 0, 0);
   if (at <= now) at.setDate(at.getDate() + 1);
   return at.getTime();
+}
+
+/** `06:00`, as the clock here shows it. */
+function clockOf(ms: number): string {
+  const at = new Date(ms);
+  return [at.getHours(), at.getMinutes()].map((n) => String(n).padStart(2, '0')).join(':');
 }
 
 /** A run that changes the whole fleet goes alone on this machine; one that is given nodes meets others only there. */
@@ -84,13 +92,13 @@ async function locked<T>(
   }
 }
 
-/** The run as it goes, in the log. */
-function eventsFor(log: Log, nodes: Node[]): RunEvents {
+/** The run as it goes, in the log. @param end when all must have ended, for people */
+function eventsFor(log: Log, nodes: Node[], end: string): RunEvents {
   log('info', `reading ${count(nodes.length, 'node')}`, {});
   return {
     ...judgeEvents(log),
     onStart: ({ node, kind, reference }) => log('info', `${node.name}: ${kind} begins`, { reference }),
-    onPlan: ({ actions }) => log('info', `planned ${count(actions.length, 'action')}`, {}),
+    onPlan: (_plan, { forecast, pace }) => log('info', `planned ${forecastWords(forecast, pace, end)}`, {}),
     onStep: ({ node, reference }, { step, ok, durationMs, error }) => {
       const how = ok === null ? 'nothing to test' : ok ? 'ok' : 'failed';
       log('info', `${node.name}: ${step} ${how} after ${formatDuration(durationMs)}`, {

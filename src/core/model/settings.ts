@@ -14,6 +14,8 @@ export interface Settings {
     ca: string | null;
     timeoutMs: number;
     retries: number;
+    /** How long to wait for it where it does not answer. */
+    waitForMs: number;
   };
   /** As written under `nodes:`; ranges are not expanded yet. */
   nodes: NodeSpec[];

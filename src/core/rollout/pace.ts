@@ -1,4 +1,5 @@
 /** How quickly images come, and what fits into the time that is left. */
+import { briefDuration, count, formatBytes } from '../text.ts';
 import type { Pace } from '../model/rollout.ts';
 
 /** One pull that succeeded: what it brought, and when, in ms of any clock. */
@@ -67,4 +68,12 @@ export function forecast(sizes: number[], pace: Pace | null, leftMs: number): Fo
     if ((1000 * sum) / pace.all <= leftMs && pullMs(size, pace) <= leftMs) fit += 1;
   }
   return { pulls: sizes.length, bytes, needMs: (1000 * bytes) / pace.all, unfit: sizes.length - fit };
+}
+
+/** `58 pulls, 696 GB, about 4h50m at 40.0 MB/s; 22 will not fit before 06:00`. @param end the end that counts, for people */
+export function forecastWords({ pulls, bytes, needMs, unfit }: Forecast, pace: Pace | null, end: string): string {
+  const what = `${count(pulls, 'pull')}, ${formatBytes(bytes)}`;
+  if (needMs === null || pace === null || pulls === 0) return what;
+  const left = unfit === null || unfit === 0 ? '' : `; ${unfit} will not fit before ${end}`;
+  return `${what}, about ${briefDuration(needMs)} at ${formatBytes(Math.round(pace.all))}/s${left}`;
 }

@@ -43,7 +43,15 @@ async function problemOf(promise: Promise<unknown>): Promise<string> {
 describe('a config that is sound', () => {
   test('has a default for all but the address of epoch', async () => {
     expect(await load(MINIMAL)).toEqual({
-      epoch: { url: 'https://epoch.example', aliases: [], token: null, ca: null, timeoutMs: 10_000, retries: 3 },
+      epoch: {
+        url: 'https://epoch.example',
+        aliases: [],
+        token: null,
+        ca: null,
+        timeoutMs: 10_000,
+        retries: 3,
+        waitForMs: 0,
+      },
       nodes: [],
       inventory: { file: null, command: null },
       ssh: { acceptNewHostKey: false, configFile: '/home/op/.ssh/config', home: '/home/op', concurrency: 128 },

@@ -1,6 +1,6 @@
 /** How quickly images come, what fits, and what the next run is told. */
 import { expect, test } from 'vitest';
-import { forecast, paceOf, pullsAtOnce } from '../../../../src/core/rollout/pace.ts';
+import { forecast, forecastWords, paceOf, pullsAtOnce } from '../../../../src/core/rollout/pace.ts';
 import { NOTHING_REMEMBERED } from '../../../../src/core/model/rollout.ts';
 
 test('pulls that share the way are each slower than all together', () => {
@@ -23,6 +23,16 @@ test('a forecast says bytes, time, and what will not fit', () => {
   expect(forecast(sizes, pace, 3 * 3600_000)).toEqual({ pulls: 58, bytes: 696e9, needMs: 17_400_000, unfit: 22 });
   expect(forecast(sizes, null, 1000)).toEqual({ pulls: 58, bytes: 696e9, needMs: null, unfit: null });
   expect(forecast([], pace, 1000)).toEqual({ pulls: 0, bytes: 0, needMs: 0, unfit: 0 });
+});
+
+test('a forecast is one line for people', () => {
+  const pace = { each: 10e6, all: 37e6 };
+  const of = { pulls: 58, bytes: 696e9, needMs: 18_600_000, unfit: 31 };
+  expect(forecastWords(of, pace, '06:00')).toBe(
+    '58 pulls, 696 GB, about 5h10m at 37.0 MB/s; 31 will not fit before 06:00',
+  );
+  expect(forecastWords({ ...of, unfit: 0 }, pace, '06:00')).toBe('58 pulls, 696 GB, about 5h10m at 37.0 MB/s');
+  expect(forecastWords({ ...of, needMs: null, unfit: null }, null, '06:00')).toBe('58 pulls, 696 GB');
 });
 
 test('at least one pull goes on, however slow', () => {
