@@ -154,7 +154,7 @@ describe.each(LOGINS)('as %s', (who) => {
     stallDownloads();
     const first = reconcile();
     await pullBegun();
-    const second = await reconcile().ended;
+    const second = await reconcile('-w', NODE).ended;
     expect(codeAndError(second)).toEqual({ code: 2, error: 'LOCKED' });
     expect(imageOn(parseReport(second.stdout), NODE)).toMatchObject({ outcome: 'skipped' });
     expect(await temporary()).toHaveLength(1);

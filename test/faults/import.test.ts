@@ -245,7 +245,7 @@ describe.each(LOGINS)('as %s', (name) => {
   test('reconcile is told to end in mid-stream: nothing is imported', async () => {
     const { child, ended } = await streaming();
     child.kill('SIGTERM');
-    expect(told(await ended)).toEqual({ code: 143, outcome: 'failed', error: 'INTERRUPTED' });
+    expect(told(await ended)).toEqual({ code: 143, outcome: 'skipped', error: 'INTERRUPTED' });
     await isUntouched();
   });
 

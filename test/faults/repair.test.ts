@@ -199,7 +199,7 @@ describe.each(LOGINS)('as %s', (name) => {
   test('reconcile is told to end in mid-pull: the old file is back', async () => {
     const { child, ended } = await replacing();
     child.kill('SIGTERM');
-    expect(told(await ended)).toEqual({ code: 143, outcome: 'failed', error: 'INTERRUPTED' });
+    expect(told(await ended)).toEqual({ code: 143, outcome: 'skipped', error: 'INTERRUPTED' });
     await isOverAndBack();
   });
 
