@@ -22,7 +22,7 @@ export function renderAnnotations({ gate }: Report): string {
 }
 
 function annotation(source: string, message: string): string {
-  const place = /^(.+):(\d+)$/.exec(source);
+  const place = /^(.+):(\d+)$/s.exec(source);
   const property = place === null ? '' : ` file=${inProperty(place[1] ?? '')},line=${place[2]}`;
   return `::error${property}::${inMessage(clip(message, 1000))}\n`;
 }

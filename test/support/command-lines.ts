@@ -53,6 +53,7 @@ const VALUED: [long: string, short: string | null, key: string, commands: Name[]
   ['log-level', null, 'logLevel', ['run', 'gate', 'digest', 'nodes'], asIs('silent', 'debug')],
   ['output', 'o', 'output', ['run', 'gate', 'digest', 'nodes'], asIs('table', 'json')],
   ['output', 'o', 'output', ['gate'], asIs('junit')],
+  ['output', 'o', 'output', ['run', 'gate'], asIs('markdown')],
   ['clone', null, 'clone', ['run'], asIs('none', 'files', 'vm')],
   [
     'repair',
@@ -283,7 +284,7 @@ const spoiled: fc.Arbitrary<readonly string[]> = fc.oneof<fc.Arbitrary<readonly 
     .map((word) => [`--${word}`]),
   // what is not built
   fc.constantFrom(...LATER).chain((long) => fc.constantFrom([`--${long}=1`], [`--${long}`, '1'], [`--no-${long}`])),
-  fc.constantFrom(['--no-progress'], ['--quiet=unchanged'], ['-o', 'markdown'], ['--output=html'], ['-oprometheus']),
+  fc.constantFrom(['--no-progress'], ['--quiet=unchanged'], ['--output=html'], ['-oprometheus']),
   // a value that is none
   fc
     .tuple(fc.constantFrom('concurrency', 'max-pulls', 'canary'), noNumber)

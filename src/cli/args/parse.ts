@@ -6,7 +6,7 @@ import { parseArgs as tokenize } from 'node:util';
 import { distance } from 'fastest-levenshtein';
 import type { Format } from '../../reports/formats.ts';
 import { COMMANDS, isCommandName, LATER_COMMANDS, type CommandName, type Invocation } from './commands.ts';
-import { helpText } from './help.ts';
+import { helpText, longHelpText } from './help.ts';
 import { usage, type Given, type Option } from './kinds.ts';
 import { LATER_OPTIONS } from './options.ts';
 
@@ -29,7 +29,10 @@ export function parseArgs(argv: string[], version: string): Parsed {
   const { word, operands } = wordsOf(tokens);
   const asks = (name: string): boolean =>
     tokens.some((token) => token.kind === 'option' && token.name === name && token.value === undefined);
-  if (asks('help')) return { kind: 'text', text: helpText(word !== null && isCommandName(word) ? word : null) };
+  if (asks('help')) {
+    const of = word !== null && isCommandName(word) ? word : null;
+    return { kind: 'text', text: asks('verbose') ? longHelpText(of) : helpText(of) };
+  }
   if (asks('version')) return { kind: 'text', text: `${version}\n` };
 
   const name = word ?? 'run';

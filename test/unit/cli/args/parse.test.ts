@@ -2,6 +2,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { COMMANDS } from '../../../../src/cli/args/commands.ts';
+import { DEFAULTS } from '../../../../src/cli/args/help-words.ts';
+import { configSchema } from '../../../../src/config/schema.ts';
 import { LATER_OPTIONS } from '../../../../src/cli/args/options.ts';
 import { parseArgs } from '../../../../src/cli/args/parse.ts';
 import { EXIT_CODES } from '../../../../src/core/model/exit-codes.ts';
@@ -111,12 +113,57 @@ test('no option has the name or the letter of another one, and one that several 
 describe('the help', () => {
   const text = (...argv: string[]): string => (parse(...argv) as { text: string }).text;
 
-  test('of the program names every option, that of a command only its own', () => {
-    expect(text('--help')).toContain('-n, --dry-run');
-    expect(text('--help')).toContain('--min-ready N|P%');
-    expect(text('gate', '-h')).toContain('-o, --output table|json|junit');
-    expect(text('gate', '-h')).not.toContain('--dry-run');
-    for (const line of text('--help').split('\n')) expect(line.length).toBeLessThanOrEqual(104);
+  const names = Object.keys(COMMANDS);
+
+  test.each([[], ...names.map((name) => [name])])('is one screen of 24 lines and 80 columns: %s', (...words) => {
+    const lines = text(...words, '--help')
+      .trimEnd()
+      .split('\n');
+    expect(lines.length).toBeLessThanOrEqual(24);
+    for (const line of lines) expect(line.length, line).toBeLessThanOrEqual(80);
+    const { options } = COMMANDS[(words[0] ?? 'run') as keyof typeof COMMANDS];
+    for (const { long } of Object.values(options))
+      expect(lines.join('\n')).toMatch(new RegExp(`--(\\[no-\\])?${long}\\b`));
+  });
+
+  test('has three examples of each command, which are understood', () => {
+    for (const name of names) {
+      const examples =
+        text(name, '-h')
+          .split('Examples:\n')[1]
+          ?.match(/^ {2}reconcile.*/gm) ?? [];
+      expect(examples, name).toHaveLength(3);
+      for (const example of examples) {
+        const argv = example
+          .trim()
+          .replace(/<\(.*\)/, '/dev/fd/63')
+          .replace(/ >.*/, '')
+          .split(' ')
+          .slice(1);
+        expect(parse(...argv), example).toMatchObject({ name });
+      }
+    }
+  });
+
+  test('names the defaults that the config has', () => {
+    const { rollout, ssh, verify, gate, run } = configSchema.parse({});
+    const share = ({ value, percent }: { value: number; percent: boolean }): string => `${value}${percent ? '%' : ''}`;
+    expect(DEFAULTS).toMatchObject({
+      canary: String(rollout.canary),
+      clone: verify.clone,
+      concurrency: String(ssh.concurrency),
+      'max-failures': share(rollout.maxFailures),
+      'max-pulls': String(rollout.maxPulls),
+      'min-ready': share(gate.minReady),
+      timeout: `${run.timeout / 3_600_000}h`,
+    });
+  });
+
+  test('with -v says what each option means, of the program or of a command', () => {
+    expect(text('--help', '-v')).toContain('--min-ready N|P%');
+    expect(text('gate', '-h', '--verbose')).toContain('-o, --output table|json|junit|markdown');
+    expect(text('gate', '-hv')).not.toContain('--dry-run');
+    for (const line of text('--help', '-v').split('\n')) expect(line.length).toBeLessThanOrEqual(104);
   });
 
   test('says every exit code in the words of their table', () => {
