@@ -43,8 +43,8 @@ export async function applyShard(
   meeting: Meeting,
 ): Promise<AppliedPart> {
   const { shard, shared, canary } = meeting;
-  const { maxFailures, maxPulls, signal, remainingMs } = limits;
-  const board = await openBoard(shared, { shard, maxFailures, signal });
+  const { maxFailures, maxPulls, ending, remainingMs } = limits;
+  const board = await openBoard(shared, { shard, maxFailures, signal: ending });
   const byImage = groupByImage(plan.actions);
   const planned = [...byImage].map(([image, actions]) => [image, nodesOf(actions).length] as const);
   await board.tell({
@@ -90,11 +90,11 @@ export async function applyShard(
   while (rest().length > 0) {
     const isOpen = (action: Action): boolean => canary > 0 && standOf(action, board, canary).verdict === 'open';
     const hasNews = (): boolean => rest().some((action) => !isOpen(action));
-    if (!(await board.until(hasNews, waitMs())) && !signal.aborted) break;
+    if (!(await board.until(hasNews, waitMs())) && !ending.aborted) break;
     const stopped = rest().filter((action) => canary > 0 && standOf(action, board, canary).verdict === 'stopped');
     for (const action of stopped)
       skipAll([action], stoppedBy(standOf(action, board, canary).shard ?? 0, shard), { results, limits });
-    const ready = rest().filter((action) => signal.aborted || !isOpen(action));
+    const ready = rest().filter((action) => ending.aborted || !isOpen(action));
     await mine(
       ready.map((action) => ({ ...action, wave: canary === 0 ? 0 : 1 })),
       new Map(),
@@ -202,7 +202,7 @@ function keyOfResult({ node, reference }: ActionResult): string {
 }
 
 function skipAll(actions: Action[], error: ErrorInfo, { results, limits }: Pick<Applying, 'results' | 'limits'>): void {
-  const why = limits.signal.aborted ? infoOf(limits.signal.reason) : error;
+  const why = limits.ending.aborted ? infoOf(limits.ending.reason) : error;
   for (const action of actions) {
     const { node, reference } = action;
     const result: ActionResult = {

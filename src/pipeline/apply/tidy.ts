@@ -18,11 +18,12 @@ export async function tidyAll(tidyings: Tidying[], clients: ApplyClients, limits
 async function tidyOne(
   { node, leftovers }: Tidying,
   { ssh }: ApplyClients,
-  { signal, events }: ApplyLimits,
+  { ending, signal, events }: ApplyLimits,
 ): Promise<TidyResult[]> {
   let results: TidyResult[];
   let outcome: TidyResult['outcome'] = 'skipped';
   try {
+    ending.throwIfAborted();
     const connection = await ssh.connect(node, signal);
     outcome = 'failed';
     try {
