@@ -261,6 +261,7 @@ function settingsOf(
       pullRetries: rollout.pullRetries,
       minFreeBytes: rollout.minFreeBytes,
       lockTimeoutMs: rollout.lockTimeout,
+      minAgeMs: rollout.minAge,
       graceMs: rollout.grace,
     },
     repair: config.repair,

@@ -11,6 +11,8 @@ export interface Manifest {
   artifactType: string | null;
   configMediaType: string | null;
   configDigest: string | null;
+  /** When it was pushed, as its annotations say. */
+  createdAt?: string | null;
   layers: { mediaType: string; digest: string; sizeBytes: number; title: string | null }[];
   /** The children of an index. */
   children: { digest: string; os: string | null; architecture: string | null }[];

@@ -379,6 +379,10 @@ const catalog = {
     message: a.why,
     hint: 'mend what failed before it, then run again',
   }),
+  TOO_FRESH: (a: { image: string; ageMs: number; minAgeMs: number }): Words => ({
+    message: `${clip(a.image, 300)} was pushed ${briefDuration(a.ageMs)} ago, and settles for ${briefDuration(a.minAgeMs)} (rollout.minAge)`,
+    hint: 'nothing is broken without it; a later run pulls it',
+  }),
   NO_TIME: (a: {
     /** Null where no pace is known. */
     needMs: number | null;

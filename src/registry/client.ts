@@ -194,6 +194,13 @@ function contentType({ headers }: HttpResponse): string | null {
   return type.trim() === '' ? null : type.trim();
 }
 
+/** What the annotations say of it; whatever else they hold is nobody's trouble. */
+function createdAtOf(annotations: unknown): string | null {
+  if (typeof annotations !== 'object' || annotations === null) return null;
+  const said: unknown = Reflect.get(annotations, 'org.opencontainers.image.created');
+  return typeof said === 'string' && !Number.isNaN(Date.parse(said)) ? said : null;
+}
+
 function parseManifest(response: HttpResponse, reference: string): Manifest {
   const computed = sha256(response.body);
   const claimed = response.headers['docker-content-digest'];
@@ -209,6 +216,7 @@ function parseManifest(response: HttpResponse, reference: string): Manifest {
     artifactType: optionalText(document['artifactType'], 'artifactType'),
     configMediaType: config === null ? null : optionalText(config['mediaType'], 'config.mediaType'),
     configDigest: config === null ? null : digest(config['digest'], 'config.digest'),
+    createdAt: createdAtOf(document['annotations']),
     layers: array(document['layers'] ?? [], 'layers', 10_000).map((item, i) => {
       const layer = object(item, `layers[${i}]`);
       const annotations = object(layer['annotations'] ?? {}, `layers[${i}].annotations`);

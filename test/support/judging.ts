@@ -19,6 +19,7 @@ export const POLICY: Omit<Policy, 'repair'> = {
   pullRetries: 1,
   minFreeBytes: 5e9,
   lockTimeoutMs: 0,
+  minAgeMs: 0,
   graceMs: 0,
   clone: 'files',
   vm: { snapshot: null, timeoutMs: 1000, nodes: 'canary', extraArgs: [] },

@@ -57,6 +57,8 @@ export interface DesiredImage extends Desired {
   unpullable: string | null;
   /** How cocoon stores it: as downloaded, converted (then its bytes prove nothing), or not known. */
   stored: 'as-is' | 'converted' | null;
+  /** When it was pushed, as its manifest says; left out where nothing tells. */
+  pushedAt?: string | null;
   /** Sentences for people about this image: ambiguity of its URL, contradictions of the artifact. */
   notes: string[];
 }

@@ -15,6 +15,8 @@ export interface Policy {
   minFreeBytes: number;
   /** How long a node, or a run, that another holds is waited for. */
   lockTimeoutMs: number;
+  /** A newer push than this is not pulled, unless something is broken without it. */
+  minAgeMs: number;
   /** How long what runs may go on after the run was told to end. */
   graceMs: number;
   clone: CloneMode;

@@ -1,6 +1,7 @@
 /** Findings and policy → actions in waves. The plan is the whole truth: applying it looks at nothing else. */
 import { errorInfo } from '../errors.ts';
 import { isUrl } from '../reference.ts';
+import type { ErrorInfo } from '../model/error.ts';
 import type { Evidence, NodeFindings } from '../model/finding.ts';
 import type { Observation, Observed } from '../model/observed.ts';
 import { imageOf } from '../model/plan.ts';
@@ -67,7 +68,8 @@ function unplacedActions(request: PlanRequest): Unplaced[] {
       const needBytes = content.by === 'send' || image?.stored === 'converted' ? 2 * sizeBytes : sizeBytes; // two copies at once
       const hasRoom = free - needBytes >= minFreeBytes;
       const noSpace = { host: node.name, needBytes, keepBytes: minFreeBytes, freeBytes: free };
-      if (hasRoom) free -= sizeBytes;
+      const fresh = isBroken ? null : tooFresh(evidence, policy.minAgeMs, scope.now);
+      if (hasRoom && fresh === null) free -= sizeBytes;
       const named = { image: image?.image ?? reference, tag: image?.tag ?? '' };
       return {
         node,
@@ -83,10 +85,18 @@ function unplacedActions(request: PlanRequest): Unplaced[] {
         pullRetries,
         isBroken,
         wasLeftOut: wasLeftOut(node.name, reference),
-        blocked: hasRoom ? null : errorInfo('NO_SPACE', noSpace),
+        blocked: fresh ?? (hasRoom ? null : errorInfo('NO_SPACE', noSpace)),
       };
     });
   });
+}
+
+/** Why an image is left to settle, or null. A push in the future is of a clock that is wrong, and as good as one of now. */
+function tooFresh({ image }: Evidence, minAgeMs: number, now: number): ErrorInfo | null {
+  const pushed = Date.parse(image?.pushedAt ?? '');
+  if (image === null || Number.isNaN(pushed)) return null;
+  const ageMs = Math.max(0, now - pushed);
+  return ageMs < minAgeMs ? errorInfo('TOO_FRESH', { image: imageOf(image), ageMs, minAgeMs }) : null;
 }
 
 function changesOf({ images, snapshots }: NodeFindings, remedyFor: RemedyFor): PlannedChange[] {

@@ -48,6 +48,7 @@ async function askForImage(inquiry: Inquiry, reading: Reading): Promise<DesiredI
   const found: DesiredImage = {
     ...base,
     manifestDigest: manifest.digest,
+    pushedAt: manifest.createdAt ?? null,
     ...contentOf(`${repository}:${tag}`, manifest),
     notes: hasUnpaddedTitles(manifest) ? [UNPADDED] : [],
   };

@@ -224,6 +224,29 @@ describe('kinds of change', () => {
   });
 });
 
+describe('a fresh push', () => {
+  const at = (pushedAt: string): Given => served([desired({ pushedAt })]);
+  const now = scopeOf(served()).now;
+  const ago = (ms: number): string => new Date(now - ms).toISOString();
+  const old = { entries: [entry(sha('a1'))], blobs: blobs({ a1: blob() }) };
+  const blocked = (pushedAt: string, on: Parameters<typeof observation>[0]): (string | undefined)[] =>
+    planFor(at(pushedAt), hot({ discover: true }), [observation(on)], { minAgeMs: 900_000 }).map(
+      (action) => action.blocked?.message,
+    );
+
+  test('is left to settle where nothing is broken without it', () => {
+    const said = 'simular/win11:latest was pushed 3m ago, and settles for 15m (rollout.minAge)';
+    expect(blocked(ago(180_000), old)).toEqual([said]);
+    expect(blocked(ago(-180_000), old)).toEqual([said.replace('3m', '0s')]);
+    expect(blocked(ago(900_000), old)).toEqual([undefined]);
+    expect(blocked('nobody knows', old)).toEqual([undefined]);
+  });
+
+  test('is pulled at once where a snapshot does not clone without it', () => {
+    expect(blocked(ago(0), incident)).toEqual([undefined]);
+  });
+});
+
 describe('waves', () => {
   test.each([
     [0, ['node-1: 0', 'node-2: 0', 'node-3: 0']],
