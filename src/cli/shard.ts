@@ -25,12 +25,16 @@ export function shardAsked(option: Shard | undefined, { env }: Pick<Io, 'env'>):
   });
 }
 
-/** Stands for all that decides what a run does, so that parts of one whole are known by it. No secret goes into it. */
-export function configDigest({ epoch, run: _run, ...rest }: Settings, filters: Filters): string {
-  const { token: _token, ca: _ca, ...address } = epoch;
-  return `sha256:${createHash('sha256')
-    .update(JSON.stringify([address, rest, filters]))
-    .digest('hex')}`;
+/**
+ * Stands for what decides what a run does, so that parts of one whole are known by it. No secret goes into it, and no file
+ * of the machine: each shard may have those elsewhere.
+ */
+export function configDigest(settings: Settings, filters: Filters): string {
+  const { epoch, cocoon, images, snapshots, verify, rollout, repair } = settings;
+  const nodes = settings.nodes.map(({ name, host, pool, rootDir }) => [name, host, pool, rootDir]);
+  const { url, aliases } = epoch;
+  const deciding = [url, aliases, nodes, cocoon, images, snapshots, verify, rollout, repair, filters];
+  return `sha256:${createHash('sha256').update(JSON.stringify(deciding)).digest('hex')}`;
 }
 
 /** A name that something outside gives to all shards of a run: a pod has the one of its Job. */

@@ -76,10 +76,15 @@ export async function applyShard(
     const first = [...own].flatMap(([image, count]) => canaryActions(byImage.get(image) ?? [], count));
     for (const action of first) waves.set(keyOf(action), action.wave);
     await mine(first, own);
-    const verdicts = Object.fromEntries(
-      [...own.keys()].map((image) => [image, board.mine().verdicts[image] ?? 'stopped']),
-    );
-    await board.tell({ phase: 'canaries', verdicts: { ...board.mine().verdicts, ...verdicts } });
+    // an end that comes from outside says nothing against an image: who is started again goes on
+    const unhealed = signal.aborted
+      ? []
+      : [...own.keys()].filter((image) => board.mine().verdicts[image] === undefined);
+    const stopped = Object.fromEntries(unhealed.map((image) => [image, 'stopped' as const]));
+    await board.tell({
+      phase: signal.aborted ? 'planned' : 'canaries',
+      verdicts: { ...board.mine().verdicts, ...stopped },
+    });
   } else await board.tell({ phase: 'canaries' });
 
   // all else, as the verdicts come in
@@ -105,7 +110,7 @@ export async function applyShard(
     const error = board.trouble() ?? waited(`the verdict on the canary of ${imageOf(action)}`, by ?? 0, shard);
     skipAll([action], error, { results, limits });
   }
-  await board.tell({ phase: 'done' });
+  if (!signal.aborted) await board.tell({ phase: 'done' });
   return {
     tidied,
     pace: null,
@@ -174,7 +179,8 @@ function createApplier({ clients, limits, board, shard, results }: Applying) {
     const onResult = (result: ActionResult): void => {
       events.onResult(result);
       const action = byKey.get(keyOfResult(result));
-      if (result.outcome === 'failed') void board.tell({ failures: board.mine().failures + 1 });
+      if (result.outcome === 'failed' && !limits.signal.aborted)
+        void board.tell({ failures: board.mine().failures + 1 });
       if (action === undefined || (result.outcome !== 'healed' && result.outcome !== 'superseded')) return;
       const image = imageOf(action);
       const nodes = healed.get(image) ?? new Set();
