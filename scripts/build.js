@@ -120,10 +120,11 @@ await replace('dist', async (dir) => {
   await writeFile(`${dir}/sbom.cdx.json`, sbomOf({ name, version, license, description }, packages));
 });
 
-const fleet = ['doubles/cocoon', 'doubles/quick-server', 'fleet/fleet', 'fleet/demo', 'bench/bench'];
+const fleet = ['doubles/cocoon', 'doubles/quick-server', 'fleet/fleet', 'fleet/demo', 'bench/bench', 'bench/simulate'];
 await replace('test/dist', async (dir) => {
   await build({
     ...common,
+    plugins: [insideOut(null)],
     outdir: dir,
     entryPoints: fleet.map((file) => `test/${file}.ts`),
     entryNames: '[name]',

@@ -12,6 +12,8 @@ import { runInventoryCommand, type CommandContext } from './inventory-command.ts
 import { loadTargets, type Targets } from '../ssh/targets.ts';
 
 const MAX_NODES = 100_000;
+/** Name, address, port, pool, user and root directory of each, and more. */
+const MAX_VALUES = 1_500_000;
 const POOL_LABEL = 'cocoonstack.io/pool';
 
 /** Where nodes come from. All sources are united. */
@@ -130,7 +132,7 @@ function expandNodes(spec: NodeSpec, place: string, defaults: NodeDefaults, targ
 /** The list as printed; the items of a Kubernetes NodeList and the hosts of an Ansible inventory are turned into it. */
 function parseNodeList(stdout: string, source: string): unknown {
   try {
-    const printed = parseJson(stdout.replace(/^\ufeff/, ''), 'its output');
+    const printed = parseJson(stdout.replace(/^\ufeff/, ''), 'its output', MAX_VALUES);
     if (Array.isArray(printed)) return printed;
     const list = object(printed, 'its output');
     if (list['kind'] !== 'NodeList' && list['kind'] !== 'List') {

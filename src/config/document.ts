@@ -19,9 +19,10 @@ import { fault, type ReconcileError } from '../core/errors.ts';
 import { NOT_BUILT } from './schema.ts';
 import { isMergeKey, plainOf, sourcesOf, startOf, YamlProblem, type Plain } from './yaml.ts';
 
-const MAX_CONFIG_BYTES = 2 ** 20;
+/** A hundred thousand nodes with a root directory each, one by one. */
+const MAX_CONFIG_BYTES = 16 * 2 ** 20;
 /** More than a file of that size can be without aliases. */
-const MAX_VALUES = 600_000;
+const MAX_VALUES = 1_000_000;
 const MAX_PROBLEMS_SHOWN = 8;
 
 /** The environment: `process.env`, or a test's own. */

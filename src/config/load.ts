@@ -25,6 +25,7 @@ import {
   type Problem,
   type Source,
 } from './document.ts';
+import { parsePlainList } from './plain-list.ts';
 import { configSchema, epochUrl, nodeListSchema, type Config, type ConfigNode } from './schema.ts';
 
 const MAX_TOKEN_BYTES = 64 * 2 ** 10;
@@ -96,7 +97,10 @@ function withoutAnchors(source: Source): Source {
  */
 export async function loadNodeList(file: string, env: Env, piped?: Piped): Promise<NodeSpec[]> {
   const named = nameOfInput(file);
-  const source = parseYaml(file, await readOrThrow(file, `inventory.file: ${named}`, piped), env);
+  const text = await readOrThrow(file, `inventory.file: ${named}`, piped);
+  const plain = nodeListSchema.safeParse(parsePlainList(text)); // where anything is wrong, the library knows the places
+  if (plain.success) return plain.data.map((item) => nodeSpecOf(item, pathResolver(file, env)));
+  const source = parseYaml(file, text, env);
   if (isAnsibleInventory(source.data)) return parseNodeList(ansibleNodes(source.data, named), named, file, env);
   const at = pathResolver(file, env);
   return validate(nodeListSchema, source).map((item) => nodeSpecOf(item, at));

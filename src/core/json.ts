@@ -8,10 +8,12 @@ export type JsonObject = Record<string, unknown>;
 /** Of one text, in objects and lists together: each takes far more memory than its text. */
 const MAX_VALUES = 250_000;
 
-/** @throws ShapeError for what is no JSON, or holds more values than anything that we read */
-export function parseJson(text: string, where: string): unknown {
-  if (text.length > MAX_VALUES && hasMoreValues(text))
-    throw new ShapeError(`${where} has more than ${MAX_VALUES} values`);
+/**
+ * @param max how many values it may hold
+ * @throws ShapeError for what is no JSON, or holds more values than anything that we read
+ */
+export function parseJson(text: string, where: string, max = MAX_VALUES): unknown {
+  if (text.length > max && hasMoreValues(text, max)) throw new ShapeError(`${where} has more than ${max} values`);
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -20,13 +22,13 @@ export function parseJson(text: string, where: string): unknown {
 }
 
 /** Counts what may come before a value, also where it is in a string. */
-function hasMoreValues(text: string): boolean {
+function hasMoreValues(text: string, max: number): boolean {
   let values = 0;
-  for (let i = 0; i < text.length && values <= MAX_VALUES; i += 1) {
+  for (let i = 0; i < text.length && values <= max; i += 1) {
     const char = text.charCodeAt(i);
     if (char === 0x2c || char === 0x5b || char === 0x7b) values += 1; // , [ {
   }
-  return values > MAX_VALUES;
+  return values > max;
 }
 
 export function object(value: unknown, where: string): JsonObject {

@@ -42,9 +42,9 @@ export async function loadTargets(common: NodeDefaults['ssh'], env: Surroundings
     const user = settings.user ?? found?.user ?? defaultUser;
     const port = settings.port ?? found?.port ?? PORT;
     const alias = found?.hostKeyAlias ?? null;
-    const tokens = tokensOf({ original: host, name, port, user, alias }, home);
+    const tokens = lazily(() => tokensOf({ original: host, name, port, user, alias }, home));
     const paths = (list: string[] | null | undefined): string[] | undefined =>
-      list?.filter((path) => !isNone(path)).map((path) => expandPath(path, tokens, around, file));
+      list?.filter((path) => !isNone(path)).map((path) => expandPath(path, tokens(), around, file));
     const identityFiles = settings.identityFiles ?? paths(found?.identityFiles);
     // ssh takes these names as they are
     const globalFiles = found?.globalKnownHostsFiles?.filter((path) => !isNone(path));
@@ -113,4 +113,10 @@ function hopOf(text: string): Hop {
   const hop = parseHop(text);
   if (hop === null) throw fault('CONFIG_INVALID', { problem: `ProxyJump: ${text} is not [user@]host[:port]` });
   return hop;
+}
+
+/** Computed where it is asked for, once: who this user is takes the system long to say for a hundred thousand nodes. */
+function lazily<T>(compute: () => T): () => T {
+  let known: { value: T } | null = null;
+  return () => (known ??= { value: compute() }).value;
 }

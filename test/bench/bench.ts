@@ -9,6 +9,7 @@ import { heal } from './heal.ts';
 import { measure } from './measure.ts';
 import { makeNodes, MAX_NODES, type BenchNodes } from './nodes.ts';
 import { settledCpuMs, startQuickServer, startRealSshd, type Server } from './servers.ts';
+import { simulate } from './simulated.ts';
 import { startListener, timeUntil } from './startup.ts';
 import { costTable, median, medianCost, megabytes, seconds, targetLine, type Cost, type Row } from './tables.ts';
 
@@ -40,10 +41,17 @@ const args = await yargs(process.argv.slice(2))
     coerce: (value?: number) => value && whole(value),
     describe: 'instead of all tables: that a dry run over so many nodes ends, and reads them all',
   })
+<<<<<<< HEAD
   .option('heal', {
     type: 'boolean',
     default: false,
     describe: 'instead of all tables: how long a night of healing takes',
+=======
+  .option('simulate', {
+    type: 'string',
+    describe:
+      'instead of all tables: what so many nodes cost (as 1000,10000) without any network, each in the words of one',
+>>>>>>> ba545cf (A list of 100,000 nodes loads, one by one or as a range, and scripts/bench --simulate says what so many cost without any network)
   })
   .option('rounds', { type: 'number', default: 3, coerce: whole, describe: 'how often each program runs' })
   .strict()
@@ -279,6 +287,7 @@ try {
     `${availableParallelism()} cores, load ${loadavg()[0]?.toFixed(1)}: what else runs here disturbs wall times`,
   );
   if (args.heal) await healing();
+  else if (args.simulate !== undefined) simulate(args.simulate, say);
   else await (args.endurance === undefined ? tables() : endurance(args.endurance));
 } catch (error) {
   progress(`scripts/bench: ${(error as Error).message}`);

@@ -186,7 +186,7 @@ describe('a config or an inventory from a pipe', () => {
 
   test.each([
     ['never comes', '$reconcile nodes --timeout 1s -c <(sleep 20)', "the run's deadline of 1.0 s passed"],
-    ['is no end', '$reconcile nodes -c <(cat /dev/zero)', /\/dev\/fd\/\d+ is larger than 1024 KiB/],
+    ['is no end', '$reconcile nodes -c <(cat /dev/zero)', /\/dev\/fd\/\d+ is larger than 16384 KiB/],
     ['is wrong', 'echo "epoch: 1" | $reconcile nodes -c -', 'stdin:1:8: epoch: must be a map of keys'],
     [
       'names a file beside itself',
