@@ -264,6 +264,7 @@ function settingsOf(
       pullTimeoutMs: rollout.pullTimeout,
       pullRetries: rollout.pullRetries,
       minFreeBytes: rollout.minFreeBytes,
+      bandwidth: rollout.bandwidth ?? null,
       lockTimeoutMs: rollout.lockTimeout,
       minAgeMs: rollout.minAge,
       graceMs: rollout.grace,

@@ -16,7 +16,6 @@ const MAX_NAME_CHARS = 4096;
 
 /** Keys of the interface that are not built: refused by name. List items are written `[]`. */
 export const NOT_BUILT: ReadonlySet<string> = new Set([
-  'rollout.bandwidth',
   'rollout.gc',
   'accept',
   'gate.registries',
@@ -374,6 +373,10 @@ const rollout = z.strictObject({
   pullTimeout: duration.prefault('35m'),
   pullRetries: z.int().min(0).max(20).default(1),
   minFreeBytes: size.prefault('5GiB').describe('Kept free on the node after the pull.'),
+  bandwidth: size
+    .refine((bytes) => bytes > 0, { error: 'must be more than 0' })
+    .optional()
+    .describe('Bytes per second that the pulls of the whole fleet may take together. Default: no limit.'),
   lockTimeout: period.prefault('0s').describe('How long to wait for a node, or a run, that another holds.'),
   minAge: period.prefault('0s').describe('A newer push than this waits, unless something is broken without it.'),
   grace: period.prefault('30s').describe('How long what runs may go on after SIGINT or SIGTERM.'),

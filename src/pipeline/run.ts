@@ -19,6 +19,7 @@ import { forecast, type Forecast } from '../core/rollout/pace.ts';
 import { byUrgency } from '../core/rollout/turns.ts';
 import { rememberRun } from '../core/rollout/remember.ts';
 import { keepRollout, recallRollout } from '../bastion/rollout-memory.ts';
+import { createPacer } from '../core/rollout/bandwidth.ts';
 import { everythingOn, judgeFleet, type JudgeEvents, type JudgeRequest } from './judge.ts';
 
 /** What the outside is told while a run goes on. */
@@ -175,7 +176,10 @@ async function carryOut(
     leftMs: () => leftMs(request),
     pace: remembered.pace,
   };
-  const limits = { maxPulls, maxFailures, lockTimeoutMs, ...times, events };
+  // each shard has its part of the bandwidth
+  const bytesPerSecond = policy.bandwidth === null ? null : policy.bandwidth / (part?.shard.count ?? 1);
+  const pacer = bytesPerSecond === null ? null : createPacer(bytesPerSecond, () => performance.now());
+  const limits = { maxPulls, maxFailures, lockTimeoutMs, ...times, pacer, events };
   const applied = isOneOfMany(part) ? await applyPart(part) : await applyWhole();
   const told = rememberRun(remembered, plan.actions, applied.results, applied.pace);
   const problem = await keepRollout(clients.state.dir, told);

@@ -41,17 +41,15 @@ const args = await yargs(process.argv.slice(2))
     coerce: (value?: number) => value && whole(value),
     describe: 'instead of all tables: that a dry run over so many nodes ends, and reads them all',
   })
-<<<<<<< HEAD
   .option('heal', {
     type: 'boolean',
     default: false,
     describe: 'instead of all tables: how long a night of healing takes',
-=======
+  })
   .option('simulate', {
     type: 'string',
     describe:
       'instead of all tables: what so many nodes cost (as 1000,10000) without any network, each in the words of one',
->>>>>>> ba545cf (A list of 100,000 nodes loads, one by one or as a range, and scripts/bench --simulate says what so many cost without any network)
   })
   .option('rounds', { type: 'number', default: 3, coerce: whole, describe: 'how often each program runs' })
   .strict()

@@ -80,6 +80,8 @@ try {
       state: memoryState(),
     },
     signal: new AbortController().signal,
+    workSignal: new AbortController().signal,
+    until: null,
     remainingMs: () => 3_600_000,
     interruptedBy: () => null,
     events: {
@@ -87,6 +89,7 @@ try {
       onStream: nothing,
       onTrouble: nothing,
       onPlan: nothing,
+      onStart: nothing,
       onStep: nothing,
       onResult: nothing,
       onTidied: nothing,

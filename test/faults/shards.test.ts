@@ -21,16 +21,18 @@ let pushes = 0;
 
 const key = (image: string): string => `${fleet.epoch.url}/dl/${image}`;
 
+const CONFIG = (): Record<string, unknown> => ({
+  run: { sharedDir: join(fleet.dir, 'shared'), stateDir: join(fleet.dir, 'state') },
+  rollout: { maxPulls: MAX_PULLS, canary: CANARY },
+});
+
 beforeAll(async () => {
   fleet = await startFleet({ nodes: 5 });
   for (const image of IMAGES) {
     await push(image);
     await Promise.all(fleet.nodes.map((node) => node.pull(key(image))));
   }
-  await fleet.writeConfig({
-    run: { sharedDir: join(fleet.dir, 'shared'), stateDir: join(fleet.dir, 'state') },
-    rollout: { maxPulls: MAX_PULLS, canary: CANARY },
-  });
+  await fleet.writeConfig(CONFIG());
   watched = await watchPulls(fleet);
 });
 afterAll(async () => await fleet?.down());
@@ -109,6 +111,21 @@ test('one that dies while it has the canaries holds its image back everywhere, a
   const report = await merged(await Promise.all(startShards().map(async ({ ended }) => await ended)));
   expect(report.run.exitCode).toBe(0);
   expectCanariesFirst(await watched.pulls());
+});
+
+test('all pulls together keep within the bandwidth', async () => {
+  const [image = ''] = IMAGES;
+  await push(image);
+  const { length: bytes } = makeQcow2({ seed: `${image} ${pushes}` });
+  const rollout = { maxPulls: 5, canary: 0, bandwidth: 2 * bytes };
+  await fleet.writeConfig({ run: { stateDir: join(fleet.dir, 'state') }, rollout });
+  const { code, stderr } = await start(['--config', fleet.configFile, '--image', image]).ended;
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  const begins = (await watched.pulls()).map(({ beganAt }) => beganAt);
+  expect(begins).toHaveLength(5);
+  // half a second apart; one whose way there took longer may have come closer to the next
+  expect((begins.at(-1) ?? 0) - (begins[0] ?? 0)).toBeGreaterThan(1000);
+  await fleet.writeConfig(CONFIG());
 });
 
 test('where they cannot meet, nothing is pulled', async () => {

@@ -21,6 +21,7 @@ async function main([file = '', epochUrl = '']: string[]): Promise<void> {
     signal: new AbortController().signal,
     remainingMs: () => 120_000,
     leftMs: () => 120_000,
+    pacer: null,
     pace: null,
     events: { onStart: nothing, onStep: nothing, onResult: nothing, onTidied: nothing },
   };

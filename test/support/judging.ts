@@ -18,6 +18,7 @@ export const POLICY: Omit<Policy, 'repair'> = {
   pullTimeoutMs: 1000,
   pullRetries: 1,
   minFreeBytes: 5e9,
+  bandwidth: null,
   lockTimeoutMs: 0,
   minAgeMs: 0,
   graceMs: 0,

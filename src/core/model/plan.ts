@@ -13,6 +13,8 @@ export interface Policy {
   pullTimeoutMs: number;
   pullRetries: number;
   minFreeBytes: number;
+  /** Bytes per second of all pulls together; null for no limit. */
+  bandwidth: number | null;
   /** How long a node, or a run, that another holds is waited for. */
   lockTimeoutMs: number;
   /** A newer push than this is not pulled, unless something is broken without it. */

@@ -2,6 +2,7 @@
 import type { ErrorInfo } from '../../core/model/error.ts';
 import type { Action, Limit } from '../../core/model/plan.ts';
 import type { ActionResult, Step, TidyResult } from '../../core/model/result.ts';
+import type { Pacer } from '../../core/rollout/bandwidth.ts';
 import type { Pace } from '../../core/model/rollout.ts';
 import type { Ssh } from '../../ssh/client.ts';
 import type { Registries } from '../resolve/inquiry.ts';
@@ -25,6 +26,8 @@ export interface ApplyLimits {
   remainingMs: () => number;
   /** Asked before an action begins: why it must not, as others stand that this process does not see. */
   whyNot?: (action: Action) => Promise<ErrorInfo | null>;
+  /** Keeps all pulls within so many bytes per second; null for no limit. */
+  pacer: Pacer | null;
   /** In so many ms all that begins now must have ended. */
   leftMs: () => number;
   /** How quickly images came in earlier runs; null where nobody knows. */

@@ -1,5 +1,6 @@
 /** Carries out a plan and looks at nothing else: leftovers first, then what has its turn, each verified by reading the node again. */
-import { infoOf } from '../../core/errors.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { errorInfo, infoOf } from '../../core/errors.ts';
 import { countOf } from '../../core/limit.ts';
 import type { ErrorInfo } from '../../core/model/error.ts';
 import { imageOf, type Action, type Plan } from '../../core/model/plan.ts';
@@ -73,6 +74,8 @@ async function applyActions(
   const apply = async (action: Action): Promise<ActionResult> => {
     const why = await limits.whyNot?.(action);
     if (why) return skipped(action, why);
+    const late = await waitForBandwidth(action, limits);
+    if (late !== null) return skipped(action, late);
     events.onStart(action);
     const role = roleOf(action, actions, progress);
     return await applyAction(action, clients, { ...limits, ...role, onPulled: (pull) => void pulls.push(pull) });
@@ -122,4 +125,17 @@ function roleOf(action: Action, actions: Action[], progress: Rollout): Role {
 function skipped(action: Action, error: ErrorInfo): ActionResult {
   const { node, reference } = action;
   return { node: node.name, reference, outcome: 'skipped', reason: error.message, error, after: null, steps: [] };
+}
+
+/** Waits until the pulls before it leave room. @returns why it must not begin, or null */
+async function waitForBandwidth(
+  { sizeBytes }: Action,
+  { pacer, ending, leftMs }: ApplyLimits,
+): Promise<ErrorInfo | null> {
+  const waitMs = pacer?.book(sizeBytes) ?? 0;
+  if (waitMs === 0) return null;
+  if (waitMs >= leftMs())
+    return errorInfo('NOT_STARTED', { why: 'rollout.bandwidth leaves no time for it in this run' });
+  await sleep(waitMs, undefined, { signal: ending }).catch(() => undefined);
+  return ending.aborted ? infoOf(ending.reason) : null;
 }

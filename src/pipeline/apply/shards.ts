@@ -71,18 +71,18 @@ export async function applyShard(
 
   // the canaries that this shard has
   const own = canary === 0 ? new Map<string, number>() : ownCanaries(board, byImage, meeting);
-  const late = own.size === 0 ? null : await takeTurn('canaries');
+  const late = await takeTurn('canaries'); // also without any: who comes after waits for this shard alone
   if (late === null) {
     const first = [...own].flatMap(([image, count]) => canaryActions(byImage.get(image) ?? [], count));
     for (const action of first) waves.set(keyOf(action), action.wave);
     await mine(first, own);
     // an end that comes from outside says nothing against an image: who is started again goes on
-    const unhealed = signal.aborted
+    const unhealed = ending.aborted
       ? []
       : [...own.keys()].filter((image) => board.mine().verdicts[image] === undefined);
     const stopped = Object.fromEntries(unhealed.map((image) => [image, 'stopped' as const]));
     await board.tell({
-      phase: signal.aborted ? 'planned' : 'canaries',
+      phase: ending.aborted ? 'planned' : 'canaries',
       verdicts: { ...board.mine().verdicts, ...stopped },
     });
   } else await board.tell({ phase: 'canaries' });
@@ -110,7 +110,7 @@ export async function applyShard(
     const error = board.trouble() ?? waited(`the verdict on the canary of ${imageOf(action)}`, by ?? 0, shard);
     skipAll([action], error, { results, limits });
   }
-  if (!signal.aborted) await board.tell({ phase: 'done' });
+  if (!ending.aborted) await board.tell({ phase: 'done' });
   return {
     tidied,
     pace: null,
@@ -149,7 +149,7 @@ function ownCanaries(board: Board, byImage: Map<string, Action[]>, { shard, cana
 
 /** The actions on the first nodes of an image, and after them those that may take their place. */
 function canaryActions(actions: Action[], count: number): Action[] {
-  const byRank = actions.toSorted((a, b) => (a.canaryRank ?? 0) - (b.canaryRank ?? 0));
+  const byRank = actions.toSorted((a, b) => (a.canaryRank ?? Number.MAX_VALUE) - (b.canaryRank ?? Number.MAX_VALUE));
   const nodes = nodesOf(byRank).slice(0, count + STAND_INS);
   const first = new Set(nodes.slice(0, count));
   return actions
@@ -179,7 +179,7 @@ function createApplier({ clients, limits, board, shard, results }: Applying) {
     const onResult = (result: ActionResult): void => {
       events.onResult(result);
       const action = byKey.get(keyOfResult(result));
-      if (result.outcome === 'failed' && !limits.signal.aborted)
+      if (result.outcome === 'failed' && !limits.ending.aborted)
         void board.tell({ failures: board.mine().failures + 1 });
       if (action === undefined || (result.outcome !== 'healed' && result.outcome !== 'superseded')) return;
       const image = imageOf(action);

@@ -70,6 +70,7 @@ describe('a config that is sound', () => {
         pullTimeoutMs: 2_100_000,
         pullRetries: 1,
         minFreeBytes: 5 * 2 ** 30,
+        bandwidth: null,
         lockTimeoutMs: 0,
         minAgeMs: 0,
         graceMs: 30_000,
@@ -203,6 +204,7 @@ snapshots: {track: [{snapshot: a/s}, {snapshot: 'a/s:v1'}]}
     ['maxFailures: 3', { maxFailures: { value: 3, percent: false } }],
     ['maxFailures: 100%', { maxFailures: { value: 100, percent: true } }],
     ['minFreeBytes: 0', { minFreeBytes: 0 }],
+    ['bandwidth: 100MB', { bandwidth: 1e8 }],
     ['minFreeBytes: 1.5 GB', { minFreeBytes: 1.5e9 }],
     ['pullTimeout: 500ms', { pullTimeoutMs: 500 }],
   ])('reads rollout {%s}', async (item, expected) => {
