@@ -60,3 +60,22 @@ test('the schema of the report knows the same verdicts and outcomes', () => {
   expect([$defs.snapshotVerdict.enum, snapshots.required]).toEqual([SNAPSHOT_VERDICTS, SNAPSHOT_VERDICTS]);
   expect(new Set($defs.outcome.enum)).toEqual(new Set([...OUTCOMES, null]));
 });
+
+test('the page on cost has the numbers that were measured', () => {
+  const read = (file: string): string => readFileSync(`${root}${file}`, 'utf8');
+  const page = read('src/README.md').split('## Cost')[1]?.split('\n## ')[0] ?? '';
+  const rows = [
+    ...read('test/bench/measured/simulated.txt').matchAll(/^ +(\d+) +([\d.]+) +[\d.]+ +(\d+) +\d+ +(\d+)$/gm),
+  ];
+  expect(rows).toHaveLength(3);
+  for (const [, nodes, seconds, megabytes, requests] of rows) {
+    const count = Number(nodes).toLocaleString('en');
+    expect(page).toMatch(new RegExp(`${seconds} s for ${count}\\b`));
+    expect(page).toMatch(new RegExp(`${megabytes} MB at ${count}\\b`));
+    expect(page).toContain(`${requests} for one image and one snapshot`);
+  }
+  const [, seconds, megabytes] =
+    /^reconcile --dry-run +[\d.]+ +([\d.]+) +(\d+)/m.exec(read('test/bench/measured/fleet.txt')) ?? [];
+  expect(page).toContain(`${seconds} s for 200 nodes`);
+  expect(page).toContain(`${megabytes} MB at 200`);
+});
