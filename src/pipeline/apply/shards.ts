@@ -43,7 +43,7 @@ export async function applyShard(
   meeting: Meeting,
 ): Promise<AppliedPart> {
   const { shard, shared, canary } = meeting;
-  const { maxFailures, maxPulls, ending, remainingMs } = limits;
+  const { maxFailures, maxPulls, ending, leftMs } = limits;
   const board = await openBoard(shared, { shard, maxFailures, signal: ending });
   const byImage = groupByImage(plan.actions);
   const planned = [...byImage].map(([image, actions]) => [image, nodesOf(actions).length] as const);
@@ -57,10 +57,10 @@ export async function applyShard(
   const mine = createApplier({ clients, limits, board, shard, results });
   const { tidied } = await applyPlan({ tidyings: plan.tidyings, actions: [] }, clients, limits);
 
-  await board.until(() => board.standings().every((one) => hasReached(one, 'planned')), remainingMs() * FOR_PLANS);
+  await board.until(() => board.standings().every((one) => hasReached(one, 'planned')), leftMs() * FOR_PLANS);
   const waitMs = (): number => {
-    const leftMs = remainingMs();
-    return leftMs - Math.min(MAX_RESERVE_MS, leftMs * RESERVE);
+    const left = leftMs();
+    return left - Math.min(MAX_RESERVE_MS, left * RESERVE);
   };
   const takeTurn = async (phase: 'canaries' | 'done'): Promise<number | null> => {
     const turn = turnAfter(shard, maxPulls, phase);
