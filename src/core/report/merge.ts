@@ -67,8 +67,10 @@ function refuse(problem: string, hint?: string): ReconcileError {
 // ------------------------------------------------------------------------------------------ what belongs together
 
 function place({ source, report }: Part): Placed {
-  const { shard, mode } = report.run;
+  const { shard, mode, error } = report.run;
   if (mode === 'gate' || report.gate !== null) throw refuse(`${source} is the report of a gate`);
+  if (shard === null && error !== null)
+    throw refuse(`${source} is of a run that could not begin: ${error.code}: ${error.message}`, error.hint);
   if (shard === null) throw refuse(`${source} is the report of a whole fleet and not of a shard`);
   const parsed = parseShard(shard);
   if (parsed === null) throw refuse(`${source} names the shard "${shard}", and there is none such`);

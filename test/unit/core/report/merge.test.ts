@@ -146,6 +146,11 @@ describe('refused by name', () => {
       /1\.json is the report of a gate/,
     ],
     ['a report of a whole fleet', [A, alone()], /whole\.json is the report of a whole fleet/],
+    [
+      'a run that could not begin',
+      [A, { source: 'bad.json', report: reportOn([], { error: trouble('CONFIG_INVALID') }) }],
+      /bad\.json is of a run that could not begin: CONFIG_INVALID/,
+    ],
     ['a shard that is missing', [A, C], /the shard 1 of 3 is missing/],
     ['several that are', [B], /the shards 0,2 of 3 are missing/],
     [
