@@ -385,7 +385,6 @@ const BAD: [string, string | RegExp][] = [
   ['gate: {minReady: 0}', 'FILE:2:18: gate.minReady: must be at least 1, or 1%'],
   ['gate: {require: in_sync}', 'FILE:2:17: gate.require: must be one of start, in-sync'],
   ['images: {stream: once}', 'FILE:2:18: images.stream: must be true or false'],
-  ['rollout: {bandwidth: 1}', 'FILE:2:11: rollout.bandwidth: is not built yet'],
   ['rollout: {gc: false}', 'FILE:2:11: rollout.gc: is not built yet'],
   ['run: {stateDir: [/x]}', 'FILE:2:17: run.stateDir: must be text'],
   ['run: {keep: {days: 90}}', 'FILE:2:7: run.keep: is not built yet'],
