@@ -424,7 +424,7 @@ describe('a pull that does not end', () => {
 
   test('is ended by the deadline of the whole run, whose report is still there', async () => {
     await drift();
-    const ran = await withSlowPull(async () => await run('--timeout', '4s'));
+    const ran = await withSlowPull(async () => await run('--timeout', '8s'));
     expect(ran.run).toMatchObject({ exitCode: 2, error: null });
     expect(ran.summary.nodes.observed).toBe(ALL.length);
     expect(imageOn(ran, node(1))).toMatchObject({ outcome: 'skipped', error: { code: 'RUN_DEADLINE' } });
@@ -436,9 +436,9 @@ describe('a pull that does not end', () => {
 
   test('is not waited for where epoch hangs: the deadline leaves a report all the same', async () => {
     fleet.epoch.fail({ match: /^GET \/v2\//, times: Infinity, how: 'hang' });
-    const dry = await run('--dry-run', '--timeout', '4s');
+    const dry = await run('--dry-run', '--timeout', '8s');
     expect(dry.run).toMatchObject({ exitCode: 1, error: { code: 'REGISTRY_UNREACHABLE' } });
-    expect(dry.run.error?.message).toMatch(/no answer in the [23]\.\d s/);
+    expect(dry.run.error?.message).toMatch(/no answer in the [3-5]\.\d s/);
     expect(dry.summary.nodes.observed).toBe(ALL.length);
     expect(imageOn(dry, node(1)).error?.code).toBe('RUN_DEADLINE');
   });
