@@ -90,7 +90,7 @@ test('one that dies while it has the canaries holds its image back everywhere, a
   const [image = ''] = IMAGES;
   await push(image);
   for (const node of fleet.nodes) await node.setEnv({ COCOON_DOUBLE_PULL_DELAY_MS: '60000' });
-  const shards = startShards('--timeout', '8s');
+  const shards = startShards('--timeout', '20s');
   await until('a canary is being pulled', async () => (await watched.pulls()).length > 0);
   const [first] = await watched.pulls();
   const owner = shardOf(first?.node ?? '', SHARDS);
